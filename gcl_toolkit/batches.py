@@ -1,0 +1,247 @@
+"""From rows to batches: reading fields, decoding pictures, sampling, augmentation.
+
+What a step sees is a function of (seed, step) alone, so that a run can go on from any step.
+"""
+
+from __future__ import annotations
+
+import io
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gcl_toolkit.encoders import Encoder
+from gcl_toolkit.errors import DataError
+from gcl_toolkit.fields import Fields, is_missing
+from gcl_toolkit.ranked_data import RankedData, is_image
+
+MAX_PIXELS = 50_000_000
+CACHE_BYTES = 2 << 30
+
+_DECODED: dict[tuple[int, str, str], tuple[Tensor, Tensor, dict[int, str]]] = {}
+"""(table, field, how the encoder crops) -> pixels, present, broken rows; lives as long as the table."""
+
+
+class Inputs:
+    """The model inputs of a table's rows, field by field: token ids made once, pictures decoded once and kept as uint8
+    while a column fits into `cache_bytes` (beyond that decoded anew each time, by threads).
+
+    A picture that can't be read counts as a missing field (`broken` lists the rows), or raises with `strict`.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        table: pa.Table,
+        fields: Fields,
+        *,
+        strict: bool = False,
+        cache_bytes: int = CACHE_BYTES,
+        workers: int = 4,
+    ):
+        for name in fields:
+            if name not in table.column_names:
+                raise DataError(f"field {name!r} is not a column of the table; it has {', '.join(table.column_names)}")
+        self.encoder, self.strict, self.fields = encoder, strict, fields
+        self.broken: dict[int, str] = {}
+        self._id = table.column_names[0]
+        self._table, self._pool = table, ThreadPoolExecutor(workers)
+        self._values: dict[str, Tensor] = {}
+        self._present: dict[str, Tensor] = {}
+        for name in fields:
+            column = table[name]
+            if is_image(column):
+                self._present[name] = _has_image(column)
+                if len(column) * 3 * (encoder.image_size or 0) ** 2 <= cache_bytes:
+                    self._decode_all(name)
+            else:
+                texts = column.to_pylist()
+                self._present[name] = torch.tensor([not is_missing(text) for text in texts])
+                self._values[name] = encoder.tokens(["" if is_missing(text) else str(text) for text in texts])
+
+    def rows(self, rows: np.ndarray) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """(field -> values, field -> present) of some rows, as `GCLModel.forward` takes them."""
+        index = torch.from_numpy(np.asarray(rows, np.int64))
+        values = {n: self._values[n][index] if n in self._values else self._decode(n, rows) for n in self.fields}
+        return values, {name: self._present[name][index] for name in self.fields}
+
+    def _decode_all(self, name: str) -> None:
+        key = (id(self._table), name, self.encoder.crop_key)
+        if key not in _DECODED:
+            values = self._decode(name, np.arange(self._table.num_rows))
+            _DECODED[key] = values, self._present[name], {**self.broken}
+            weakref.finalize(self._table, _DECODED.pop, key, None)
+        self._values[name], self._present[name], broken = _DECODED[key]
+        if broken and self.strict:
+            raise DataError(f"{next(iter(broken.values()))}; mend it, or let it count as missing")
+        self.broken |= broken
+
+    def _decode(self, name: str, rows: np.ndarray) -> Tensor:
+        column, size = self._table[name], self.encoder.image_size or 0
+        pixels = np.zeros((len(rows), 3, size, size), np.uint8)
+
+        def one(i: int) -> None:
+            row = int(rows[i])
+            if not self._present[name][row]:
+                return
+            try:
+                pixels[i] = self.encoder.pixels(open_image(column[row].as_py()))
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                what = f"{name} of {self._id} {self._table[self._id][row].as_py()!r} (row {row}) can't be read: {error}"
+                if self.strict:
+                    raise DataError(f"{what}; mend it, or let it count as missing") from None
+                self.broken[row] = what
+                self._present[name][row] = False
+
+        list(self._pool.map(one, range(len(rows))))
+        return torch.from_numpy(pixels)
+
+
+def open_image(value: dict) -> Image.Image:
+    """The decoded picture of an image value ({bytes, path}), RGB, upright, at most `MAX_PIXELS`."""
+    source = io.BytesIO(value["bytes"]) if value.get("bytes") else Path(value["path"])
+    with Image.open(source) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
+        return image.convert("RGB")
+
+
+def _has_image(column: pa.ChunkedArray) -> Tensor:
+    """Which rows have bytes or a path, N bools, without bringing the bytes into Python."""
+    has_bytes = pc.greater(pc.fill_null(pc.binary_length(pc.struct_field(column, "bytes")), 0), 0)
+    has_path = pc.greater(pc.fill_null(pc.utf8_length(pc.struct_field(column, "path")), 0), 0)
+    return torch.from_numpy(pc.or_(has_bytes, has_path).to_numpy().astype(bool))
+
+
+# -- sampling ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees, as row numbers. For pairs: row i of `queries` goes with row i of `products`. For the score
+    matrix `weights` is queries x products and the totals are those of the training set."""
+
+    queries: np.ndarray
+    products: np.ndarray
+    weights: Tensor
+    query_totals: Tensor | None = None
+    product_totals: Tensor | None = None
+
+
+class PairSampler:
+    """N known pairs, uniformly, without repetition within an epoch."""
+
+    def __init__(self, data: RankedData, weights: np.ndarray, *, size: int, seed: int):
+        self.kept = np.flatnonzero(weights > 0)
+        self.pairs, self.weights, self.size, self.seed = data.pairs, weights, size, seed
+
+    def __call__(self, step: int) -> Batch:
+        chosen = self.kept[_epoch_slice(len(self.kept), self.size, step, self.seed)]
+        weights = torch.from_numpy(self.weights[chosen]).float()
+        return Batch(self.pairs.query[chosen], self.pairs.product[chosen], weights)
+
+
+class MatrixSampler:
+    """M products with all known queries of theirs, and further queries up to `queries`.
+
+    Half of the products are drawn query-balanced from the best grades (a query uniformly, one of its best products
+    uniformly), half uniformly, since coverage of the corpus matters too.
+    """
+
+    def __init__(self, data: RankedData, weights: np.ndarray, top: np.ndarray, *, size: int, queries: int, seed: int):
+        query, product, _ = data.pairs
+        kept = weights > 0
+        self.size, self.seed, self.count = size, seed, queries
+        self.query_totals = np.bincount(query, weights, data.queries.num_rows)
+        self.product_totals = np.bincount(product, weights, data.corpus.num_rows)
+        self.by_product = _Groups(product[kept], query[kept], weights[kept], data.corpus.num_rows)
+        best = kept & top
+        self.best_of_query = _Groups(query[best], product[best], weights[best], data.queries.num_rows)
+        self.has_best = np.flatnonzero(self.best_of_query.counts)
+        self.products = np.flatnonzero(self.product_totals)
+        self.queries = np.flatnonzero(self.query_totals)
+
+    def __call__(self, step: int) -> Batch:
+        rng = np.random.default_rng((self.seed, step))
+        balanced = self.best_of_query.draw(rng, rng.choice(self.has_best, self.size - self.size // 2))
+        uniform = self.products[_epoch_slice(len(self.products), self.size // 2, step, self.seed)]
+        products = np.unique(np.concatenate([balanced, uniform]))
+        column, query, weight = self.by_product.members(products)
+        queries = np.unique(query)
+        if len(queries) < min(self.count, len(self.queries)):
+            others = rng.permutation(np.setdiff1d(self.queries, queries))
+            queries = np.sort(np.concatenate([queries, others[: self.count - len(queries)]]))
+        weights_NxM = torch.zeros(len(queries), len(products))
+        weights_NxM[np.searchsorted(queries, query), column] = torch.from_numpy(weight).float()
+        return Batch(
+            queries,
+            products,
+            weights_NxM,
+            torch.from_numpy(self.query_totals[queries]).float(),
+            torch.from_numpy(self.product_totals[products]).float(),
+        )
+
+
+class _Groups:
+    """Members and their weights by group, as one sorted array with offsets."""
+
+    def __init__(self, group: np.ndarray, member: np.ndarray, weight: np.ndarray, groups: int):
+        order = np.argsort(group, kind="stable")
+        self.member, self.weight = member[order], weight[order]
+        self.counts = np.bincount(group, minlength=groups)
+        self.starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+
+    def draw(self, rng: np.random.Generator, groups: np.ndarray) -> np.ndarray:
+        """One member of each group, uniformly."""
+        return self.member[self.starts[groups] + (rng.random(len(groups)) * self.counts[groups]).astype(np.int64)]
+
+    def members(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(position in `groups`, member, weight) of all members of the groups."""
+        counts = self.counts[groups]
+        position = np.repeat(np.arange(len(groups)), counts)
+        index = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + self.starts[groups][position]
+        return position, self.member[index], self.weight[index]
+
+
+def _epoch_slice(count: int, size: int, step: int, seed: int) -> np.ndarray:
+    """`size` of `count` rows: every row once an epoch, in an order that is a function of (seed, epoch)."""
+    position, parts = step * size, []
+    while size > 0:
+        epoch, start = divmod(position, count)
+        part = _epoch_order(count, seed, epoch)[start : start + size]
+        parts.append(part)
+        position, size = position + len(part), size - len(part)
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch, 1)).permutation(count)
+
+
+# -- augmentation ------------------------------------------------------------------------------------------------------
+
+
+def augment_images(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip, shift by up to 1/8 of the side, change brightness by up to 20%: uint8 N x 3 x S x S -> float 0..255."""
+    count, _, _, size = pixels.shape
+    images = pixels.float()
+    flip = torch.rand(count, generator=generator) < 0.5
+    images[flip] = images[flip].flip(3)
+    reach = size // 8
+    shift = torch.randint(-reach, reach + 1, (count, 2), generator=generator)
+    span = torch.arange(size)
+    rows = (span[None] + shift[:, :1]).clamp(0, size - 1)
+    columns = (span[None] + shift[:, 1:]).clamp(0, size - 1)
+    images = images[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    brightness = 0.8 + 0.4 * torch.rand(count, 1, 1, 1, generator=generator)
+    return (images * brightness).clamp(0, 255)

@@ -1,0 +1,250 @@
+"""The only door to pretrained models: open_clip, transformers, and a small encoder trained from scratch.
+
+An encoder turns pictures and texts into vectors of one space. Pictures come as uint8 (3 x S x S, cropped by `pixels`),
+so that they can be cached; texts come as token ids. Vectors are not normalised; `fields.fuse` does that.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from gcl_toolkit.errors import UserError
+
+
+class Encoder(nn.Module):
+    """What a model needs of an encoder. `spec` holds the arguments that build it again through `make_encoder`."""
+
+    spec: dict[str, Any]
+    dimension: int
+    image_size: int | None = None  # None: this encoder reads no pictures
+    initial_logit_scale: float = 1 / 0.07
+    image_mean: Tensor
+    image_std: Tensor
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """A picture as uint8, 3 x S x S: short side resized to S, centre cropped."""
+        raise UserError(f"{self.spec['name']} reads no pictures; leave image fields out or take a CLIP model")
+
+    @property
+    def crop_key(self) -> str:
+        """What `pixels` depends on; equal keys give equal pixels."""
+        return f"{self.spec['name']} {self.image_size}"
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """Token ids, N x L."""
+        raise NotImplementedError
+
+    def drop_words(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
+        """Augmentation of texts; pretrained encoders leave them as they are."""
+        return tokens
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """N x 3 x S x S (uint8, or float 0..255) -> N x D."""
+        raise NotImplementedError
+
+    def encode_texts(self, tokens: Tensor) -> Tensor:
+        """N x L -> N x D."""
+        raise NotImplementedError
+
+    def learn_vocabulary(self, texts: Iterable[str]) -> None:
+        """Called once before training with the training texts; pretrained encoders have their vocabulary."""
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        return (pixels.float() / 255 - self.image_mean) / self.image_std
+
+    def _set_image_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        for name, values in (("image_mean", mean), ("image_std", std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+
+def make_encoder(name: str, *, pretrained: str | None = None, **options) -> Encoder:
+    """An encoder by name.
+
+    "small": a convolutional trunk and a bag-of-words tower, from scratch, for CPUs.
+    "ViT-B-32", "ViT-B-16-SigLIP", "hf-hub:org/name", ...: open_clip's names; `pretrained` is one of its tags, a file
+    (.safetensors, .pt read with weights_only) or None for random weights.
+    "text:org/name" or "text:folder": a Hugging Face text encoder (E5, MiniLM, ...), mean pooled.
+    """
+    if name == "small":
+        return SmallEncoder(**options)
+    if name.startswith("text:"):
+        return TextEncoder(name, **options)
+    return OpenClipEncoder(name, pretrained=pretrained, **options)
+
+
+# -- small -------------------------------------------------------------------------------------------------------------
+
+
+class SmallEncoder(Encoder):
+    """About 0.4 M parameters: four strided convolutions for pictures, averaged word vectors for texts.
+
+    The vocabulary is learnt from the training texts (`learn_vocabulary`); unknown words are skipped.
+    """
+
+    initial_logit_scale = 10.0
+
+    def __init__(
+        self,
+        *,
+        dimension: int = 128,
+        image_size: int = 64,
+        width: int = 64,
+        vocabulary: Sequence[str] = (),
+        words: int = 32,
+    ):
+        super().__init__()
+        self.dimension, self.image_size, self.width, self.words = dimension, image_size, width, words
+        self._set_image_statistics((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        blocks: list[nn.Module] = [nn.Conv2d(3, width, 6, stride=4, padding=1), _ChannelNorm(width), nn.GELU()]
+        for channels in (width, 2 * width, 2 * width):
+            blocks += [nn.Conv2d(channels, 2 * width, 3, stride=2, padding=1), _ChannelNorm(2 * width), nn.GELU()]
+        self.trunk = nn.Sequential(*blocks).to(memory_format=torch.channels_last)
+        self.image_head = nn.Linear(2 * width, dimension)
+        self.text_tower = nn.Sequential(nn.LayerNorm(dimension), nn.Linear(dimension, 2 * dimension), nn.GELU())
+        self.text_head = nn.Linear(2 * dimension, dimension)
+        self._set_vocabulary(vocabulary)
+
+    @property
+    def spec(self) -> dict[str, Any]:  # type: ignore[override]
+        options = {"dimension": self.dimension, "image_size": self.image_size, "width": self.width, "words": self.words}
+        return {"name": "small", **options, "vocabulary": self.vocabulary}
+
+    def learn_vocabulary(self, texts: Iterable[str]) -> None:
+        if not self.vocabulary:
+            counts = Counter(word for text in texts for word in _words(text))
+            self._set_vocabulary([word for word, _ in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))[:50_000]])
+
+    def _set_vocabulary(self, vocabulary: Sequence[str]) -> None:
+        self.vocabulary = list(vocabulary)
+        self._index = {word: i for i, word in enumerate(self.vocabulary, start=1)}
+        self.word_vectors = nn.Embedding(len(self.vocabulary) + 1, self.dimension, padding_idx=0)
+        nn.init.normal_(self.word_vectors.weight, std=self.dimension**-0.5)
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        size = self.image_size
+        image = image.convert("RGB")
+        if image.size != (size, size):
+            scale = size / min(image.size)
+            image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
+            left, top = ((side - size) // 2 for side in image.size)
+            image = image.crop((left, top, left + size, top + size))
+        return np.asarray(image).transpose(2, 0, 1)
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        if not self.vocabulary:
+            raise UserError("the small encoder has no vocabulary yet; train the model or load a trained one")
+        rows = [[self._index[w] for w in _words(text) if w in self._index][: self.words] for text in texts]
+        ids_NxL = torch.zeros(len(rows), self.words, dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids_NxL[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        return ids_NxL
+
+    def drop_words(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
+        return tokens.masked_fill(torch.rand(tokens.shape, generator=generator) < 0.1, 0)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        maps_NxCxHxW = self.trunk(self.normalised(pixels).contiguous(memory_format=torch.channels_last))
+        return self.image_head(maps_NxCxHxW.mean((2, 3)))
+
+    def encode_texts(self, tokens: Tensor) -> Tensor:
+        tokens = tokens[:, : max(1, int((tokens > 0).sum(1).max()))]
+        words_N = (tokens > 0).sum(1, keepdim=True).clamp(min=1)
+        mean_NxD = self.word_vectors(tokens).sum(1) / words_N.sqrt()
+        return self.text_head(self.text_tower(mean_NxD))
+
+
+class _ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of N x C x H x W; unlike batch norm, a picture's vector is its own."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+# -- open_clip ---------------------------------------------------------------------------------------------------------
+
+
+class OpenClipEncoder(Encoder):
+    """Any open_clip model, by its name and checkpoint."""
+
+    def __init__(self, name: str, *, pretrained: str | None = None):
+        super().__init__()
+        import open_clip
+
+        if not name.startswith(("hf-hub:", "local-dir:")) and name not in open_clip.list_models():
+            raise UserError(f"unknown model {name!r}; 'small', 'text:...', 'hf-hub:...' or one of open_clip's names")
+        if pretrained and Path(pretrained).suffix and not Path(pretrained).is_file():
+            raise UserError(f"checkpoint {pretrained!r} is not a file; give a path or one of open_clip's tags")
+        try:
+            model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained, weights_only=True)
+            self._tokenize = open_clip.get_tokenizer(name)
+        except Exception as error:  # the hub, a torn file, a wrong tag: one clear line
+            raise UserError(f"{name} ({pretrained or 'no checkpoint'}) could not be loaded: {error}") from error
+        self.spec = {"name": name}
+        self.model = model
+        self.image_size = preprocess.transforms[0].size if isinstance(preprocess.transforms[0].size, int) else None
+        self.image_size = self.image_size or max(preprocess.transforms[0].size)
+        self.dimension = int(model.encode_text(self._tokenize(["a"])).shape[1])
+        self.initial_logit_scale = float(model.logit_scale.detach().exp())
+        crop = [t for t in preprocess.transforms if type(t).__name__ not in ("MaybeToTensor", "ToTensor", "Normalize")]
+        self._crop = crop
+        self._set_image_statistics(model.visual.image_mean, model.visual.image_std)
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        for transform in self._crop:
+            image = transform(image)
+        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        return self._tokenize(list(texts))
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        return self.model.encode_image(self.normalised(pixels))
+
+    def encode_texts(self, tokens: Tensor) -> Tensor:
+        return self.model.encode_text(tokens)
+
+
+# -- transformers ------------------------------------------------------------------------------------------------------
+
+
+class TextEncoder(Encoder):
+    """A Hugging Face text encoder with mean pooling; `prefix` is put before every text ("query: " for E5)."""
+
+    def __init__(self, name: str, *, prefix: str = "", length: int = 77):
+        super().__init__()
+        try:
+            import transformers
+
+            path = name.removeprefix("text:")
+            self.model = transformers.AutoModel.from_pretrained(path)
+            self._tokenize = transformers.AutoTokenizer.from_pretrained(path)
+        except Exception as error:
+            raise UserError(f"{name} could not be loaded: {error}") from error
+        self.spec = {"name": name, "prefix": prefix, "length": length}
+        self.prefix, self.length = prefix, length
+        self.dimension = self.model.config.hidden_size
+        self.initial_logit_scale = math.exp(3.0)
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        texts = [self.prefix + text for text in texts]
+        made = self._tokenize(texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
+        return torch.where(made["attention_mask"].bool(), made["input_ids"], -1)  # -1: padding
+
+    def encode_texts(self, tokens: Tensor) -> Tensor:
+        mask_NxL = (tokens >= 0).long()
+        hidden_NxLxD = self.model(input_ids=tokens.clamp(min=0), attention_mask=mask_NxL).last_hidden_state
+        return (hidden_NxLxD * mask_NxL[..., None]).sum(1) / mask_NxL.sum(1, keepdim=True)

@@ -1,0 +1,284 @@
+"""Ranking metrics as values: `NDCG @ 10`, `ERR`, `RBP(0.9)`; measured for all queries at once.
+
+Every metric lies in 0..1, larger is better, and is 0 for a query without a product of grade > 0.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gcl_toolkit.errors import DataError, UserError, unknown
+
+Grades = Mapping[Any, Mapping[Any, float]]
+"""{query id: {product id: grade or score}}"""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What the formulas see: the grade found at each rank, and all grades that there were to find.
+
+    gains_QxK: 0 where the product is unjudged or the row has ended. judged_query, judged_grade: one entry a pair,
+    sorted by query row, then by descending grade.
+    """
+
+    gains_QxK: np.ndarray
+    judged_query: np.ndarray
+    judged_grade: np.ndarray
+
+    @cached_property
+    def judged_rank(self) -> np.ndarray:
+        """Rank of each judged pair in the ideal ranking of its query, from 0."""
+        return np.arange(len(self.judged_query)) - np.searchsorted(self.judged_query, self.judged_query)
+
+    @cached_property
+    def best_Qx1(self) -> np.ndarray:
+        best_Q = np.zeros(len(self.gains_QxK))
+        np.maximum.at(best_Q, self.judged_query, self.judged_grade)
+        return best_Q[:, None]
+
+    @cached_property
+    def relevant_Q(self) -> np.ndarray:
+        """How many products of each query have a grade > 0."""
+        return np.bincount(self.judged_query[self.judged_grade > 0], minlength=len(self.gains_QxK))
+
+
+@dataclass(frozen=True, repr=False)
+class Metric:
+    """A metric with its parameter and cut-off: `NDCG @ 10`, `RBP(0.9)`. Prints as it is typed; can be a key.
+
+    formula: (Ranked, gains cut off, cut-off, parameter) -> one value a query. parameter_below: the parameter lies
+    strictly between 0 and this; None when there is no parameter. Raises UserError for one out of range.
+    """
+
+    name: str
+    formula: Callable[[Ranked, np.ndarray, int | None, float | None], np.ndarray] = field(compare=False)
+    parameter: float | None = None
+    cutoff: int | None = None
+    parameter_below: float | None = field(default=None, compare=False)
+
+    def __call__(self, parameter: float) -> Metric:
+        if self.parameter_below is None:
+            raise UserError(f"{self.name}({parameter}): {self.name} takes no parameter; write {self.name}")
+        if not 0 < parameter < self.parameter_below:
+            raise UserError(f"{self.name}({parameter}): the parameter must lie between 0 and {self.parameter_below:g}")
+        return replace(self, parameter=float(parameter))
+
+    def __matmul__(self, cutoff: int) -> Metric:
+        try:
+            k = operator.index(cutoff)
+        except TypeError:
+            k = 0
+        if k < 1:
+            raise UserError(f"{self}@{cutoff}: the cut-off must be a whole number >= 1, as in {self.name} @ 10")
+        return replace(self, cutoff=k)
+
+    def __repr__(self) -> str:
+        parameter = "" if self.parameter is None else f"({str(self.parameter).removesuffix('.0')})"
+        return self.name + parameter + ("" if self.cutoff is None else f"@{self.cutoff}")
+
+    def values(self, ranked: Ranked) -> np.ndarray:
+        """One float64 a query."""
+        return self.formula(ranked, ranked.gains_QxK[:, : self.cutoff], self.cutoff, self.parameter)
+
+
+# -- the formulas ------------------------------------------------------------------------------------------------------
+
+
+def _ndcg(ranked, gains_QxK, cutoff, _):
+    """trec_eval's: linear gain, log2 discount, ideal over all judged products at the same cut-off."""
+    queries, ranks = gains_QxK.shape
+    counted = slice(None) if cutoff is None else ranked.judged_rank < cutoff
+    ideal = ranked.judged_grade[counted] / np.log2(ranked.judged_rank[counted] + 2)
+    ideal_Q = np.bincount(ranked.judged_query[counted], weights=ideal, minlength=queries)
+    return _ratio(gains_QxK @ (1 / np.log2(np.arange(ranks) + 2)), ideal_Q)
+
+
+def _err(ranked, gains_QxK, _, scale):
+    """Expected reciprocal rank (Chapelle et al. 2009) of a user who stops at grade g with chance (2^g - 1) / 2^best.
+
+    `best` is the query's largest grade. As in the evaluation of GCL there is no cut-off and no rescaling by default;
+    with grades up to 100 one step of grade then halves the chance, so that ERR asks little more than whether the very
+    best product comes first. `ERR(4)` first rescales the grades of each query to 0..4, the usual range.
+    """
+    best_Qx1 = ranked.best_Qx1
+    if scale is not None:
+        gains_QxK, best_Qx1 = scale * _ratio(gains_QxK, best_Qx1), np.where(best_Qx1 > 0, scale, 0.0)
+    stops_QxK = np.exp2(gains_QxK - best_Qx1) - np.exp2(-best_Qx1)  # 2^best itself would overflow
+    reaches_QxK = np.cumprod(1 - stops_QxK, axis=1)
+    reaches_QxK = np.hstack([np.ones((len(gains_QxK), 1)), reaches_QxK[:, :-1]])[:, : gains_QxK.shape[1]]
+    return (stops_QxK * reaches_QxK) @ (1 / _ranks(gains_QxK))
+
+
+def _rbp(ranked, gains_QxK, _, persistence):
+    """Rank-biased precision (Moffat & Zobel 2008) with gain grade / best grade of the query."""
+    weights_K = (1 - persistence) * persistence ** np.arange(gains_QxK.shape[1])
+    return _ratio(gains_QxK @ weights_K, ranked.best_Qx1[:, 0])
+
+
+def _ap(ranked, gains_QxK, *_):
+    """Precision at the rank of each relevant product, summed, over the number of relevant products."""
+    hits_QxK = gains_QxK > 0
+    precision_QxK = np.cumsum(hits_QxK, axis=1) / _ranks(gains_QxK)
+    return _ratio((hits_QxK * precision_QxK).sum(axis=1), ranked.relevant_Q)
+
+
+def _rr(_, gains_QxK, *__):
+    """One over the rank of the first relevant product."""
+    if not gains_QxK.shape[1]:
+        return np.zeros(len(gains_QxK))
+    hits_QxK = gains_QxK > 0
+    return hits_QxK.any(axis=1) / (hits_QxK.argmax(axis=1) + 1)
+
+
+def _recall(ranked, gains_QxK, *_):
+    """The share of the relevant products that is found."""
+    return _ratio((gains_QxK > 0).sum(axis=1), ranked.relevant_Q)
+
+
+def _precision(_, gains_QxK, cutoff, __):
+    """The share of the first `cutoff` ranks with a relevant product; ranks left empty count as misses."""
+    if cutoff is None:
+        raise UserError("Precision needs a cut-off: write Precision @ 10")
+    return (gains_QxK > 0).sum(axis=1) / cutoff
+
+
+NDCG = Metric("NDCG", _ndcg)
+ERR = Metric("ERR", _err, parameter_below=np.inf)
+RBP = Metric("RBP", _rbp, parameter=0.8, parameter_below=1)
+AP = Metric("AP", _ap)
+RR = Metric("RR", _rr)
+Recall = Metric("Recall", _recall)
+Precision = Metric("Precision", _precision)
+METRICS = {metric.name: metric for metric in (NDCG, ERR, RBP, AP, RR, Recall, Precision)}
+
+
+def parse(text: str) -> Metric:
+    """The metric written as text, for the command line: `parse("NDCG@10") == NDCG @ 10`."""
+    written = re.fullmatch(r"(\w+)(?:\((\d*\.?\d+)\))?(?:@(\d+))?", text.replace(" ", ""))
+    if written is None or written[1] not in METRICS:
+        raise unknown("metric", text, [*METRICS, "and with a cut-off or parameter as in NDCG@10, RBP(0.9)"])
+    metric = METRICS[written[1]]
+    if written[2]:
+        metric = metric(float(written[2]))
+    return metric @ int(written[3]) if written[3] else metric
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+def measure(qrels: Grades, run: Grades, metrics: Sequence[Metric], *, ties: str = "given") -> pd.DataFrame:
+    """One row a query of the qrels (in their order), one column a metric, named as it prints; `.mean()` is the score.
+
+    qrels: {query: {product: grade}}, finite, >= 0; a product is relevant to AP, RR, Recall and Precision when its
+    grade is > 0. run: {query: {product: score}}, larger is better. A query that the run lacks counts 0 (pytrec_eval
+    drops it from the mean); queries without qrels are left out.
+    ties: "given" keeps the run's order of equal scores; "trec" does as trec_eval: scores are compared as float32,
+    equal ones ranked by product id, descending.
+    Raises UserError when no query is in both, DataError for a bad grade or score, naming query and product.
+    """
+    if ties not in _ORDERS:
+        raise unknown("order of ties", ties, _ORDERS)
+    if not any(query in run for query in qrels):
+        raise UserError(f"no query is both in the qrels ({_some(qrels)}) and in the run ({_some(run)}); ids must agree")
+    _check(qrels, "grade", lambda grades: np.isfinite(grades) & (grades >= 0), "a finite number >= 0")
+    _check(run, "score", lambda scores: ~np.isnan(scores), "a number")
+    row_of = {p: row for row, p in enumerate(dict.fromkeys(p for graded in qrels.values() for p in graded))}
+    retrieved_QxK = np.full((len(qrels), max(len(run.get(query, ())) for query in qrels)), -1)
+    for row, query in enumerate(qrels):
+        if scores := run.get(query):
+            products = [row_of.get(product, -1) for product in scores]
+            retrieved_QxK[row, : len(products)] = np.array(products)[_ORDERS[ties](scores)]
+    qrel_query = np.repeat(np.arange(len(qrels)), [len(graded) for graded in qrels.values()])
+    qrel_product = np.array([row_of[product] for graded in qrels.values() for product in graded], int)
+    qrel_grade = np.array([grade for graded in qrels.values() for grade in graded.values()], float)
+    gains_QxK = ranked_gains(qrel_query, qrel_product, qrel_grade, retrieved_QxK)
+    table = measure_ranked(gains_QxK, qrel_query, qrel_grade, metrics)
+    return table.set_index(pd.Index(list(qrels), name="query_id"))
+
+
+def ranked_gains(
+    qrel_query: np.ndarray, qrel_product: np.ndarray, qrel_grade: np.ndarray, retrieved_QxK: np.ndarray
+) -> np.ndarray:
+    """Q x K float64: the grade of the product at each rank, 0 where it is unjudged or the row has ended (-1).
+
+    The qrels are row numbers, as `RankedData.pairs` gives them; retrieved_QxK holds product rows, best first.
+    Raises DataError for a pair judged twice and for a judged product retrieved twice: both would count double.
+    """
+    gains_QxK = np.zeros(retrieved_QxK.shape)
+    if not len(qrel_query):
+        return gains_QxK
+    products = max(int(qrel_product.max()), int(retrieved_QxK.max(initial=0))) + 1
+    key = qrel_query.astype(np.int64) * products + qrel_product
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    if (twice := key[1:][key[1:] == key[:-1]]).size:
+        query, product = divmod(int(twice[0]), products)
+        raise DataError(f"qrels: query row {query}, product row {product} is judged twice; keep one grade a pair")
+    wanted_QxK = np.arange(len(retrieved_QxK))[:, None] * products + retrieved_QxK
+    found_QxK = np.searchsorted(key, wanted_QxK).clip(max=len(key) - 1)
+    judged_QxK = (key[found_QxK] == wanted_QxK) & (retrieved_QxK >= 0)
+    found = found_QxK[judged_QxK]
+    if (times := np.bincount(found)).max(initial=0) > 1:
+        query, product = divmod(int(key[times.argmax()]), products)
+        raise DataError(f"run: query row {query} retrieves product row {product} twice; rank every product once")
+    gains_QxK[judged_QxK] = qrel_grade[order][found]
+    return gains_QxK
+
+
+def measure_ranked(
+    gains_QxK: np.ndarray, qrel_query: np.ndarray, qrel_grade: np.ndarray, metrics: Sequence[Metric]
+) -> pd.DataFrame:
+    """The core of `measure`: one row a row of gains_QxK (from `ranked_gains`), one column a metric.
+
+    qrel_query, qrel_grade: row number and grade (finite, >= 0) of every judged pair, retrieved or not, in any order.
+    """
+    order = np.lexsort((-qrel_grade, qrel_query))
+    ranked = Ranked(gains_QxK, qrel_query[order], qrel_grade[order])
+    return pd.DataFrame({str(metric): metric.values(ranked) for metric in metrics}, index=range(len(gains_QxK)))
+
+
+# -- helpers -----------------------------------------------------------------------------------------------------------
+
+
+def _order_given(scores: Mapping) -> np.ndarray:
+    return np.argsort(-np.array(list(scores.values()), float), kind="stable")
+
+
+def _order_trec(scores: Mapping) -> np.ndarray:
+    by_id = np.array(sorted(range(len(scores)), key=list(map(str, scores)).__getitem__, reverse=True))
+    with np.errstate(over="ignore"):
+        score = np.array(list(scores.values()), float).astype(np.float32)
+    return by_id[np.argsort(-score[by_id], kind="stable")]
+
+
+_ORDERS = {"given": _order_given, "trec": _order_trec}
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """numerator / denominator, 0 where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.zeros(numerator.shape), where=denominator > 0)
+
+
+def _ranks(gains_QxK: np.ndarray) -> np.ndarray:
+    return np.arange(1, gains_QxK.shape[1] + 1)
+
+
+def _check(table: Grades, what: str, is_good: Callable[[np.ndarray], np.ndarray], expected: str) -> None:
+    for query, values in table.items():
+        numbers = pd.to_numeric(pd.Series(list(values.values()), dtype=object), errors="coerce").to_numpy(float)
+        bad = ~is_good(numbers)
+        if bad.any():
+            product, value = list(values.items())[bad.argmax()]
+            raise DataError(f"query {query!r}, product {product!r}: {what} is {value!r}; {expected} is expected")
+
+
+def _some(ids: Mapping) -> str:
+    return ", ".join(repr(query) for query in list(ids)[:3]) + (", ..." if len(ids) > 3 else "") or "empty"

@@ -1,0 +1,111 @@
+"""GCLModel: an encoder, the fields of both sides, and a logit scale."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gcl_toolkit.encoders import make_encoder
+from gcl_toolkit.errors import UserError
+from gcl_toolkit.fields import Fields, fuse
+
+
+class GCLModel(nn.Module):
+    """A two-sided model: `left` embeds queries, `right` embeds products, into one space of `dimension` numbers.
+
+    encoder: a name for `make_encoder` ("small", "ViT-B-32", "hf-hub:...", "text:..."); `pretrained` and further
+    options go there. The initial weights are a function of `seed`.
+    """
+
+    def __init__(
+        self,
+        encoder: str = "small",
+        *,
+        left: Fields | None = None,
+        right: Fields | None = None,
+        logit_scale: float | None = None,
+        seed: int = 0,
+        **encoder_options,
+    ):
+        super().__init__()
+        self.left, self.right = left or Fields(query=1.0), right or Fields(image=0.5, title=0.5)
+        self.seed = seed
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.encoder = make_encoder(encoder, **encoder_options)
+        start = torch.tensor(float(logit_scale or self.encoder.initial_logit_scale))
+        self.log_logit_scale = nn.Parameter(start.log())
+
+    @property
+    def dimension(self) -> int:
+        return self.encoder.dimension
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.log_logit_scale.exp()
+
+    @property
+    def device(self) -> torch.device:
+        return self.log_logit_scale.device
+
+    def fields(self, side: str) -> Fields:
+        """The fields of "left" (queries) or "right" (products)."""
+        return {"left": self.left, "right": self.right}[side]
+
+    def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor], side: str) -> Tensor:
+        """Fused embeddings, N x D and L2-normalised. inputs: field -> uint8 pixels or token ids; present: N bools."""
+        fields = self.fields(side)
+        encoded = {}
+        for name in fields:
+            image = inputs[name].dim() == 4
+            encode = self.encoder.encode_images if image else self.encoder.encode_texts
+            encoded[name] = encode(inputs[name].to(self.device)).float()
+        return fuse(encoded, {name: present[name].to(self.device) for name in fields}, fields)
+
+    def embed(self, table: pa.Table, side: str, *, batch: int = 512, progress: Callable | None = None) -> np.ndarray:
+        """Embeddings of every row of a queries ("left") or corpus ("right") table: float32, rows x D."""
+        from gcl_toolkit.batches import Inputs
+
+        inputs = Inputs(self.encoder, table, self.fields(side))
+        was_training, parts = self.training, []
+        self.eval()
+        with torch.inference_mode():
+            for start in range(0, table.num_rows, batch):
+                rows = np.arange(start, min(start + batch, table.num_rows))
+                parts.append(self(*inputs.rows(rows), side).cpu().numpy())
+                if progress:
+                    progress(len(rows))
+        self.train(was_training)
+        return np.concatenate(parts) if parts else np.empty((0, self.dimension), np.float32)
+
+    def save(self, folder: str | Path) -> None:
+        """Write model.json and model.safetensors into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        description = {
+            "encoder": self.encoder.spec,
+            "left": dict(self.left),
+            "right": dict(self.right),
+            "seed": self.seed,
+        }
+        (folder / "model.json").write_text(json.dumps(description, indent=1))
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / "model.safetensors")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> GCLModel:
+        """Open what `save` wrote; no pickle is read."""
+        folder = Path(folder)
+        if not (folder / "model.json").is_file() or not (folder / "model.safetensors").is_file():
+            raise UserError(f"{folder} holds no model; model.json and model.safetensors are expected")
+        said = json.loads((folder / "model.json").read_text())
+        spec = dict(said["encoder"])
+        model = cls(spec.pop("name"), left=Fields(**said["left"]), right=Fields(**said["right"]), **spec)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model
