@@ -110,7 +110,7 @@ def _err(ranked, gains_QxK, _, scale):
     """
     best_Qx1 = ranked.best_Qx1
     if scale is not None:
-        gains_QxK, best_Qx1 = scale * _ratio(gains_QxK, best_Qx1), np.where(best_Qx1 > 0, scale, 0.0)
+        gains_QxK, best_Qx1 = scale * _ratio(gains_QxK, best_Qx1), np.full_like(best_Qx1, scale)
     stops_QxK = np.exp2(gains_QxK - best_Qx1) - np.exp2(-best_Qx1)  # 2^best itself would overflow
     reaches_QxK = np.cumprod(1 - stops_QxK, axis=1)
     reaches_QxK = np.hstack([np.ones((len(gains_QxK), 1)), reaches_QxK[:, :-1]])[:, : gains_QxK.shape[1]]

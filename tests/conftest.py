@@ -1,0 +1,58 @@
+"""Shared by the tests: small real pictures, small RankedData, and the real data where it is there."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from gcl_toolkit.ranked_data import IMAGE, RankedData
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def png(colour: int, size: int = 4) -> bytes:
+    """A small real PNG; different colours have different bytes."""
+    out = io.BytesIO()
+    Image.new("RGB", (size, size), (colour % 256, colour // 256, 7)).save(out, "PNG")
+    return out.getvalue()
+
+
+def ranked(queries: int = 4, products: int = 6, **columns) -> RankedData:
+    """Queries q0.., products p0.. with title and picture, every pair scored 1 + product row."""
+    pairs = [(q, p) for q in range(queries) for p in range(products)]
+    return RankedData(
+        pa.table({"query_id": [f"q{q}" for q in range(queries)], "query": [f"mug {q}" for q in range(queries)]}),
+        pa.table(
+            {
+                "product_id": [f"p{p}" for p in range(products)],
+                "title": [f"title {p}" for p in range(products)],
+                "image": pa.array([{"bytes": png(p), "path": None} for p in range(products)], IMAGE),
+            }
+        ),
+        pa.table(
+            {
+                "query_id": [f"q{q}" for q, _ in pairs],
+                "product_id": [f"p{p}" for _, p in pairs],
+                "score": [1.0 + p for _, p in pairs],
+                **columns,
+            }
+        ),
+        name="toy",
+        card={"made": "by a test"},
+    )
+
+
+@pytest.fixture
+def real_data():
+    """The folder of a real data set by name; skips the test where it isn't there."""
+
+    def folder(name: str) -> Path:
+        if not (DATA / name).is_dir():
+            pytest.skip(f"real data set {name} is not at {DATA}")
+        return DATA / name
+
+    return folder

@@ -1,0 +1,150 @@
+"""Slow twins of the formulas, as loops to check against the paper. Nothing here is shared with the package."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+
+# -- metrics: ranking is a list of product ids, best first; graded is {product: grade} ---------------------------------
+
+
+def ndcg(ranking, graded, k=None):
+    found = 0.0
+    for rank, product in enumerate(ranking[:k], start=1):
+        found += graded.get(product, 0) / math.log2(rank + 1)
+    ideal = 0.0
+    for rank, grade in enumerate(sorted(graded.values(), reverse=True)[:k], start=1):
+        ideal += grade / math.log2(rank + 1)
+    return found / ideal if ideal > 0 else 0.0
+
+
+def err(ranking, graded, k=None, scale=None):
+    best = max(graded.values(), default=0)
+    still_looking, total = 1.0, 0.0
+    for rank, product in enumerate(ranking[:k], start=1):
+        grade, top = graded.get(product, 0), best
+        if scale is not None and best > 0:
+            grade, top = grade * scale / best, scale
+        stops = (2**grade - 1) / 2**top
+        total += still_looking * stops / rank
+        still_looking *= 1 - stops
+    return total
+
+
+def rbp(ranking, graded, k=None, p=0.8):
+    best = max(graded.values(), default=0)
+    total = 0.0
+    for rank, product in enumerate(ranking[:k], start=1):
+        if best > 0:
+            total += (1 - p) * p ** (rank - 1) * graded.get(product, 0) / best
+    return total
+
+
+def ap(ranking, graded, k=None):
+    relevant = {product for product, grade in graded.items() if grade > 0}
+    total, hits = 0.0, 0
+    for rank, product in enumerate(ranking[:k], start=1):
+        if product in relevant:
+            hits += 1
+            total += hits / rank
+    return total / len(relevant) if relevant else 0.0
+
+
+def rr(ranking, graded, k=None):
+    for rank, product in enumerate(ranking[:k], start=1):
+        if graded.get(product, 0) > 0:
+            return 1 / rank
+    return 0.0
+
+
+def recall(ranking, graded, k=None):
+    relevant = {product for product, grade in graded.items() if grade > 0}
+    return len(relevant & set(ranking[:k])) / len(relevant) if relevant else 0.0
+
+
+def precision(ranking, graded, k):
+    return sum(graded.get(product, 0) > 0 for product in ranking[:k]) / k
+
+
+def ranking_given(scores):
+    """Best first; of equal scores the one that the run names first."""
+    left, ranking = list(scores), []
+    while left:
+        best = left[0]
+        for product in left[1:]:
+            if scores[product] > scores[best]:
+                best = product
+        ranking.append(best)
+        left.remove(best)
+    return ranking
+
+
+def ranking_trec(scores):
+    """As trec_eval: scores compared as float32, of equal ones the larger id first."""
+    return sorted(scores, key=lambda product: (np.float32(scores[product]), product), reverse=True)
+
+
+# -- statistics --------------------------------------------------------------------------------------------------------
+
+
+def sign_flip_p(differences):
+    """The exact two-sided randomisation test: every one of the 2^n sign patterns; for n up to about 12."""
+    observed, as_large, patterns = abs(sum(differences)), 0, 2 ** len(differences)
+    for pattern in range(patterns):
+        flipped = sum(d if pattern >> i & 1 else -d for i, d in enumerate(differences))
+        as_large += abs(flipped) >= observed - 1e-12
+    return as_large / patterns
+
+
+def bca(values, level, samples=200_000):
+    """Efron & Tibshirani (1993), equations 14.9, 14.14 and 14.15, for the mean; resamples of n - 1."""
+    values, normal = np.asarray(values), NormalDist()
+    mean = values.mean()
+    rng = np.random.default_rng(123)
+    resampled = np.sort(rng.choice(values, (samples, len(values) - 1)).mean(axis=1))
+    bias = normal.inv_cdf((resampled < mean).mean())
+    jackknife = [np.delete(values, i).mean() for i in range(len(values))]
+    gaps = [np.mean(jackknife) - left_out for left_out in jackknife]
+    acceleration = sum(gap**3 for gap in gaps) / (6 * sum(gap**2 for gap in gaps) ** 1.5)
+    bounds = []
+    for tail in ((1 - level) / 2, 1 - (1 - level) / 2):
+        z = bias + normal.inv_cdf(tail)
+        bounds.append(resampled[int(samples * normal.cdf(bias + z / (1 - acceleration * z)))])
+    return bounds
+
+
+# -- losses: lists of lists and math, a loop a sum ---------------------------------------------------------------------
+
+
+def gcl_loss(left, right, weights, scale, negative=None):
+    """left, right: N lists of D numbers; negative(i, j): whether column j is a negative of row i (j != i)."""
+    count = len(left)
+    mean_weight = sum(weights) / count
+    logits = [
+        [scale * sum(x * y for x, y in zip(left[i], right[j], strict=True)) for j in range(count)] for i in range(count)
+    ]
+    total = 0.0
+    for i in range(count):
+        row = sum(math.exp(logits[i][j]) for j in range(count) if j == i or negative is None or negative(i, j))
+        column = sum(math.exp(logits[j][i]) for j in range(count) if j == i or negative is None or negative(j, i))
+        own = math.exp(logits[i][i])
+        total += weights[i] / mean_weight * (-math.log(own / row) - math.log(own / column))
+    return total / (2 * count)
+
+
+def matrix_loss(queries, documents, weights, scale, query_totals=None, document_totals=None):
+    """weights: N lists of M numbers."""
+    rows, columns = range(len(queries)), range(len(documents))
+    logits = [
+        [scale * sum(x * y for x, y in zip(queries[i], documents[j], strict=True)) for j in columns] for i in rows
+    ]
+    total = 0.0
+    for i in rows:
+        for j in columns:
+            by_row = math.exp(logits[i][j]) / sum(math.exp(logits[i][k]) for k in columns)
+            by_column = math.exp(logits[i][j]) / sum(math.exp(logits[k][j]) for k in rows)
+            total -= weights[i][j] / (query_totals[i] if query_totals else 1) * math.log(by_row)
+            total -= weights[i][j] / (document_totals[j] if document_totals else 1) * math.log(by_column)
+    return total / (2 * len(documents))
