@@ -127,14 +127,13 @@ def _has_image(column: pa.ChunkedArray) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees, as row numbers. For pairs: row i of `queries` goes with row i of `products`. For the score
-    matrix `weights` is queries x products and the totals are those of the training set."""
+    """What one step sees, as row numbers. For pairs, row i of `queries` goes with row i of `products`. For the score
+    matrix, `weights` is queries x products and `totals` are the training set's, by query and by product."""
 
     queries: np.ndarray
     products: np.ndarray
     weights: Tensor
-    query_totals: Tensor | None = None
-    product_totals: Tensor | None = None
+    totals: tuple[Tensor, ...] = ()
 
 
 class PairSampler:
@@ -186,8 +185,10 @@ class MatrixSampler:
             queries,
             products,
             weights_NxM,
-            torch.from_numpy(self.query_totals[queries]).float(),
-            torch.from_numpy(self.product_totals[products]).float(),
+            (
+                torch.from_numpy(self.query_totals[queries]).float(),
+                torch.from_numpy(self.product_totals[products]).float(),
+            ),
         )
 
 

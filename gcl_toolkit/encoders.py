@@ -75,6 +75,8 @@ def make_encoder(name: str, *, pretrained: str | None = None, **options) -> Enco
     (.safetensors, .pt read with weights_only) or None for random weights.
     "text:org/name" or "text:folder": a Hugging Face text encoder (E5, MiniLM, ...), mean pooled.
     """
+    if pretrained and (name == "small" or name.startswith("text:")):
+        raise UserError(f"{name} takes no checkpoint ({pretrained!r}); leave it out, or name an open_clip model")
     if name == "small":
         return SmallEncoder(**options)
     if name.startswith("text:"):
@@ -103,7 +105,8 @@ class SmallEncoder(Encoder):
         words: int = 32,
     ):
         super().__init__()
-        self.dimension, self.image_size, self.width, self.words = dimension, image_size, width, words
+        self.dimension, self.width, self.words = dimension, width, words
+        self.image_size: int = image_size
         self._set_image_statistics((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         blocks: list[nn.Module] = [nn.Conv2d(3, width, 6, stride=4, padding=1), _ChannelNorm(width), nn.GELU()]
         for channels in (width, 2 * width, 2 * width):

@@ -61,11 +61,13 @@ def measure_ranking(
 
 
 def _official_sample(data: RankedData, grade: np.ndarray, count: int = 2000) -> np.ndarray:
-    """Rows of the official script's sample: its key, its order (by key), its draw (pandas, random_state 1)."""
+    """Rows of the official script's sample: its key, its order (by key), its draw (pandas', with random_state 1)."""
     fields = [data.queries[name].to_pylist() for name in data.query_fields]
     key = ["".join(f"{value}_{{!@#~}}_" for value in values) for values in zip(*fields, strict=True)]
     sums = pd.Series(grade).groupby(np.array(key)[data.pairs.query]).sum()
-    drawn = sums.sample(n=min(count, len(sums)), weights=sums, random_state=1, replace=False)
+    chances = (sums / sums.sum()).to_numpy()
+    chosen = np.random.RandomState(1).choice(len(sums), min(count, len(sums)), replace=False, p=chances)  # noqa: NPY002
+    drawn = sums.iloc[chosen]
     row_of = {text: row for row, text in enumerate(key)}
     return np.array([row_of[text] for text in drawn.sort_values(ascending=False).index])
 

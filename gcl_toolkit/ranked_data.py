@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -12,11 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gcl_toolkit.errors import DataError
+from gcl_toolkit.errors import DataError, unknown
+from gcl_toolkit.findings import DIVISIONS, findings
 
 SPLITS = ("in_domain", "novel_query", "novel_document", "zero_shot")
-IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-"""Arrow type of an image column: encoded bytes, or the path of a file, or null. Decoded late."""
+IMAGE = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
+"""Arrow type of an image column: encoded bytes, or the path of a file, or null. Decoded late.
+
+Read single rows with `column[row].as_py()`: `column.take(rows)` copies the whole column first.
+"""
 
 _NOT_FIELDS = {"query_id", "product_id", "division"}
 
@@ -33,7 +37,7 @@ class Pairs(NamedTuple):
 class RankedData:
     """Queries, corpus and the scores of known pairs.
 
-    queries: `query_id` (string, unique), one column a left field, optionally `division` ("dev" or "test").
+    queries: `query_id` (string, unique), one column a left field, optionally `division` ("dev", "test" or null).
     corpus:  `product_id` (string, unique), one column a right field; an image column has the type `IMAGE`.
     qrels:   `query_id`, `product_id`, `score` (float64, finite, >= 0; larger is better), each pair once.
     Further columns are kept. Raises DataError naming the table, the row and the value when this doesn't hold.
@@ -46,13 +50,15 @@ class RankedData:
     card: dict = field(default_factory=dict, compare=False)
 
     def __post_init__(self):
+        found = findings(self.queries, self.corpus, self.qrels)
+        if found:
+            more = f" (and {len(found) - 1} more problems; `gcl data check` lists them all)" if found[1:] else ""
+            raise DataError(f"{self.name}: {found[0]}{more}")
         set_ = object.__setattr__
-        set_(self, "queries", _with_string_id(self.queries, "queries", "query_id"))
-        set_(self, "corpus", _with_string_id(self.corpus, "corpus", "product_id"))
-        qrels = _with_string_id(_with_string_id(self.qrels, "qrels", "query_id"), "qrels", "product_id")
-        set_(self, "qrels", _with_float_score(qrels))
-        for finding in _findings(self):
-            raise DataError(f"{self.name}: {finding}")
+        set_(self, "queries", _set(self.queries, "query_id", pa.string()))
+        set_(self, "corpus", _set(self.corpus, "product_id", pa.string()))
+        qrels = _set(_set(self.qrels, "query_id", pa.string()), "product_id", pa.string())
+        set_(self, "qrels", _set(qrels, "score", pa.float64()))
 
     def __repr__(self) -> str:
         fields = f"queries by {', '.join(self.query_fields)}; products by {', '.join(self.corpus_fields)}"
@@ -90,9 +96,12 @@ class RankedData:
         """The queries of one division ("dev" or "test") with their qrels; the corpus stays whole."""
         if division == "all":
             return self
+        if division not in DIVISIONS:
+            raise unknown("division", division, (*DIVISIONS, "all"))
         if "division" not in self.queries.column_names:
             raise DataError(f"{self.name}: the queries have no column 'division'; make one with divide(data)")
-        return self.take_queries(np.flatnonzero(pc.equal(self.queries["division"], division).to_numpy()))
+        rows = pc.fill_null(pc.equal(self.queries["division"], division), False)
+        return self.take_queries(np.flatnonzero(rows.to_numpy()))
 
     def take_queries(self, rows: np.ndarray) -> RankedData:
         """The queries at `rows`, in that order, with all their qrels; the corpus stays whole."""
@@ -109,7 +118,7 @@ class RankedData:
 
 def divide(data: RankedData, seed: int = 0) -> RankedData:
     """Mark each query "dev" or "test", half and half, by a seeded hash of its id (the same in every split)."""
-    half = ["dev" if _hash(f"{seed}/{q}") % 2 else "test" for q in data.queries["query_id"].to_pylist()]
+    half = ["dev" if hash64(f"{seed}/{q}") % 2 else "test" for q in data.queries["query_id"].to_pylist()]
     queries = data.queries
     if "division" in queries.column_names:
         queries = queries.drop_columns(["division"])
@@ -124,13 +133,13 @@ def four_way_split(
     in_domain: training queries x training documents; novel_query: held-out queries x training documents;
     novel_document: training queries x held-out documents; zero_shot: both held out. Every split has a whole half
     of the corpus; a query without a scored product in that half is left out of the split. Queries are divided into
-    "dev" and "test" for choosing settings and for reporting.
+    "dev" and "test" for choosing settings and for reporting, unless they already are.
     """
     rng = np.random.default_rng(seed)
     query_is_novel = _held_out(data.queries.num_rows, train_queries, rng)
     product_is_novel = _held_out(data.corpus.num_rows, train_documents, rng)
     pair_query, pair_product, _ = data.pairs
-    divided = divide(data, seed)
+    divided = data if "division" in data.queries.column_names else divide(data, seed)
     splits = {}
     for name, novel_query, novel_product in (
         ("in_domain", False, False),
@@ -155,6 +164,8 @@ def leaks(splits: dict[str, RankedData]) -> list[str]:
     Checked: shared ids, the same normalised query text, the same image bytes or path (by hash). The same *title* on
     two products is common in shops and not counted.
     """
+    if "in_domain" not in splits:
+        return []
     train = splits["in_domain"]
     found: list[str] = []
     for name, side in (("novel_query", "queries"), ("novel_document", "corpus"), ("zero_shot", "both")):
@@ -177,104 +188,17 @@ def normalise_text(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-# -- checks ------------------------------------------------------------------------------------------------------------
-
-
-def _findings(data: RankedData) -> Iterator[str]:
-    yield from _duplicates(data.queries["query_id"], "queries", "query_id")
-    yield from _duplicates(data.corpus["product_id"], "corpus", "product_id")
-    yield from _unknown_ids(data.qrels["query_id"], data.queries["query_id"], "query_id", "queries")
-    yield from _unknown_ids(data.qrels["product_id"], data.corpus["product_id"], "product_id", "corpus")
-    yield from _bad_scores(data.qrels)
-    yield from _repeated_pairs(data)
-
-
-def _with_string_id(table: pa.Table, name: str, column: str) -> pa.Table:
-    if column not in table.column_names:
-        raise DataError(f"{name}: column {column!r} is missing; it has {', '.join(table.column_names)}")
-    ids = table[column]
-    if ids.null_count:
-        row = int(np.flatnonzero(pc.is_null(ids).to_numpy())[0])
-        raise DataError(f"{name} row {row}: {column} is empty; every row needs an id")
-    if ids.type == pa.string():
-        return table
-    return table.set_column(table.column_names.index(column), column, pc.cast(ids, pa.string()))
-
-
-def _with_float_score(qrels: pa.Table) -> pa.Table:
-    if "score" not in qrels.column_names:
-        raise DataError(f"qrels: column 'score' is missing; it has {', '.join(qrels.column_names)}")
-    score = qrels["score"]
-    if score.type == pa.float64():
-        return qrels
-    try:
-        numbers = pc.cast(score, pa.float64())
-    except pa.ArrowInvalid:
-        row, value = next((i, v) for i, v in enumerate(score.to_pylist()) if not _is_number(v))
-        raise DataError(f"qrels row {row}: score is {value!r}; a number >= 0 is expected") from None
-    return qrels.set_column(qrels.column_names.index("score"), "score", numbers)
-
-
-def _is_number(value: object) -> bool:
-    try:
-        float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _duplicates(ids: pa.ChunkedArray, table: str, column: str) -> Iterator[str]:
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return
-    seen: dict[str, int] = {}
-    for row, value in enumerate(ids.to_pylist()):
-        if value in seen:
-            yield f"{table} row {row}: {column} {value!r} stands already in row {seen[value]}; ids must be unique"
-            return
-        seen[value] = row
-
-
-def _unknown_ids(ids: pa.ChunkedArray, known: pa.ChunkedArray, column: str, table: str) -> Iterator[str]:
-    missing = pc.invert(pc.is_in(ids, value_set=known.combine_chunks())).to_numpy()
-    if missing.any():
-        row = int(missing.argmax())
-        yield (
-            f"qrels row {row}: {column} {ids[row].as_py()!r} is not in the {table} "
-            f"({int(missing.sum()):,} such rows); add it there or drop the pair"
-        )
-
-
-def _bad_scores(qrels: pa.Table) -> Iterator[str]:
-    score = qrels["score"].to_numpy()
-    bad = ~(np.isfinite(score) & (score >= 0))
-    if bad.any():
-        row = int(bad.argmax())
-        pair = f"query {qrels['query_id'][row].as_py()!r}, product {qrels['product_id'][row].as_py()!r}"
-        yield (
-            f"qrels row {row} ({pair}): score is {score[row]}; a finite number >= 0 is expected "
-            f"({int(bad.sum()):,} such rows)"
-        )
-
-
-def _repeated_pairs(data: RankedData) -> Iterator[str]:
-    query, product, score = data.pairs
-    key = query.astype(np.int64) * max(data.corpus.num_rows, 1) + product
-    order = np.argsort(key, kind="stable")
-    same = np.flatnonzero(key[order][1:] == key[order][:-1])
-    if not len(same):
-        return
-    conflicting = same[score[order[same]] != score[order[same + 1]]]
-    first, second = (order[(conflicting if len(conflicting) else same)[0] + i] for i in (0, 1))
-    pair = f"query {data.qrels['query_id'][first].as_py()!r}, product {data.qrels['product_id'][first].as_py()!r}"
-    kind = f"two scores, {score[first]:g} and {score[second]:g}" if len(conflicting) else "the same score twice"
-    yield f"qrels rows {first} and {second}: {pair} has {kind} ({len(same):,} repeated pairs); keep one row a pair"
-
-
 # -- helpers -----------------------------------------------------------------------------------------------------------
 
 
 def _rows_of(ids: pa.ChunkedArray, table_ids: pa.ChunkedArray) -> np.ndarray:
     return pc.index_in(ids, value_set=table_ids.combine_chunks()).to_numpy().astype(np.int64)
+
+
+def _set(table: pa.Table, column: str, kind: pa.DataType) -> pa.Table:
+    if table[column].type == kind:
+        return table
+    return table.set_column(table.column_names.index(column), column, pc.cast(table[column], kind))
 
 
 def _held_out(count: int, train_share: float, rng: np.random.Generator) -> np.ndarray:
@@ -283,15 +207,15 @@ def _held_out(count: int, train_share: float, rng: np.random.Generator) -> np.nd
     return held_out
 
 
-def _hash(text: str | bytes) -> int:
+def hash64(text: str | bytes) -> int:
+    """A hash that is the same in every process and on every machine."""
     data = text.encode() if isinstance(text, str) else text
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def _shared(train: pa.Table, held_out: pa.Table, id_column: str, split: str) -> Iterator[str]:
-    columns: Sequence[str] = [c for c in train.column_names if c in held_out.column_names and c != "division"]
-    for column in columns:
-        if id_column == "product_id" and column != "product_id" and not is_image(train[column]):
+    for column in train.column_names:
+        if column not in held_out.column_names or not (column in (id_column, "query") or is_image(train[column])):
             continue
         known = {key: row for row, key in _keys(train[column])}
         hits = [(row, known[key]) for row, key in _keys(held_out[column]) if key in known]
@@ -304,10 +228,11 @@ def _shared(train: pa.Table, held_out: pa.Table, id_column: str, split: str) -> 
 
 
 def _keys(column: pa.ChunkedArray) -> Iterator[tuple[int, int]]:
-    for row, value in enumerate(column.to_pylist()):
+    for row, scalar in enumerate(column):
+        value = scalar.as_py()
         if is_image(column):
             value = (value or {}).get("bytes") or (value or {}).get("path")
         elif isinstance(value, str):
             value = normalise_text(value)
         if value:
-            yield row, _hash(value if isinstance(value, bytes) else str(value))
+            yield row, hash64(value if isinstance(value, bytes) else str(value))

@@ -36,14 +36,14 @@ class Run:
 
     def __init__(self, folder: str | Path):
         self.folder = writable_folder(folder)
-        self._steps = (self.folder / "steps.jsonl").open("w")
+        (self.folder / "steps.jsonl").write_text("")
 
     def configure(self, config: dict) -> None:
         write_json(self.folder / "config.json", config)
 
     def record(self, record: dict) -> None:
-        self._steps.write(json.dumps(record) + "\n")
-        self._steps.flush()
+        with (self.folder / "steps.jsonl").open("a") as steps:
+            steps.write(json.dumps(record) + "\n")
 
     def checkpoint(self, model: GCLModel, step: int) -> Path:
         """Save the model as checkpoints/step_N; the older ones are removed once it is whole."""

@@ -59,7 +59,8 @@ def bm25_top_k(queries: Sequence[str], texts: Sequence[str | None], k: int) -> n
     words = bm25s.tokenize(list(queries), stopwords=None, return_ids=False, show_progress=False)
     rows = []
     for query in words:
-        scores = index.get_scores([word for word in query if word in index.vocab_dict])
+        known_words = [word for word in query if word in index.vocab_dict]
+        scores = index.get_scores(known_words) if known_words else np.zeros(len(known))
         rows.append(np.argsort(-scores, kind="stable")[:k])
     return np.stack(rows)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gcl_toolkit.batches import Batch, Inputs, MatrixSampler, PairSampler, augment_images
+from gcl_toolkit.doctor import fast_bfloat16
 from gcl_toolkit.errors import UserError, unknown
 from gcl_toolkit.losses import LOSSES, gcl_loss, matrix_loss
 from gcl_toolkit.model import GCLModel
@@ -59,12 +60,13 @@ class TrainConfig:
 
 
 def train(
-    model: GCLModel, data: RankedData, config: TrainConfig = TrainConfig(), *, run: Run | None = None
+    model: GCLModel, data: RankedData, config: TrainConfig | None = None, *, run: Run | None = None
 ) -> Iterator[dict]:
     """Train `model` in place on the pairs of `data`; yields {step, loss, logit_scale, learning_rate, seconds}.
 
     Stop early by leaving the loop. With a `run` the records and, at the end, a checkpoint are written to its folder.
     """
+    config = config or TrainConfig()
     sampler = _sampler(data, config)
     _learn_vocabulary(model, data)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -87,6 +89,7 @@ def train(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        rate = schedule.get_last_lr()[0]
         schedule.step()
         with torch.no_grad():
             model.log_logit_scale.clamp_(0, math.log(config.max_logit_scale))
@@ -94,7 +97,7 @@ def train(
             "step": step + 1,
             "loss": loss.item(),
             "logit_scale": model.logit_scale.item(),
-            "learning_rate": optimizer.param_groups[0]["lr"],
+            "learning_rate": rate,
             "seconds": time.perf_counter() - started,
         }
         if run:
@@ -120,10 +123,8 @@ def _sampler(data: RankedData, config: TrainConfig) -> PairSampler | MatrixSampl
 def _loss(left: Tensor, right: Tensor, batch: Batch, scale: Tensor, config: TrainConfig, known) -> Tensor:
     device = left.device
     if config.loss == "matrix":
-        assert batch.query_totals is not None and batch.product_totals is not None
-        totals = batch.query_totals.to(device), batch.product_totals.to(device)
-        weights = batch.weights.to(device)
-        return matrix_loss(left, right, weights, logit_scale=scale, query_totals=totals[0], document_totals=totals[1])
+        weights, by_query, by_product = (t.to(device) for t in (batch.weights, *batch.totals))
+        return matrix_loss(left, right, weights, logit_scale=scale, query_totals=by_query, document_totals=by_product)
     masked = None if known is None else known(batch.queries, batch.products).to(device)
     return gcl_loss(left, right, batch.weights.to(device), logit_scale=scale, not_negative=masked)
 
@@ -180,4 +181,4 @@ def _rate(step: int, config: TrainConfig) -> float:
 def _use_bfloat16(config: TrainConfig, device: torch.device) -> bool:
     if config.precision != "auto":
         return config.precision == "bfloat16"
-    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cuda" or fast_bfloat16()

@@ -1,18 +1,35 @@
-"""Where RankedData comes from: one file a source, `load(name)` opens it."""
+"""Where RankedData comes from: one file a source, `load(name or path)` opens it."""
 
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
 from gcl_toolkit.errors import unknown
 from gcl_toolkit.ranked_data import RankedData
 
-SOURCES = {"shop": "gcl_toolkit.sources.shop", "marqo_gs": "gcl_toolkit.sources.marqo_gs"}
+SOURCES = {
+    "shop": "gcl_toolkit.sources.shop",
+    "marqo_gs": "gcl_toolkit.sources.marqo_gs",
+    "table": "gcl_toolkit.sources.table",
+}
 """Name -> module with a `load(**options) -> {"in_domain": RankedData, ...}`; imported when asked for."""
 
 
-def load(name: str, **options) -> dict[str, RankedData]:
-    """Open a source by name; the options are those of its own `load` (`load("shop", seed=0)`)."""
-    if name not in SOURCES:
-        raise unknown("source", name, SOURCES)
-    return import_module(SOURCES[name]).load(**options)
+def load(source: str | Path, **options) -> dict[str, RankedData]:
+    """Open a source by name (`load("shop", seed=0)`) or a file or folder in any known layout (`load("my/table.csv")`).
+
+    The options are those of the source's own `load`.
+    """
+    if str(source) in SOURCES:
+        return import_module(SOURCES[str(source)]).load(**options)
+    if not Path(source).exists():
+        raise unknown("source or path", str(source), SOURCES)
+    return import_module(SOURCES[layout_of(source)]).load(source, **options)
+
+
+def layout_of(path: str | Path) -> str:
+    """Which source reads this file or folder: "marqo_gs" or "table"."""
+    from gcl_toolkit.sources import marqo_gs
+
+    return "marqo_gs" if marqo_gs.layout(path) else "table"

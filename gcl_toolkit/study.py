@@ -1,0 +1,213 @@
+"""A study: several methods, seeds and worlds (data sets) under one budget -> one per-query table, and its summary.
+
+A study folder holds runs/<world>/<method>/seed_<n>/ (one run each, with its per-query table), per_query.parquet (all of
+them) and results.json (the summary). Runs that are whole are not done again, so a stopped study goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from gcl_toolkit.errors import UserError, unknown
+from gcl_toolkit.evaluate import DEPTH, METRICS, measure_ranking
+from gcl_toolkit.fields import Fields
+from gcl_toolkit.model import GCLModel
+from gcl_toolkit.ranked_data import RankedData, is_image
+from gcl_toolkit.runs import Run, writable_folder, write_json
+from gcl_toolkit.search import bm25_top_k, oracle_top_k, random_top_k, top_k
+from gcl_toolkit.train import TrainConfig, train
+
+TRAINED: dict[str, dict[str, Any]] = {
+    "clip": {"loss": "gcl", "weighting": "constant", "mask": False},
+    "clip-masked": {"loss": "gcl", "weighting": "constant"},
+    "clip-top": {"loss": "gcl", "weighting": "constant", "top_only": True},
+    "gcl-linear": {"loss": "gcl", "weighting": "linear", "mask": False},
+    "gcl-reciprocal": {"loss": "gcl", "weighting": "reciprocal", "mask": False},
+    "binary-matrix": {"weighting": "constant"},
+    "top-matrix": {"weighting": "constant", "top_only": True},
+    "gcl-matrix": {},
+}
+"""Method -> how its TrainConfig differs from the study's. "gcl-linear" and "gcl-reciprocal" are GCL as published."""
+BASELINES = ("random", "bm25", "oracle")
+METHODS = ("random", "bm25", *TRAINED, "oracle")
+CONTROLS = ("clip", "clip-masked", "clip-top", "binary-matrix", "top-matrix")
+"""What a gain is measured against; `clip` alone flatters, since it takes known positives for negatives."""
+KEYS = ["world", "method", "seed", "split", "division", "query_id"]
+
+
+@dataclass(frozen=True)
+class World:
+    """A data set in a study: the four splits to train and evaluate on; `judged` replaces their qrels in evaluation
+    where the listed pairs are incomplete."""
+
+    name: str
+    splits: Mapping[str, RankedData]
+    judged: Mapping[str, RankedData] = field(default_factory=dict)
+
+    def evaluated(self) -> Mapping[str, RankedData]:
+        return self.judged or self.splits
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What a study runs; every trained method gets the same steps, batch and encoder."""
+
+    methods: Sequence[str] = METHODS
+    seeds: int = 1
+    train: TrainConfig = field(default_factory=TrainConfig)
+    encoder: str = "small"
+    left: Fields = field(default_factory=lambda: Fields(query=1.0))
+    right: Fields = field(default_factory=lambda: Fields(image=0.5, title=0.5))
+
+    def __post_init__(self):
+        for method in self.methods:
+            if method not in METHODS:
+                raise unknown("method", method, METHODS)
+        if self.seeds < 1:
+            raise UserError(f"seeds is {self.seeds}; at least 1 is expected")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a study stands: `done` of `total` steps of a run; `whole` once it is evaluated and saved."""
+
+    world: str
+    method: str
+    seed: int
+    done: int
+    total: int
+    whole: bool = False
+
+
+def study(worlds: Sequence[World], config: StudyConfig, folder: str | Path, *, jobs: int = 1) -> Iterator[Progress]:
+    """Train and evaluate every method on every world with every seed; read the result with `read_study`.
+
+    `jobs` runs go side by side, a process with one thread each: on a CPU this beats many threads a run. 0: as many as
+    there are cores; 1: all in this process, with its threads.
+    """
+    folder = writable_folder(folder)
+    write_json(folder / "study.json", {**asdict(config), "left": dict(config.left), "right": dict(config.right)})
+    tasks = [
+        (world, method, seed, config, folder / "runs" / world.name / method / f"seed_{seed}")
+        for world in worlds
+        for seed in range(config.seeds)
+        for method in config.methods
+        if method in TRAINED or seed == 0
+    ]
+    if jobs == 1:
+        for task in tasks:
+            yield from _run(*task)
+    else:
+        yield from _side_by_side(tasks, jobs or os.cpu_count() or 1)
+    tables = [pd.read_parquet(task[-1] / "per_query.parquet") for task in tasks]
+    pd.concat(tables, ignore_index=True).to_parquet(folder / "per_query.parquet")
+
+
+def _side_by_side(tasks: list[tuple], jobs: int) -> Iterator[Progress]:
+    context = multiprocessing.get_context("spawn")
+    news = context.Queue()
+    with ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(news,)) as pool:
+        waiting = {pool.submit(_run_and_tell, *task) for task in tasks}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.2)
+                while not news.empty():
+                    yield news.get()
+                for future in done:
+                    yield future.result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+_news: Any = None
+
+
+def _start_worker(news) -> None:
+    global _news
+    _news = news
+    torch.set_num_threads(1)
+
+
+def _run_and_tell(*task) -> Progress:
+    """Runs a task, sends its progress, and returns the last: that the run is whole."""
+    for progress in _run(*task):
+        if not progress.whole:
+            _news.put(progress)
+    return progress
+
+
+def read_study(folder: str | Path) -> pd.DataFrame:
+    """The per-query table of a study: world, method, seed, split, division, query_id and one column a metric."""
+    path = Path(folder) / "per_query.parquet"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no finished study; {path.name} is expected")
+    return pd.read_parquet(path)
+
+
+def _run(world: World, method: str, seed: int, config: StudyConfig, folder: Path) -> Iterator[Progress]:
+    settings = replace(config.train, seed=seed, **TRAINED.get(method, {}))
+    fingerprint = _fingerprint(world, method, seed, config, settings)
+    done = folder / "done.json"
+    if done.is_file() and json.loads(done.read_text())["fingerprint"] == fingerprint:
+        yield Progress(world.name, method, seed, settings.steps, settings.steps, whole=True)
+        return
+    run, started, cpu = Run(folder), time.perf_counter(), time.process_time()
+    if method in TRAINED:
+        model = GCLModel(config.encoder, left=config.left, right=config.right, seed=seed)
+        for record in train(model, world.splits["in_domain"], settings, run=run):
+            yield Progress(world.name, method, seed, record["step"], settings.steps)
+    training = {"train_seconds": time.perf_counter() - started, "train_cpu_seconds": time.process_time() - cpu}
+    tables = []
+    for split, data in world.evaluated().items():
+        rows = _embedding_ranking(model, data) if method in TRAINED else _baseline_ranking(method, data, config, seed)
+        table = measure_ranking(rows, data, METRICS)
+        table.insert(0, "division", data.queries["division"].to_pylist())
+        table.insert(0, "split", split)
+        tables.append(table.assign(top=[data.product_ids[row[row >= 0]].tolist() for row in rows[:, :10]]))
+    table = pd.concat(tables).reset_index()
+    table = table.assign(world=world.name, method=method, seed=seed)
+    table[[*KEYS, *map(str, METRICS), "top"]].to_parquet(folder / "per_query.parquet")
+    write_json(done, {"fingerprint": fingerprint, **training, "total_seconds": time.perf_counter() - started})
+    yield Progress(world.name, method, seed, settings.steps, settings.steps, whole=True)
+
+
+def _embedding_ranking(model: GCLModel, data: RankedData) -> np.ndarray:
+    return top_k(model.embed(data.queries, "left"), model.embed(data.corpus, "right"), DEPTH)[1]
+
+
+def _baseline_ranking(method: str, data: RankedData, config: StudyConfig, seed: int) -> np.ndarray:
+    if method == "random":
+        return random_top_k(data.queries.num_rows, data.corpus.num_rows, DEPTH, seed)
+    if method == "oracle":
+        return oracle_top_k(data, DEPTH)
+    return bm25_top_k(_text(data.queries, config.left), _text(data.corpus, config.right), DEPTH)
+
+
+def _text(table, fields: Fields) -> list[str]:
+    """All text fields of a row, one after the other."""
+    columns = [table[name].to_pylist() for name in fields if not is_image(table[name])]
+    return [" ".join(text for text in row if text) for row in zip(*columns, strict=True)]
+
+
+def _fingerprint(world: World, method: str, seed: int, config: StudyConfig, settings: TrainConfig) -> str:
+    said = [method, seed, config.encoder, repr(config.left), repr(config.right), asdict(settings)]
+    digest = hashlib.blake2b(json.dumps(said).encode(), digest_size=16)
+    for data in (*world.splits.values(), *world.judged.values()):
+        digest.update(repr(data).encode())
+        for array in data.pairs:
+            digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""What a study found: averages with intervals, and gains, each over a named control with a paired interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import pandas as pd
+
+from gcl_toolkit.errors import UserError, unknown
+from gcl_toolkit.evaluate import METRICS
+from gcl_toolkit.metrics import AP, NDCG, Metric
+from gcl_toolkit.ranked_data import SPLITS
+from gcl_toolkit.statistics import Difference, Interval, interval, paired
+from gcl_toolkit.study import CONTROLS
+
+MACRO = "macro"
+"""The mean over the four splits."""
+
+
+def averages(table: pd.DataFrame, metric: Metric | str = NDCG @ 10, *, division: str = "test") -> pd.DataFrame:
+    """Methods x splits (and "macro"): the `Interval` of a metric's mean over queries, seeds and worlds."""
+    rows = {}
+    for method in table["method"].unique():
+        cells = {split: _queries_by_seed(table, method, metric, split, division) for split in _splits(table)}
+        rows[method] = {split: _interval(worlds) for split, worlds in cells.items()}
+        rows[method][MACRO] = _interval(_macro(table, method, metric, division))
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def gain(
+    table: pd.DataFrame,
+    method: str,
+    control: str,
+    *,
+    split: str = MACRO,
+    metric: Metric | str = NDCG @ 10,
+    division: str = "test",
+) -> Difference:
+    """The paired difference of a method from its control in one split, or the mean of the four, over all queries,
+    seeds and worlds of the study."""
+    for name in (method, control):
+        if name not in table["method"].unique():
+            raise UserError(f"the study has no method {name!r}; it has {', '.join(table['method'].unique())}")
+    cells = _macro if split == MACRO else _queries_by_seed
+    arguments = (metric, division) if split == MACRO else (metric, split, division)
+    a, b = (cells(table, name, *arguments) for name in (method, control))
+    return paired(a, b, shared_seeds=split == MACRO)
+
+
+def strongest_control(table: pd.DataFrame, metric: Metric | str = NDCG @ 10, controls: Sequence[str] = CONTROLS) -> str:
+    """The control with the best mean over the four splits on the *dev* queries: the one a gain should be told over."""
+    there = [name for name in controls if name in table["method"].unique()]
+    if not there:
+        raise UserError(f"no control in the study; add one of {', '.join(controls)}, a gain needs one to be told over")
+    dev = table[(table["division"] == "dev") & table["method"].isin(there)]
+    return dev.groupby(["method", "split"])[str(metric)].mean().groupby("method").mean().idxmax()
+
+
+def _splits(table: pd.DataFrame) -> list[str]:
+    return [split for split in SPLITS if split in set(table["split"])]
+
+
+def _queries_by_seed(table, method, metric, split, division) -> list[pd.DataFrame]:
+    """A world each: query_id x seed."""
+    rows = table[(table["method"] == method) & (table["split"] == split)]
+    if division != "all":
+        rows = rows[rows["division"] == division]
+    return [
+        world.pivot(index="query_id", columns="seed", values=str(metric))
+        for _, world in rows.groupby("world", sort=False)
+    ]
+
+
+def _macro(table, method, metric, division) -> list[pd.DataFrame]:
+    """As `_queries_by_seed`; two entries a world, the training queries and the held-out ones, since the same queries
+    stand in two splits each: their means over these splits."""
+    known, novel = (("in_domain", "novel_document"), ("novel_query", "zero_shot"))
+    worlds = []
+    for pair in (known, novel):
+        by_split = [
+            _queries_by_seed(table, method, metric, split, division) for split in pair if split in _splits(table)
+        ]
+        for tables in zip(*by_split, strict=True):
+            # each query's mean, so weighted that the mean over queries is the mean of the splits' means
+            weighted = [t * (1 / len(t)) for t in tables]
+            total = weighted[0].add(weighted[1], fill_value=0) if len(weighted) > 1 else weighted[0]
+            worlds.append(total * len(total) / len(tables))
+    return worlds
+
+
+def _interval(worlds: list[pd.DataFrame]) -> Interval:
+    """Of the mean over worlds; where there are several, or several seeds, from the paired bootstrap against zero."""
+    if len(worlds) == 1 and worlds[0].shape[1] == 1:
+        return interval(worlds[0])
+    mean = paired(worlds, [world * 0 for world in worlds], shared_seeds=True, samples=2000)
+    return Interval(mean.difference, mean.low, mean.high)
+
+
+def results(table: pd.DataFrame, *, control: str | None = None, division: str = "test") -> dict:
+    """The summary of a study, ready for JSON: averages, and every gain with its control.
+
+    Gains told: the default against each control, and published GCL against plain CLIP (the paper's comparison).
+    `control` is the one of the headline, the strongest by default.
+    """
+    methods = list(table["method"].unique())
+    control = control or strongest_control(table)
+    if control not in methods:
+        raise unknown("control", control, [name for name in CONTROLS if name in methods])
+    published = [(method, "clip") for method in ("gcl-linear", "gcl-reciprocal")]
+    told = [
+        (method, name, metric)
+        for method, name in [*(("gcl-matrix", name) for name in CONTROLS), *published]
+        for metric in (METRICS if name == control else (NDCG @ 10, AP))
+        if {method, name} <= set(methods)
+    ]
+    return {
+        "division": division,
+        "control": control,
+        "queries": {
+            s: int(table[(table["split"] == s) & (table["division"] == division)]["query_id"].nunique())
+            for s in _splits(table)
+        },
+        "seeds": int(table["seed"].nunique()),
+        "worlds": list(table["world"].unique()),
+        "averages": {
+            str(metric): averages(table, metric, division=division).to_dict(orient="index") for metric in METRICS
+        },
+        "gains": [
+            {
+                "method": method,
+                "control": name,
+                "split": split,
+                **asdict(gain(table, method, name, split=split, metric=metric, division=division)),
+            }
+            for method, name, metric in told
+            for split in (*_splits(table), MACRO)
+        ],
+    }

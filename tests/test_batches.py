@@ -1,0 +1,118 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from conftest import png, ranked
+
+from gcl_toolkit.batches import Inputs, MatrixSampler, PairSampler, augment_images
+from gcl_toolkit.encoders import make_encoder
+from gcl_toolkit.errors import DataError
+from gcl_toolkit.fields import Fields
+from gcl_toolkit.ranked_data import IMAGE
+from gcl_toolkit.weighting import is_top, to_weights
+
+BOTH = Fields(image=0.5, title=0.5)
+
+
+def corpus(*images):
+    return pa.table(
+        {
+            "product_id": [f"p{i}" for i in range(len(images))],
+            "image": pa.array(images, IMAGE),
+            "title": ["red mug", None, " ", "rug"][: len(images)],
+        }
+    )
+
+
+def encoder():
+    return make_encoder("small", dimension=8, vocabulary=["red", "mug", "rug"])
+
+
+def test_inputs_say_what_is_present_field_by_field(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(3))
+    table = corpus({"bytes": png(1)}, {"path": str(tmp_path / "a.png")}, None, {"bytes": b"", "path": None})
+    values, present = Inputs(encoder(), table, BOTH).rows(np.array([1, 0, 3]))
+    assert present["image"].tolist() == [True, True, False]
+    assert present["title"].tolist() == [False, True, True]
+    assert values["image"][:, 0, 0, 0].tolist() == [3, 1, 0]
+    assert values["title"][1, :2].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+@pytest.mark.parametrize("broken", [png(1)[:45], b"not a picture", "missing.png"], ids=["torn", "text", "gone"])
+def test_a_broken_picture_counts_as_missing_or_raises_when_strict(broken, cache_bytes):
+    image = {"path": broken} if isinstance(broken, str) else {"bytes": broken}
+    table = corpus({"bytes": png(1)}, {"bytes": png(2)}, {"bytes": png(3)}, image)
+    inputs = Inputs(encoder(), table, BOTH, cache_bytes=cache_bytes)
+    _, present = inputs.rows(np.array([0, 3]))
+    assert present["image"].tolist() == [True, False]
+    assert "'p3' (row 3)" in inputs.broken[3]
+    with pytest.raises(DataError, match=r"'p3' \(row 3\) can't be read.*mend it"):
+        Inputs(encoder(), table, BOTH, cache_bytes=cache_bytes, strict=True).rows(np.array([0, 3]))
+
+
+def test_an_unknown_field_names_the_columns():
+    with pytest.raises(DataError, match=r"field 'picture' is not a column.*product_id, image, title"):
+        Inputs(encoder(), corpus(None), Fields(picture=1))
+
+
+def test_pairs_come_once_an_epoch_and_steps_can_be_taken_in_any_order():
+    data = ranked(5, 6)
+    sampler = PairSampler(data, to_weights(data.pairs.score, "linear"), size=7, seed=3)
+    batches = [sampler(step) for step in range(30)]  # 210 pairs: seven epochs of 30
+    cells = np.concatenate([b.queries * 6 + b.products for b in batches])
+    for epoch in range(7):
+        assert sorted(cells[30 * epoch : 30 * epoch + 30]) == list(range(30))
+    assert (PairSampler(data, sampler.weights, size=7, seed=3)(17).products == batches[17].products).all()
+    assert (PairSampler(data, sampler.weights, size=7, seed=4)(17).products != batches[17].products).any()
+    assert batches[0].weights.numpy() == pytest.approx((1 + batches[0].products) / 100)
+
+
+def test_pairs_of_weight_zero_are_never_drawn():
+    data = ranked(5, 6)
+    weights = to_weights(data.pairs.score, "linear") * (data.pairs.product != 2)
+    assert not any((PairSampler(data, weights, size=8, seed=0)(step).products == 2).any() for step in range(10))
+
+
+def sparse():
+    """q0..q3 with p0..p5, of which every second pair is known."""
+    data = ranked(4, 6)
+    rows = [i for i in range(data.qrels.num_rows) if i % 2 == (i // 6) % 2]
+    return type(data)(data.queries, data.corpus, data.qrels.take(pa.array(rows)), name="sparse")
+
+
+def test_the_matrix_holds_every_known_pair_of_its_rows_and_columns():
+    data = sparse()
+    query, product, score = data.pairs
+    weights = to_weights(score, "linear")
+    dense = np.zeros((4, 6))
+    dense[query, product] = weights
+    sampler = MatrixSampler(data, weights, is_top(score), size=4, queries=3, seed=0)
+    for step in range(8):
+        batch = sampler(step)
+        assert batch.weights.numpy() == pytest.approx(dense[np.ix_(batch.queries, batch.products)])
+        assert batch.totals[0].numpy() == pytest.approx(dense.sum(1)[batch.queries])
+        assert batch.totals[1].numpy() == pytest.approx(dense.sum(0)[batch.products])
+        assert len(batch.queries) >= 3
+        assert set(np.flatnonzero(dense[:, batch.products].any(1))) <= set(batch.queries)
+
+
+def test_half_of_the_products_are_best_ones_and_half_cover_the_corpus():
+    data = ranked(4, 6)  # p5 is everybody's best
+    sampler = MatrixSampler(data, to_weights(data.pairs.score), is_top(data.pairs.score), size=4, queries=4, seed=1)
+    seen = [sampler(step).products for step in range(6)]
+    assert all(5 in products for products in seen)
+    assert set(np.concatenate(seen)) == set(range(6))
+
+
+def test_augmentation_is_seeded_keeps_the_range_and_moves_at_most_an_eighth():
+    pixels = torch.zeros(50, 3, 32, 32, dtype=torch.uint8)
+    pixels[:, :, 16, 16] = 200
+    once, again = (augment_images(pixels, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert (once == again).all()
+    assert once.max() <= 240
+    assert once.amax((1, 2, 3)).min() >= 160
+    _, _, rows, columns = once.nonzero(as_tuple=True)
+    assert (rows - 16).abs().max() == 4
+    assert (columns - 15.5).abs().max() == 4.5
+    assert len(set(columns.tolist())) > 5

@@ -1,0 +1,77 @@
+"""The small encoder's promises; open_clip by name, checkpoint and preprocessing (random weights, real architecture)."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gcl_toolkit.encoders import make_encoder
+from gcl_toolkit.errors import UserError
+
+TINY_CLIP = "ViT-S-32-alt"
+
+
+def test_the_small_encoder_learns_its_words_and_skips_unknown_ones():
+    encoder = make_encoder("small", dimension=16)
+    encoder.learn_vocabulary(["Red mug", "red RUG"])
+    assert encoder.vocabulary == ["red", "mug", "rug"]
+    assert encoder.tokens(["mug, red!", "blue", ""])[:, :3].tolist() == [[2, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert torch.isfinite(encoder.encode_texts(encoder.tokens(["blue"]))).all()
+
+
+def test_a_vocabulary_is_learnt_once():
+    encoder = make_encoder("small", dimension=16, vocabulary=["mug"])
+    encoder.learn_vocabulary(["rug"])
+    assert encoder.vocabulary == ["mug"]
+
+
+def test_without_a_vocabulary_the_error_says_what_to_do():
+    with pytest.raises(UserError, match="train the model or load"):
+        make_encoder("small").tokens(["mug"])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (10, 300), (300, 10), (65, 130)])
+def test_pixels_are_cropped_to_the_square(size):
+    pixels = make_encoder("small").pixels(Image.new("L", size, 200))
+    assert pixels.shape == (3, 64, 64)
+    assert (pixels == 200).all()
+
+
+def test_a_picture_has_the_same_vector_in_any_batch():
+    encoder = make_encoder("small").eval()
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (4, 3, 64, 64), np.uint8))
+    assert encoder.encode_images(pixels)[:1].detach() == pytest.approx(
+        encoder.encode_images(pixels[:1]).detach(), abs=1e-5
+    )
+
+
+def test_open_clip_pixels_and_vectors_are_its_own(tmp_path):
+    import open_clip
+
+    encoder = make_encoder(TINY_CLIP)
+    model, _, preprocess = open_clip.create_model_and_transforms(TINY_CLIP)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    encoder = make_encoder(TINY_CLIP, pretrained=str(tmp_path / "weights.pt")).eval()
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (250, 300, 3), np.uint8))
+    pixels = torch.from_numpy(encoder.pixels(image)[None].copy())
+    assert encoder.normalised(pixels)[0] == pytest.approx(preprocess(image), abs=1e-6)
+    with torch.no_grad():
+        assert encoder.encode_images(pixels) == pytest.approx(
+            model.eval().encode_image(preprocess(image)[None]), abs=1e-5
+        )
+        tokens = open_clip.get_tokenizer(TINY_CLIP)(["red mug"])
+        assert encoder.encode_texts(encoder.tokens(["red mug"])) == pytest.approx(model.encode_text(tokens), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "words"),
+    [
+        ("ViT-B-33", None, "unknown model 'ViT-B-33'"),
+        (TINY_CLIP, "no/such.pt", "'no/such.pt' is not a file"),
+        (TINY_CLIP, "no_such_tag", "could not be loaded"),
+    ],
+)
+def test_a_wrong_name_or_checkpoint_is_one_clear_line(name, pretrained, words):
+    with pytest.raises(UserError, match=words):
+        make_encoder(name, pretrained=pretrained)

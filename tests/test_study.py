@@ -1,0 +1,147 @@
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ranked
+
+from gcl_toolkit import Fields, TrainConfig, UserError, four_way_split
+from gcl_toolkit.study import METHODS, StudyConfig, World, read_study, study
+from gcl_toolkit.summary import MACRO, averages, gain, results, strongest_control
+
+SPLITS = ("in_domain", "novel_query", "novel_document", "zero_shot")
+CONFIG = StudyConfig(
+    methods=("random", "clip", "gcl-matrix", "oracle"),
+    train=TrainConfig(steps=2, batch=4),
+    right=Fields(title=1.0),
+    seeds=2,
+)
+
+
+def world():
+    return World("toy", four_way_split(ranked(20, 12), seed=1))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    for _ in study([world()], CONFIG, folder):
+        pass
+    return folder
+
+
+def test_every_method_seed_split_and_query_has_a_row(folder):
+    table = read_study(folder)
+    splits = world().splits
+    seeds = {"random": 1, "clip": 2, "gcl-matrix": 2, "oracle": 1}
+    for method, count in seeds.items():
+        rows = table[table["method"] == method]
+        assert len(rows) == count * sum(data.queries.num_rows for data in splits.values())
+        assert set(rows["seed"]) == set(range(count))
+    assert table.loc[table["method"] == "oracle", "NDCG@10"].to_numpy() == pytest.approx(1)
+    one = table[(table["method"] == "clip") & (table["seed"] == 0) & (table["split"] == "zero_shot")].iloc[0]
+    assert set(one["top"]) <= set(splits["zero_shot"].product_ids)
+
+
+def test_a_stopped_study_goes_on_and_other_settings_begin_anew(folder):
+    done = folder / "runs" / "toy" / "clip" / "seed_1" / "done.json"
+    others = {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/*/*/done.json") if p != done}
+    done.unlink()
+    before = read_study(folder)
+    assert [e.method for e in study([world()], CONFIG, folder) if e.whole].count("clip") == 2
+    assert {p: p.stat().st_mtime_ns for p in others} == others
+    pd.testing.assert_frame_equal(read_study(folder), before)
+    import dataclasses
+
+    for _ in study([world()], dataclasses.replace(CONFIG, train=TrainConfig(steps=3, batch=4)), folder):
+        pass
+    changed = {p.parts[-3] for p in others if p.stat().st_mtime_ns != others[p]}
+    assert changed >= {"clip", "gcl-matrix"}
+
+
+def test_runs_side_by_side_give_the_same_table(tmp_path):
+    if os.cpu_count() == 1:
+        pytest.skip("one core")
+    config = StudyConfig(methods=("clip", "random"), train=TrainConfig(steps=2, batch=4), right=Fields(title=1.0))
+    for jobs in (1, 2):
+        events = list(study([world()], config, tmp_path / str(jobs), jobs=jobs))
+        assert sum(e.whole for e in events) == 2
+    one, two = (read_study(tmp_path / str(jobs)) for jobs in (1, 2))
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_a_wrong_method_and_an_empty_folder_are_told(tmp_path):
+    with pytest.raises(UserError, match="unknown method 'clp'; known: binary-matrix"):
+        StudyConfig(methods=("clp",))
+    with pytest.raises(UserError, match="holds no finished study"):
+        read_study(tmp_path)
+
+
+# -- the summary, on a made-up table -----------------------------------------------------------------------------------
+
+
+def table(shift=0.05, seeds=2, worlds=1, methods=("clip", "clip-top", "gcl-matrix")):
+    rng = np.random.default_rng(0)
+    rows = []
+    for w in range(worlds):
+        for split in SPLITS:
+            queries = 80 if split in ("in_domain", "novel_document") else 20
+            start = 0 if queries == 80 else 100
+            for q in range(queries):
+                base = rng.random()
+                for m, method in enumerate(methods):
+                    for seed in range(seeds):
+                        value = np.clip(0.8 * base + shift * m + rng.normal() * 0.02, 0, 1)
+                        division = "dev" if q % 2 else "test"
+                        row = {"world": f"w{w}", "method": method, "seed": seed, "split": split, "division": division}
+                        values = dict.fromkeys(("NDCG@10", "ERR", "ERR(4)", "RBP(0.9)", "AP", "RR"), value)
+                        rows.append({**row, "query_id": f"q{start + q}", **values})
+    return pd.DataFrame(rows)
+
+
+def test_averages_and_gains_are_the_plain_means_of_the_test_queries():
+    made = table()
+    test = made[made["division"] == "test"]
+    cells = averages(made)
+    found = gain(made, "gcl-matrix", "clip-top", split="zero_shot")
+    expected = test[test["split"] == "zero_shot"].groupby("method")["NDCG@10"].mean()
+    assert cells.loc["clip", "zero_shot"].mean == pytest.approx(expected["clip"])
+    assert found.mean_a == pytest.approx(expected["gcl-matrix"])
+    assert found.mean_b == pytest.approx(expected["clip-top"])
+    assert found.low > 0
+
+
+def test_the_macro_mean_weighs_splits_not_queries():
+    made = table(worlds=2)
+    by_split = made[made["division"] == "test"].groupby(["method", "split"])["NDCG@10"].mean().groupby("method").mean()
+    assert averages(made).loc["clip", MACRO].mean == pytest.approx(by_split["clip"])
+    found = gain(made, "gcl-matrix", "clip")
+    assert found.difference == pytest.approx(by_split["gcl-matrix"] - by_split["clip"])
+    assert 0 < found.low < found.difference < found.high
+
+
+def test_the_strongest_control_is_chosen_on_dev_queries():
+    made = table()
+    made.loc[(made["method"] == "clip") & (made["division"] == "test"), "NDCG@10"] = 1.0
+    assert strongest_control(made) == "clip-top"
+    made.loc[(made["method"] == "clip") & (made["division"] == "dev"), "NDCG@10"] = 1.0
+    assert strongest_control(made) == "clip"
+
+
+def test_a_gain_without_a_control_is_refused():
+    with pytest.raises(UserError, match="no control in the study; add one of clip,"):
+        strongest_control(table(methods=("gcl-matrix",)))
+    with pytest.raises(UserError, match="no method 'binary-matrix'; it has clip"):
+        gain(table(), "gcl-matrix", "binary-matrix")
+    with pytest.raises(UserError, match="unknown control 'gcl'"):
+        results(table(), control="gcl")
+
+
+def test_results_are_json_and_every_gain_names_its_control():
+    told = json.loads(json.dumps(results(table())))
+    assert told["control"] == "clip-top"
+    assert {g["control"] for g in told["gains"]} == {"clip", "clip-top"}
+    assert all({"low", "high", "queries", "seeds"} <= set(g) for g in told["gains"])
+    assert set(told["averages"]["AP"]) == {"clip", "clip-top", "gcl-matrix"}
+    assert set(METHODS) >= set(told["averages"]["AP"])

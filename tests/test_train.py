@@ -1,0 +1,126 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from gcl_toolkit import NDCG, GCLModel, RankedData, TrainConfig, UserError, evaluate, train
+from gcl_toolkit.fields import Fields
+from gcl_toolkit.runs import Run, load_model, read_steps
+from gcl_toolkit.train import _known_pairs
+
+TITLES = Fields(title=1.0)
+
+
+def words_shop(queries=8, per_query=6):
+    """Query i wants products whose titles share its word; "good" ones come before "bad" ones."""
+    titles = [
+        f"word{q} {'good' if p < per_query // 2 else 'bad'} n{p}" for q in range(queries) for p in range(per_query)
+    ]
+    pairs = [(q, q * per_query + p) for q in range(queries) for p in range(per_query)]
+    return RankedData(
+        pa.table({"query_id": [f"q{q}" for q in range(queries)], "query": [f"word{q}" for q in range(queries)]}),
+        pa.table({"product_id": [f"p{p}" for p in range(len(titles))], "title": titles}),
+        pa.table(
+            {
+                "query_id": [f"q{q}" for q, _ in pairs],
+                "product_id": [f"p{p}" for _, p in pairs],
+                "score": [100.0 if p % per_query < per_query // 2 else 40.0 for _, p in pairs],
+            }
+        ),
+    )
+
+
+def trained(seed=0, data=None, **config):
+    model = GCLModel("small", right=TITLES, seed=seed, dimension=32)
+    settings = TrainConfig(
+        **{"steps": 60, "batch": 16, "learning_rate": 1e-2, "augment": False, "seed": seed, **config}
+    )
+    return model, list(train(model, data or words_shop(), settings))
+
+
+@pytest.mark.parametrize("loss", ["gcl", "matrix"])
+def test_training_learns_to_find_and_weights_teach_the_order(loss):
+    data = words_shop()
+    ranks = {}
+    for weighting in ("constant", "graded"):
+        model, _ = trained(loss=loss, weighting=weighting, mask=False, steps=100)
+        ranks[weighting] = evaluate(model, data, [NDCG @ 3])["NDCG@3"].mean()
+    assert ranks["graded"] > 0.97
+    assert ranks["constant"] < 0.9
+
+
+def test_the_same_seed_gives_the_same_weights_another_seed_others():
+    one, again, other = (trained(seed=s, augment=True, steps=5)[0].state_dict() for s in (1, 1, 2))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(
+        one["encoder.text_head.weight"],
+        other["encoder.text_head.weight"],
+    )
+
+
+def test_records_tell_step_loss_scale_and_rate():
+    _, records = trained(steps=10, warmup=0.2)
+    assert [r["step"] for r in records] == list(range(1, 11))
+    rates = [r["learning_rate"] for r in records]
+    assert np.argmax(rates) == 1
+    assert rates[0] == pytest.approx(5e-3)
+    assert rates[-1] < 1e-3
+    assert all(np.isfinite(r["loss"]) for r in records)
+    assert records[-1]["loss"] < records[0]["loss"]
+
+
+def test_one_can_stop_early():
+    model = GCLModel("small", right=TITLES, dimension=32)
+    for record in train(model, words_shop(), TrainConfig(steps=1000, batch=8)):
+        if record["step"] == 2:
+            break
+    assert model.embed(words_shop().queries, "left").shape == (8, 32)
+
+
+def test_a_run_is_written_as_it_goes(tmp_path):
+    model = GCLModel("small", right=TITLES, dimension=32)
+    config = TrainConfig(steps=3, batch=8)
+    records = []
+    for record in train(model, words_shop(), config, run=Run(tmp_path)):
+        records.append(record)
+        assert read_steps(tmp_path) == records
+    loaded = load_model(tmp_path).embed(words_shop().corpus, "right")
+    assert (loaded == model.embed(words_shop().corpus, "right")).all()
+
+
+def test_known_pairs_are_masked_also_off_the_diagonal():
+    data = words_shop(2, 2)  # q0: p0 p1, q1: p2 p3
+    known = _known_pairs(data)(np.array([0, 1]), np.array([0, 2]))
+    assert known.tolist() == [[True, False], [False, True]]
+    known = _known_pairs(data)(np.array([0, 1, 0]), np.array([0, 2, 1]))
+    assert known.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
+
+
+def test_top_only_never_sees_a_lower_grade():
+    from gcl_toolkit.train import _sampler
+
+    for loss in ("gcl", "matrix"):
+        sampler = _sampler(words_shop(), TrainConfig(loss=loss, top_only=True, batch=8))
+        products = np.concatenate([sampler(step).products for step in range(20)])
+        assert set(products % 6) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"loss": "clip"}, "unknown loss 'clip'; known: gcl, matrix"),
+        ({"precision": "int8"}, "unknown precision"),
+        ({"steps": 0}, "steps is 0; at least 1"),
+        ({"batch": -3}, "batch is -3"),
+    ],
+)
+def test_a_wrong_setting_is_told(settings, words):
+    with pytest.raises(UserError, match=words):
+        TrainConfig(**settings)
+
+
+def test_nothing_to_train_on_is_told():
+    data = words_shop(2, 2)
+    nothing = RankedData(data.queries, data.corpus, data.qrels.set_column(2, "score", pa.array([0.0] * 4)))
+    with pytest.raises(UserError, match="no pair has a weight > 0"):
+        trained(data=nothing)
