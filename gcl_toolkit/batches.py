@@ -174,6 +174,9 @@ class MatrixSampler:
         balanced = self.best_of_query.draw(rng, rng.choice(self.has_best, self.size - self.size // 2))
         uniform = self.products[_epoch_slice(len(self.products), self.size // 2, step, self.seed)]
         products = np.unique(np.concatenate([balanced, uniform]))
+        if len(products) < min(self.size, len(self.products)):  # some drawn twice; full batches keep every shape the same
+            others = rng.permutation(np.setdiff1d(self.products, products))
+            products = np.sort(np.concatenate([products, others[: self.size - len(products)]]))
         column, query, weight = self.by_product.members(products)
         queries = np.unique(query)
         if len(queries) < min(self.count, len(self.queries)):

@@ -28,6 +28,7 @@ class Encoder(nn.Module):
     dimension: int
     image_size: int | None = None  # None: this encoder reads no pictures
     initial_logit_scale: float = 1 / 0.07
+    learning_rate: float = 1e-5  # the peak that suits fine-tuning
     image_mean: Tensor
     image_std: Tensor
 
@@ -94,6 +95,7 @@ class SmallEncoder(Encoder):
     """
 
     initial_logit_scale = 10.0
+    learning_rate = 4e-3
 
     def __init__(
         self,

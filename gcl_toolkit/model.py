@@ -69,7 +69,7 @@ class GCLModel(nn.Module):
             encoded[name] = encode(inputs[name].to(self.device)).float()
         return fuse(encoded, {name: present[name].to(self.device) for name in fields}, fields)
 
-    def embed(self, table: pa.Table, side: str, *, batch: int = 512, progress: Callable | None = None) -> np.ndarray:
+    def embed(self, table: pa.Table, side: str, *, batch: int = 256, progress: Callable | None = None) -> np.ndarray:
         """Embeddings of every row of a queries ("left") or corpus ("right") table: float32, rows x D."""
         from gcl_toolkit.batches import Inputs
 

@@ -140,6 +140,7 @@ def four_way_split(
     product_is_novel = _held_out(data.corpus.num_rows, train_documents, rng)
     pair_query, pair_product, _ = data.pairs
     divided = data if "division" in data.queries.column_names else divide(data, seed)
+    halves = {novel: data.corpus.filter(pa.array(product_is_novel == novel)) for novel in (False, True)}
     splits = {}
     for name, novel_query, novel_product in (
         ("in_domain", False, False),
@@ -150,7 +151,7 @@ def four_way_split(
         in_split = (query_is_novel[pair_query] == novel_query) & (product_is_novel[pair_product] == novel_product)
         splits[name] = RankedData(
             divided.queries.take(pa.array(np.unique(pair_query[in_split]))),
-            data.corpus.filter(pa.array(product_is_novel == novel_product)),
+            halves[novel_product],
             data.qrels.filter(pa.array(in_split)),
             name=name,
             card=data.card,

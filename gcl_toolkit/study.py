@@ -117,7 +117,10 @@ def study(worlds: Sequence[World], config: StudyConfig, folder: str | Path, *, j
 
 
 def _side_by_side(tasks: list[tuple], jobs: int) -> Iterator[Progress]:
-    context = multiprocessing.get_context("spawn")
+    fork_server = "forkserver" in multiprocessing.get_all_start_methods()  # its workers share torch's memory
+    context: Any = multiprocessing.get_context("forkserver" if fork_server else "spawn")
+    if fork_server:
+        context.set_forkserver_preload([__name__])
     news = context.Queue()
     with ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(news,)) as pool:
         waiting = {pool.submit(_run_and_tell, *task) for task in tasks}
@@ -171,9 +174,14 @@ def _run(world: World, method: str, seed: int, config: StudyConfig, folder: Path
         for record in train(model, world.splits["in_domain"], settings, run=run):
             yield Progress(world.name, method, seed, record["step"], settings.steps)
     training = {"train_seconds": time.perf_counter() - started, "train_cpu_seconds": time.process_time() - cpu}
-    tables = []
+    tables, embedded = [], {}
     for split, data in world.evaluated().items():
-        rows = _embedding_ranking(model, data) if method in TRAINED else _baseline_ranking(method, data, config, seed)
+        if method in TRAINED:
+            if id(data.corpus) not in embedded:  # two splits share a half of the corpus
+                embedded[id(data.corpus)] = model.embed(data.corpus, "right")
+            rows = top_k(model.embed(data.queries, "left"), embedded[id(data.corpus)], DEPTH)[1]
+        else:
+            rows = _baseline_ranking(method, data, config, seed)
         table = measure_ranking(rows, data, METRICS)
         table.insert(0, "division", data.queries["division"].to_pylist())
         table.insert(0, "split", split)
@@ -183,10 +191,6 @@ def _run(world: World, method: str, seed: int, config: StudyConfig, folder: Path
     table[[*KEYS, *map(str, METRICS), "top"]].to_parquet(folder / "per_query.parquet")
     write_json(done, {"fingerprint": fingerprint, **training, "total_seconds": time.perf_counter() - started})
     yield Progress(world.name, method, seed, settings.steps, settings.steps, whole=True)
-
-
-def _embedding_ranking(model: GCLModel, data: RankedData) -> np.ndarray:
-    return top_k(model.embed(data.queries, "left"), model.embed(data.corpus, "right"), DEPTH)[1]
 
 
 def _baseline_ranking(method: str, data: RankedData, config: StudyConfig, seed: int) -> np.ndarray:

@@ -33,12 +33,13 @@ class TrainConfig:
     """Train on the pairs with the best grades only."""
     mask: bool = True
     """"gcl" only: other rows of the same query or product, and other known pairs, are no negatives."""
-    steps: int = 600
+    steps: int = 400
     batch: int = 192
     """Pairs ("gcl") or products ("matrix") a step."""
     queries: int = 4096
     """"matrix": at least this many queries a step, if there are as many."""
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
+    """None: the encoder's own (4e-3 for the small one, 1e-5 for pretrained ones)."""
     weight_decay: float = 0.05
     warmup: float = 0.1
     """Share of the steps with a rising learning rate; a cosine falls to zero after it."""
@@ -75,7 +76,8 @@ def train(
     known = _known_pairs(data) if config.mask and config.loss == "gcl" else None
     if run:
         run.configure({"train": asdict(config), "model": model.encoder.spec["name"], "data": repr(data)})
-    optimizer = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=config.learning_rate)
+    peak = config.learning_rate or model.encoder.learning_rate
+    optimizer = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=peak)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
     model.train()
     started = time.perf_counter()
