@@ -9,6 +9,7 @@ import pandas as pd
 
 from gcl_toolkit.errors import unknown
 from gcl_toolkit.sources import load
+from gcl_toolkit.sources.shop import thin
 from gcl_toolkit.study import StudyConfig, World
 from gcl_toolkit.summary import gain
 
@@ -36,8 +37,21 @@ class Recipe:
         return broken
 
 
-def _shops(seeds: int, **options) -> Callable[[], list[World]]:
-    return lambda: [World(f"shop{seed}", load("shop", seed=seed, **options)) for seed in range(seeds)]
+def _shops(seeds: int) -> Callable[[], list[World]]:
+    return lambda: [World(f"shop{seed}", load("shop", seed=seed)) for seed in range(seeds)]
+
+
+def _sparse_shops(seeds: int) -> Callable[[], list[World]]:
+    """Trained on 2 pairs per product, judged by the whole lists."""
+
+    def worlds() -> list[World]:
+        whole = [load("shop", seed=seed) for seed in range(seeds)]
+        return [
+            World(f"sparse{seed}", {**splits, "in_domain": thin(splits["in_domain"], seed=seed)}, splits)
+            for seed, splits in enumerate(whole)
+        ]
+
+    return worlds
 
 
 _FAIR = {
@@ -61,7 +75,7 @@ RECIPES = {
         "gcl demo --recipe shop-sparse",
         "three shops with MarqoGS's 2 training pairs per product, three seeds each",
         40,
-        _shops(3, sparse=True),
+        _sparse_shops(3),
         StudyConfig(seeds=3),
     ),
 }
