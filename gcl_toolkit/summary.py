@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pandas as pd
 
@@ -45,7 +45,7 @@ def gain(
     cells = _macro if split == MACRO else _queries_by_seed
     arguments = (metric, division) if split == MACRO else (metric, split, division)
     a, b = (cells(table, name, *arguments) for name in (method, control))
-    return paired(a, b, shared_seeds=split == MACRO)
+    return replace(paired(a, b, shared_seeds=split == MACRO), metric=str(metric))
 
 
 def strongest_control(table: pd.DataFrame, metric: Metric | str = NDCG @ 10, controls: Sequence[str] = CONTROLS) -> str:
@@ -118,8 +118,8 @@ def results(table: pd.DataFrame, *, control: str | None = None, division: str = 
         "division": division,
         "control": control,
         "queries": {
-            s: int(table[(table["split"] == s) & (table["division"] == division)]["query_id"].nunique())
-            for s in _splits(table)
+            split: int(rows[["world", "query_id"]].drop_duplicates().shape[0])
+            for split, rows in table[table["division"] == division].groupby("split", sort=False)
         },
         "seeds": int(table["seed"].nunique()),
         "worlds": list(table["world"].unique()),

@@ -139,9 +139,11 @@ def test_a_gain_without_a_control_is_refused():
 
 
 def test_results_are_json_and_every_gain_names_its_control():
-    told = json.loads(json.dumps(results(table())))
+    told = json.loads(json.dumps(results(table(worlds=2))))
+    assert told["queries"] == {"in_domain": 80, "novel_query": 20, "novel_document": 80, "zero_shot": 20}
     assert told["control"] == "clip-top"
     assert {g["control"] for g in told["gains"]} == {"clip", "clip-top"}
+    assert all(g["metric"] in told["averages"] for g in told["gains"])
     assert all({"low", "high", "queries", "seeds"} <= set(g) for g in told["gains"])
     assert set(told["averages"]["AP"]) == {"clip", "clip-top", "gcl-matrix"}
     assert set(METHODS) >= set(told["averages"]["AP"])

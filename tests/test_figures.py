@@ -1,0 +1,46 @@
+"""Figures carry the numbers they were given, in ways that read without colour."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gcl_toolkit import figures
+from gcl_toolkit.study import METHODS
+
+
+def test_scores_shows_each_mean_between_its_ends():
+    figure = figures.scores({"clip": {"a": (0.5, 0.4, 0.7), "b": (0.2, 0.1, 0.3)}}, "AP", {"a": "first"})
+    (dots,) = figure.data
+    assert dots.x == (0.5, 0.2)
+    assert dots.error_x.array == pytest.approx((0.2, 0.1))
+    assert dots.error_x.arrayminus == pytest.approx((0.1, 0.1))
+    assert figure.layout.yaxis.ticktext == ("first", "b")
+
+
+def test_methods_differ_by_symbol_and_those_of_one_colour_by_dash():
+    assert set(figures.STYLES) == set(METHODS)
+    assert len({symbol for _, symbol, _ in figures.STYLES.values()}) == len(METHODS)
+    assert len({(colour, dash) for colour, _, dash in figures.STYLES.values()}) == len(METHODS)
+
+
+def test_curves_are_means_of_stretches():
+    steps = pd.DataFrame({"step": range(1, 7), "loss": [6.0, 4, 3, 1, 2, 0], "logit_scale": 10.0})
+    loss, scale = figures.curves({"clip": steps}, points=3).data
+    assert (loss.x, loss.y) == ((1.5, 3.5, 5.5), (5, 2, 1))
+    assert scale.y == (10, 10, 10)
+    assert figures.curves({"clip": steps}, points=60).data[0].y == (6, 4, 3, 1, 2, 0)
+
+
+def test_differences_count_every_query_once_on_its_side():
+    values = np.array([-0.31, -0.02, 0, 0, 0.001, 0.31, 0.32])
+    loss, tie, win = figures.differences(values, "AP").data
+    assert [sum(bars.y) for bars in (loss, tie, win)] == [2, 2, 3]
+    assert max(loss.x) < tie.x[0] == 0 < min(win.x)
+    assert sum(sum(bars.y) for bars in figures.differences(np.zeros(3), "AP").data) == 3
+
+
+@pytest.mark.parametrize(
+    "figure", [figures.scores({"clip": {"a": (0.5, 0.4, 0.7)}}, "AP"), figures.differences([1], "AP")]
+)
+def test_backgrounds_are_transparent(figure):
+    assert {figure.layout.paper_bgcolor, figure.layout.plot_bgcolor} == {"rgba(0,0,0,0)"}
