@@ -67,6 +67,11 @@ class Inputs:
                 texts = column.to_pylist()
                 self._present[name] = torch.tensor([not is_missing(text) for text in texts])
                 self._values[name] = encoder.tokens(["" if is_missing(text) else str(text) for text in texts])
+        empty = ~torch.stack(list(self._present.values())).any(0)
+        if empty.any():
+            row = int(empty.int().argmax())
+            which = f"{self._id} {table[self._id][row].as_py()!r} (row {row})"
+            raise DataError(f"{which} has none of the fields {', '.join(fields)}; give it one or drop the row")
 
     def rows(self, rows: np.ndarray) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(field -> values, field -> present) of some rows, as `GCLModel.forward` takes them."""
@@ -174,7 +179,9 @@ class MatrixSampler:
         balanced = self.best_of_query.draw(rng, rng.choice(self.has_best, self.size - self.size // 2))
         uniform = self.products[_epoch_slice(len(self.products), self.size // 2, step, self.seed)]
         products = np.unique(np.concatenate([balanced, uniform]))
-        if len(products) < min(self.size, len(self.products)):  # some drawn twice; full batches keep every shape the same
+        if len(products) < min(
+            self.size, len(self.products)
+        ):  # some drawn twice; full batches keep every shape the same
             others = rng.permutation(np.setdiff1d(self.products, products))
             products = np.sort(np.concatenate([products, others[: self.size - len(products)]]))
         column, query, weight = self.by_product.members(products)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -22,6 +23,7 @@ from gcl_toolkit.evaluate import METRICS, evaluate
 from gcl_toolkit.fields import Fields
 from gcl_toolkit.model import GCLModel
 from gcl_toolkit.ranked_data import RankedData
+from gcl_toolkit.results import as_markdown
 from gcl_toolkit.runs import Run, load_model, writable_folder, write_json
 from gcl_toolkit.search import search
 from gcl_toolkit.sources import load
@@ -34,6 +36,7 @@ console = Console()
 DEFAULT_TRAINING = TrainConfig()
 app = tyro.extras.SubcommandApp()
 data_app = tyro.extras.SubcommandApp()
+app.command(data_app, name="data", help="Look at data, make data.")
 
 
 # -- studies -----------------------------------------------------------------------------------------------------------
@@ -134,6 +137,7 @@ def _run_study(worlds: Sequence[World], config: StudyConfig, out: Path, jobs: in
         **results(table, control=control),
     }
     write_json(out / "results.json", told)
+    (out / "results.md").write_text(as_markdown(told))
     _print_study(table, told["control"])
     title = f"GCL on {', '.join(world.name for world in worlds)}"
     path = write_report(out, worlds, title=title, command=told["command"])
@@ -143,7 +147,7 @@ def _run_study(worlds: Sequence[World], config: StudyConfig, out: Path, jobs: in
 def _print_study(table, control: str) -> None:
     cells = averages(table)
     shown = Table(title="NDCG@10 on test queries, 95% intervals over queries")
-    shown.add_column("method")
+    shown.add_column("method", no_wrap=True)
     for split in cells.columns:
         shown.add_column(split, justify="right")
     for method, row in cells.iterrows():
@@ -220,7 +224,7 @@ def evaluate_command(
 
     model, shown, tables = load_model(run), Table(title=f"{run} on {data}, {division} queries, {form}"), []
     for column in ("split", "queries", *map(str, METRICS)):
-        shown.add_column(column, justify="right")
+        shown.add_column(column, justify="right", no_wrap=column == "split")
     with console.status(f"reading {data}"):
         parts = {name: _split(data, name) for name in split}
     for name, part in parts.items():
@@ -351,9 +355,10 @@ def _command() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. A mistake of the user's is one line and exit status 2."""
-    app.command(data_app, name="data", help="Look at data, make data.")
     try:
-        app.cli(args=arguments, prog="gcl", description="Generalized Contrastive Learning, in the open.")
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: console.print(f"note: {message}", markup=False)
+            app.cli(args=arguments, prog="gcl", description="Generalized Contrastive Learning, in the open.")
     except UserError as error:
         print(f"gcl: {error}", file=sys.stderr)
         sys.exit(2)

@@ -22,7 +22,7 @@ def averages(table: pd.DataFrame, metric: Metric | str = NDCG @ 10, *, division:
     """Methods x splits (and "macro"): the `Interval` of a metric's mean over queries, seeds and worlds."""
     rows = {}
     for method in table["method"].unique():
-        cells = {split: _queries_by_seed(table, method, metric, split, division) for split in _splits(table)}
+        cells = {split: _queries_by_seed(table, method, metric, split, division) for split in _splits(table, division)}
         rows[method] = {split: _interval(worlds) for split, worlds in cells.items()}
         rows[method][MACRO] = _interval(_macro(table, method, metric, division))
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -42,6 +42,10 @@ def gain(
     for name in (method, control):
         if name not in table["method"].unique():
             raise UserError(f"the study has no method {name!r}; it has {', '.join(table['method'].unique())}")
+    if split not in (*_splits(table, division), MACRO):
+        raise UserError(
+            f"no {division} query in split {split!r}; there are some in {', '.join(_splits(table, division))}"
+        )
     cells = _macro if split == MACRO else _queries_by_seed
     arguments = (metric, division) if split == MACRO else (metric, split, division)
     a, b = (cells(table, name, *arguments) for name in (method, control))
@@ -57,8 +61,10 @@ def strongest_control(table: pd.DataFrame, metric: Metric | str = NDCG @ 10, con
     return dev.groupby(["method", "split"])[str(metric)].mean().groupby("method").mean().idxmax()
 
 
-def _splits(table: pd.DataFrame) -> list[str]:
-    return [split for split in SPLITS if split in set(table["split"])]
+def _splits(table: pd.DataFrame, division: str) -> list[str]:
+    """The splits with queries of the division, in their order."""
+    there = set(table["split"] if division == "all" else table.loc[table["division"] == division, "split"])
+    return [split for split in SPLITS if split in there]
 
 
 def _queries_by_seed(table, method, metric, split, division) -> list[pd.DataFrame]:
@@ -79,7 +85,9 @@ def _macro(table, method, metric, division) -> list[pd.DataFrame]:
     worlds = []
     for pair in (known, novel):
         by_split = [
-            _queries_by_seed(table, method, metric, split, division) for split in pair if split in _splits(table)
+            _queries_by_seed(table, method, metric, split, division)
+            for split in pair
+            if split in _splits(table, division)
         ]
         for tables in zip(*by_split, strict=True):
             # each query's mean, so weighted that the mean over queries is the mean of the splits' means
@@ -134,6 +142,6 @@ def results(table: pd.DataFrame, *, control: str | None = None, division: str = 
                 **asdict(gain(table, method, name, split=split, metric=metric, division=division)),
             }
             for method, name, metric in told
-            for split in (*_splits(table), MACRO)
+            for split in (*_splits(table, division), MACRO)
         ],
     }

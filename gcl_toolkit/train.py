@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
@@ -73,6 +74,10 @@ def train(
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     queries = Inputs(model.encoder, data.queries, model.left)
     products = Inputs(model.encoder, data.corpus, model.right)
+    for broken in (queries.broken, products.broken):
+        if broken:
+            first = next(iter(broken.values()))
+            warnings.warn(f"{len(broken):,} pictures count as missing; {first}", stacklevel=2)
     known = _known_pairs(data) if config.mask and config.loss == "gcl" else None
     if run:
         run.configure({"train": asdict(config), "model": model.encoder.spec["name"], "data": repr(data)})

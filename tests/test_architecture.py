@@ -11,16 +11,17 @@ PACKAGE = Path(__file__).parents[1] / "gcl_toolkit"
 LAYERS = {
     "paper": "errors findings weighting fields losses metrics ranked_data statistics",
     "world": "doctor sources encoders model batches",
-    "acts": "runs train search evaluate study summary",
-    "views": "figures report",
+    "acts": "runs train search rerank evaluate study summary stages",
+    "views": "figures results report",
     "promises": "recipes cli",
 }
 LEVEL = {name: level for level, names in enumerate(LAYERS.values()) for name in names.split()}
 DOORS = {
     "open_clip": {"encoders"},
     "transformers": {"encoders"},
+    "sentence_transformers": {"rerank"},
     "plotly": {"figures"},
-    "bm25s": {"search"},
+    "bm25s": {"search", "stages"},
     "datasets": {"sources"},
     "resvg_py": {"sources"},
     "tyro": {"cli"},

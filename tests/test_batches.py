@@ -30,7 +30,8 @@ def encoder():
 
 def test_inputs_say_what_is_present_field_by_field(tmp_path):
     (tmp_path / "a.png").write_bytes(png(3))
-    table = corpus({"bytes": png(1)}, {"path": str(tmp_path / "a.png")}, None, {"bytes": b"", "path": None})
+    image = {"bytes": png(1)}
+    table = corpus(image, {"path": str(tmp_path / "a.png")}, image, {"bytes": b"", "path": None})
     values, present = Inputs(encoder(), table, BOTH).rows(np.array([1, 0, 3]))
     assert present["image"].tolist() == [True, True, False]
     assert present["title"].tolist() == [False, True, True]
@@ -49,6 +50,14 @@ def test_a_broken_picture_counts_as_missing_or_raises_when_strict(broken, cache_
     assert "'p3' (row 3)" in inputs.broken[3]
     with pytest.raises(DataError, match=r"'p3' \(row 3\) can't be read.*mend it"):
         Inputs(encoder(), table, BOTH, cache_bytes=cache_bytes, strict=True).rows(np.array([0, 3]))
+
+
+def test_a_row_without_any_field_is_named():
+    image = {"bytes": png(1)}
+    with pytest.raises(DataError, match=r"product_id 'p1' \(row 1\) has none of the fields image, title"):
+        Inputs(encoder(), corpus(image, None), BOTH)
+    with pytest.raises(DataError, match=r"'p2' \(row 2\) has none"):
+        Inputs(encoder(), corpus(image, image, {"path": "missing.png"}), BOTH)
 
 
 def test_an_unknown_field_names_the_columns():

@@ -1,0 +1,45 @@
+"""A study's results as Markdown: the tables of docs/RESULTS.md, as they came out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def as_markdown(results: dict) -> str:
+    """The tables of a results.json (what `summary.results` gives, with command, date, machine and minutes)."""
+    queries = ", ".join(f"{count:,} {split}" for split, count in results["queries"].items())
+    machine = results["machine"]
+    lines = [
+        f"`{results['command']}`, {results['date']}, {results['minutes']:g} minutes on {machine['processor']}, "
+        f"{machine['cores']} cores, device {machine['device']}, torch {machine['versions']['torch']}. "
+        f"Worlds: {', '.join(results['worlds'])}; seeds: {results['seeds']}; "
+        f"{results['division']} queries: {queries}. Intervals: 95%, bootstrap over queries and seeds.",
+    ]
+    for metric, methods in results["averages"].items():
+        splits = list(next(iter(methods.values())))
+        rows = ([method, *(_interval(*cells[split]) for split in splits)] for method, cells in methods.items())
+        lines += ["", f"**{metric}**", "", *_table(["method", *splits], rows)]
+    lines += ["", f"**Gains** (headline control: `{results['control']}`, the strongest on dev queries)", ""]
+    rows = ([g["method"], g["control"], g["metric"], g["split"], *_gain(g)] for g in results["gains"])
+    lines += _table(["method", "control", "metric", "split", "difference", "relative", "p"], rows)
+    return "\n".join(lines) + "\n"
+
+
+def _gain(gain: dict) -> tuple[str, str, str]:
+    return (
+        f"{gain['difference']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
+        f"{gain['relative']:+.1%} [{gain['relative_low']:+.1%}, {gain['relative_high']:+.1%}]",
+        f"{gain['p_value']:.4f}",
+    )
+
+
+def _interval(mean: float, low: float, high: float) -> str:
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _table(header: list[str], rows: Iterable[list[str]]) -> list[str]:
+    return [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows)]
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
