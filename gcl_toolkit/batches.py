@@ -66,7 +66,7 @@ class Inputs:
             else:
                 texts = column.to_pylist()
                 self._present[name] = torch.tensor([not is_missing(text) for text in texts])
-                self._values[name] = encoder.tokens(["" if is_missing(text) else str(text) for text in texts])
+                self._values[name] = encoder.tokens(["" if is_missing(text) else str(text) for text in texts]).int()
         empty = ~torch.stack(list(self._present.values())).any(0)
         if empty.any():
             row = int(empty.int().argmax())

@@ -73,10 +73,9 @@ RECIPES = {
     ),
     "shop-sparse": Recipe(
         "gcl demo --recipe shop-sparse",
-        "three shops with MarqoGS's 2 training pairs per product, three seeds each",
-        40,
+        "three shops with MarqoGS's 2 training pairs per product",
+        16,
         _sparse_shops(3),
-        StudyConfig(seeds=3),
     ),
 }
 

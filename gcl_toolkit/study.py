@@ -69,6 +69,7 @@ class StudyConfig:
     seeds: int = 1
     train: TrainConfig = field(default_factory=TrainConfig)
     encoder: str = "small"
+    pretrained: str | None = None
     left: Fields = field(default_factory=lambda: Fields(query=1.0))
     right: Fields = field(default_factory=lambda: Fields(image=0.5, title=0.5))
 
@@ -96,8 +97,9 @@ def study(worlds: Sequence[World], config: StudyConfig, folder: str | Path, *, j
     """Train and evaluate every method on every world with every seed; read the result with `read_study`.
 
     `jobs` runs go side by side, a process with one thread each: on a CPU this beats many threads a run. 0: as many as
-    there are cores; 1: all in this process, with its threads.
+    there are cores, or 1 with a GPU; 1: all in this process, with its threads.
     """
+    jobs = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     folder = writable_folder(folder)
     write_json(folder / "study.json", {**asdict(config), "left": dict(config.left), "right": dict(config.right)})
     tasks = [
@@ -111,7 +113,7 @@ def study(worlds: Sequence[World], config: StudyConfig, folder: str | Path, *, j
         for task in tasks:
             yield from _run(*task)
     else:
-        yield from _side_by_side(tasks, jobs or os.cpu_count() or 1)
+        yield from _side_by_side(tasks, jobs)
     tables = [pd.read_parquet(task[-1] / "per_query.parquet") for task in tasks]
     pd.concat(tables, ignore_index=True).to_parquet(folder / "per_query.parquet")
 
@@ -170,7 +172,9 @@ def _run(world: World, method: str, seed: int, config: StudyConfig, folder: Path
         return
     run, started, cpu = Run(folder), time.perf_counter(), time.process_time()
     if method in TRAINED:
-        model = GCLModel(config.encoder, left=config.left, right=config.right, seed=seed)
+        model = GCLModel(
+            config.encoder, left=config.left, right=config.right, seed=seed, pretrained=config.pretrained
+        )
         for record in train(model, world.splits["in_domain"], settings, run=run):
             yield Progress(world.name, method, seed, record["step"], settings.steps)
     training = {"train_seconds": time.perf_counter() - started, "train_cpu_seconds": time.process_time() - cpu}
@@ -208,7 +212,8 @@ def _text(table, fields: Fields) -> list[str]:
 
 
 def _fingerprint(world: World, method: str, seed: int, config: StudyConfig, settings: TrainConfig) -> str:
-    said = [method, seed, config.encoder, repr(config.left), repr(config.right), asdict(settings)]
+    encoder = f"{config.encoder} {config.pretrained or ''}".strip()
+    said = [method, seed, encoder, repr(config.left), repr(config.right), asdict(settings)]
     digest = hashlib.blake2b(json.dumps(said).encode(), digest_size=16)
     for data in (*world.splits.values(), *world.judged.values()):
         digest.update(repr(data).encode())

@@ -75,3 +75,52 @@ def test_open_clip_pixels_and_vectors_are_its_own(tmp_path):
 def test_a_wrong_name_or_checkpoint_is_one_clear_line(name, pretrained, words):
     with pytest.raises(UserError, match=words):
         make_encoder(name, pretrained=pretrained)
+
+
+def test_a_checkpoint_may_be_safetensors(tmp_path):
+    import open_clip
+    from safetensors.torch import save_file
+
+    model = open_clip.create_model(TINY_CLIP)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, tmp_path / "m.safetensors")
+    encoder = make_encoder(TINY_CLIP, pretrained=str(tmp_path / "m.safetensors"))
+    assert all(torch.equal(a, b) for a, b in zip(encoder.model.parameters(), model.parameters(), strict=True))
+
+
+def test_a_torn_checkpoint_is_one_clear_line(tmp_path):
+    (tmp_path / "m.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="could not be loaded"):
+        make_encoder(TINY_CLIP, pretrained=str(tmp_path / "m.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory):
+    import transformers
+
+    folder = tmp_path_factory.mktemp("bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "query", ":", "red", "mug"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    transformers.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_hugging_face_text_encoder_is_mean_pooled_and_padding_changes_nothing(tiny_bert):
+    encoder = make_encoder(f"text:{tiny_bert}", prefix="query: ", length=12).eval()
+    with torch.no_grad():
+        one = encoder.encode_texts(encoder.tokens(["red mug"]))
+        two = encoder.encode_texts(encoder.tokens(["red mug", "mug red red mug red"]))
+        ids = encoder._tokenize("query: red mug", return_tensors="pt")["input_ids"]
+        expected = encoder.model(input_ids=ids).last_hidden_state.mean(1)
+    assert one == pytest.approx(two[:1], abs=1e-6)
+    assert one == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(UserError, match="reads no pictures"):
+        encoder.pixels(Image.new("RGB", (4, 4)))
+
+
+def test_a_text_encoder_that_is_not_there_is_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match="could not be loaded"):
+        make_encoder(f"text:{tmp_path}/none")
