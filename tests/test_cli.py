@@ -89,6 +89,22 @@ def test_data_make_and_check(capsys, tmp_path, monkeypatch):
     assert "no problem found" in out
 
 
+def test_data_import_maps_columns_and_sums_scores(capsys, tmp_path):
+    made = pd.DataFrame(rows()).rename(columns={"query": "term", "title": "name"})
+    made.assign(clicks=made["score"] % 7, carts=1).drop(columns="score").to_csv(tmp_path / "log.csv", index=False)
+    mapping = ("--columns", "query", "term", "title", "name", "--score", "clicks", 1, "carts", 4)
+    status, out, error = gcl(capsys, "data", "import", tmp_path / "log.csv", tmp_path / "out", *mapping)
+    assert status == 0, error
+    splits = load(tmp_path / "out")
+    score = splits["in_domain"].pairs.score
+    assert score.min() >= 4
+    assert set(score) <= set(range(4, 11))
+    assert splits["in_domain"].corpus_fields == ["title"]
+    status, _, error = gcl(capsys, "data", "import", tmp_path / "log.csv", tmp_path / "out", *mapping[:5], "--score", "sales", 1)
+    assert status == 2
+    assert "'sales'" in error
+
+
 def test_doctor_says_what_there_is(capsys, monkeypatch):
     monkeypatch.setattr(cli.doctoring, "step_seconds", lambda: 0.08)
     status, out, _ = gcl(capsys, "doctor")

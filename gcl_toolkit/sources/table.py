@@ -201,10 +201,11 @@ def _given_splits(data: RankedData, seed: int) -> dict[str, RankedData]:
     in_half[:, np.unique(product)] = False
     for half, names in enumerate((SPLITS[:2], SPLITS[2:])):
         in_half[half, product[np.isin(split, names)]] = True
+    halves = [data.corpus.filter(pa.array(chosen)) for chosen in in_half]
     return {
         name: RankedData(
             divided.queries.take(pa.array(np.unique(query[split == name]))),
-            data.corpus.filter(pa.array(in_half[SPLITS.index(name) // 2])),
+            halves[SPLITS.index(name) // 2],
             data.qrels.filter(pa.array(split == name)),
             name=name,
             card=data.card,
