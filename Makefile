@@ -1,26 +1,37 @@
-# make setup | demo | test | app | notebooks | bench: each makes .venv by itself when needed.
+# make setup | demo | test | app | notebooks | bench: each makes .venv and what it needs by itself.
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test app notebooks bench clean
 
-setup: .venv/ready
+setup: .venv/base
 
-.venv/ready: pyproject.toml requirements.lock
+.venv/base: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	$(INSTALL) -e .
 	touch $@
 
-demo: .venv/ready
+.venv/%: .venv/base
+	$(INSTALL) -e '.[$*]'
+	touch $@
+
+demo: .venv/base
 	$(BIN)/gcl demo
 
-test: .venv/ready
+test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
-bench: .venv/ready
+app: .venv/app
+	$(BIN)/gcl app
+
+notebooks: .venv/notebooks
+	$(BIN)/python notebooks/build.py
+
+bench: .venv/bench
 	for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
 
 clean:

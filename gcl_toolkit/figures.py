@@ -204,8 +204,8 @@ def circle(panels: Mapping[str, pd.DataFrame]) -> go.Figure:
                 row=1,
                 col=column,
             )
-    rings = {"gridcolor": GRID, "linecolor": GRID, "showticklabels": False}
-    figure.update_polars(bgcolor="rgba(0,0,0,0)", radialaxis={**rings, "dtick": 1}, angularaxis={**rings, "ticks": ""})
+    rings = {"gridcolor": GRID, "linecolor": GRID, "showticklabels": False, "ticks": ""}
+    figure.update_polars(bgcolor="rgba(0,0,0,0)", radialaxis={**rings, "dtick": 1}, angularaxis=rings)
     return _plain(figure, 420).update_layout(margin={"t": 48, "b": 48})
 
 
@@ -233,7 +233,8 @@ def matrices(panels: Mapping[str, np.ndarray], rows: str, columns: str) -> go.Fi
         figure.add_heatmap(
             z=np.asarray(matrix).tolist(),
             texttemplate="%{z:+.3f}",
-            colorscale=[[0, BLUE], [0.5, "rgba(128,128,128,0)"], [1, VERMILION]],
+            textfont={"color": "#fff"},
+            colorscale=[[0, BLUE], [0.5, "#666"], [1, VERMILION]],
             zmin=-limit,
             zmax=limit,
             showscale=False,
@@ -284,5 +285,49 @@ def weight_curves(weights: pd.DataFrame, temperature: float) -> go.Figure:
                 col=column,
             )
     figure.update_xaxes(title="position")
-    figure.update_yaxes(type="log", row=1, col=1)
+    figure.update_yaxes(type="log", tickvals=[1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01], row=1, col=1)
     return _plain(figure, 440)
+
+
+def quality_against_latency(systems: Sequence[Mapping], metric: str) -> go.Figure:
+    """Each first stage alone (large) and re-ranked at growing depth (joined by a line), with its interval over the
+    milliseconds of a query; the dotted line is the oracle's ceiling at the same depths. systems: rows of
+    `stages.stages`."""
+    figure = go.Figure()
+    for first in dict.fromkeys(row["first"] for row in systems):
+        colour, symbol, _ = STYLES.get(first, _OTHER)
+        mine = [row for row in systems if row["first"] == first]
+        alone, reranked, ceiling = (
+            [row for row in mine if row["second"] == name] for name in ("", "re-ranker", "oracle")
+        )
+        milliseconds = [row["p50_ms"] for row in alone + reranked]
+        figure.add_scatter(
+            x=milliseconds[len(alone) :],
+            y=[row["mean"] for row in ceiling],
+            text=[f"oracle over the first {row['depth']}" for row in ceiling],
+            hovertemplate="%{text}: %{y:.3f}",
+            mode="lines",
+            name=f"{first}, ceiling",
+            line={"color": colour, "dash": "dot", "width": 1.5},
+            legendgroup=first,
+        )
+        figure.add_scatter(
+            x=milliseconds,
+            y=[row["mean"] for row in alone + reranked],
+            error_y={
+                "array": [row["high"] - row["mean"] for row in alone + reranked],
+                "arrayminus": [row["mean"] - row["low"] for row in alone + reranked],
+                "thickness": 1.5,
+                "width": 0,
+            },
+            text=[row["system"] for row in alone + reranked],
+            hovertemplate="%{text}: %{y:.3f} in %{x:.2f} ms",
+            mode="lines+markers",
+            name=first,
+            marker={"color": colour, "symbol": symbol, "size": [16] * len(alone) + [9] * len(reranked)},
+            line={"color": colour, "width": 1.5},
+            legendgroup=first,
+        )
+    figure.update_xaxes(title="processor milliseconds a query (median, one thread)", type="log")
+    figure.update_yaxes(title=metric, rangemode="tozero")
+    return _plain(figure, 480)

@@ -49,7 +49,8 @@ def gain(
     cells = _macro if split == MACRO else _queries_by_seed
     arguments = (metric, division) if split == MACRO else (metric, split, division)
     a, b = (cells(table, name, *arguments) for name in (method, control))
-    return replace(paired(a, b, shared_seeds=split == MACRO), metric=str(metric))
+    found = paired(a, b, shared_seeds=split == MACRO)
+    return replace(found, metric=str(metric), worlds=table["world"].nunique())
 
 
 def strongest_control(table: pd.DataFrame, metric: Metric | str = NDCG @ 10, controls: Sequence[str] = CONTROLS) -> str:

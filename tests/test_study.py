@@ -119,6 +119,7 @@ def test_the_macro_mean_weighs_splits_not_queries():
     found = gain(made, "gcl-matrix", "clip")
     assert found.difference == pytest.approx(by_split["gcl-matrix"] - by_split["clip"])
     assert 0 < found.low < found.difference < found.high
+    assert (found.worlds, found.seeds, found.queries) == (2, 2, 100)
 
 
 def test_the_strongest_control_is_chosen_on_dev_queries():

@@ -1,0 +1,343 @@
+# %% [markdown]
+# # 1. Why relevant / irrelevant loses the ranking
+#
+# > **You will learn** why a model trained on "relevant or not" cannot know which relevant product is best, how one
+# > weight a pair changes that, and how far apart the weights push the products.
+# >
+# > **You need** vectors, dot products and a first course of PyTorch.
+# >
+# > **Time** 25 minutes of reading; the cells run for about a minute on a laptop's CPU.
+#
+# A shop's search engine shows eight mugs for the query *red mug*, the best one first. You want to train a model that
+# can do the same for new queries. The usual way forgets the order: it tells the model "these eight are relevant, the
+# others are not". This notebook keeps the order, and shows what the model does with it.
+
+# %%
+import os
+
+import pandas as pd
+import torch
+
+from gcl_toolkit import Precision, figures
+from gcl_toolkit.losses import gcl_loss
+from gcl_toolkit.metrics import measure
+from gcl_toolkit.weighting import to_weights
+
+MODE = os.environ.get("GCL_MODE", "full")  # tiny: for tests; full: for you
+SEEDS = 4 if MODE == "tiny" else 40
+
+# %% [markdown]
+# ## The smallest shop
+#
+# Three queries, eight products each. A product's **position** is its place in the engine's list: 1 is the best. Its
+# **score** is 101 - position, so that larger is better. A function turns each score into a **weight**; here the weight
+# is 1 / position, which the library calls `reciprocal`.
+#
+# The names of the tensors say their shapes: `weight_N` holds N numbers, one for each pair of a query and a product.
+
+# %%
+QUERIES, PRODUCTS = 3, 8
+query_N = torch.arange(QUERIES).repeat_interleave(PRODUCTS)
+position_N = torch.arange(1, PRODUCTS + 1).repeat(QUERIES)
+weight_N = torch.from_numpy(to_weights(101 - position_N, "reciprocal"))
+no_weight_N = torch.ones_like(weight_N)  # every relevant product counts the same: "w = 1"
+
+pd.DataFrame(
+    {"query": query_N, "position": position_N, "weight": weight_N.numpy().round(3)}
+).head(PRODUCTS)
+
+# %% [markdown]
+# ## Predict before you run
+#
+# Every query and every product is a point on a circle. At the start the points lie anywhere. Training turns them until
+# each query is near its own products and far from the others. All 24 pairs count the same: w = 1.
+#
+# **Where will the eight products of a query end up?**
+#
+# - (a) in the engine's order: the best one nearest to the query;
+# - (b) all in nearly the same place, in no order;
+# - (c) spread around the whole circle.
+#
+# Write your answer down. Then write down what changes when the weights are 1 / position.
+#
+# ## The loss
+#
+# Let $q_i$ and $d_i$ be the query and the product of pair $i$, both of length 1, and $s$ a number called the logit
+# scale. The similarity of query $i$ and product $j$ is $S_{ij} = s \, q_i \cdot d_j$. Generalized Contrastive Learning
+# (GCL) asks twice for every pair: among all products, is $d_i$ the one for $q_i$ (a row of $S$)? Among all queries, is
+# $q_i$ the one for $d_i$ (a column of $S$)? Each answer costs its negative log-probability, times the weight of the
+# pair:
+#
+# $$
+# \text{loss} = \frac{1}{2N} \sum_{i=1}^{N} w_i
+# \left[ -\log \frac{e^{S_{ii}}}{\sum_j e^{S_{ij}}} - \log \frac{e^{S_{ii}}}{\sum_j e^{S_{ji}}} \right]
+# \tag{1}
+# $$
+#
+# The weights are first divided by their mean. With $w = 1$ this is the loss of CLIP. Here it is, written as a loop.
+
+
+# %%
+def loss_from_scratch(left, right, weights, logit_scale):
+    """Equation (1). left, right: N x D; weights: N."""
+    similarity_NxN = logit_scale * left @ right.T
+    weights = weights / weights.mean()
+    total = 0.0
+    for i in range(len(weights)):
+        row = similarity_NxN[i].exp().sum().log() - similarity_NxN[i, i]
+        column = similarity_NxN[:, i].exp().sum().log() - similarity_NxN[i, i]
+        total = total + weights[i] * (row + column)
+    return total / (2 * len(weights))
+
+
+# %% [markdown]
+# Is it the library's loss? Two random batches of points and uneven weights tell.
+
+# %%
+generator = torch.Generator().manual_seed(0)
+left, right = torch.nn.functional.normalize(
+    torch.randn(2, 24, 2, generator=generator, dtype=torch.float64), dim=-1
+)
+mine = loss_from_scratch(left, right, weight_N, logit_scale=5.0).item()
+library = gcl_loss(left, right, weight_N, logit_scale=5.0).item()
+print(f"from scratch {mine:.6f}, library {library:.6f}")
+assert abs(mine - library) < 1e-9, "the loop is the library's loss"
+
+# %% [markdown]
+# ## Turn the points
+#
+# A point on a circle is one number, its angle. So the whole model is 27 angles: 3 queries and 24 products. It is the
+# least that can be trained, and nothing but the loss decides where the points go.
+
+
+# %%
+LOGIT_SCALE = 5.0
+
+
+def on_circle(angles):
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+
+def learn(weights, seed, query_N=query_N, steps=300, mask=False):
+    """The angles of queries and of products, trained from random ones."""
+    queries = int(query_N.max()) + 1
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.rand(queries + len(query_N), generator=generator, dtype=torch.float64)
+    angles = (2 * torch.pi * start).requires_grad_()
+    optimizer = torch.optim.Adam([angles], lr=0.1)
+    given = {"logit_scale": LOGIT_SCALE, "query_ids": query_N if mask else None}
+    for _ in range(steps):
+        points = on_circle(angles)
+        loss = gcl_loss(points[:queries][query_N], points[queries:], weights, **given)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return angles.detach()[:queries], angles.detach()[queries:]
+
+
+# %%
+def table(angles):
+    query_angles, product_angles = angles
+    columns = {"query": query_N, "position": position_N, "angle": product_angles}
+    columns["query_angle"] = query_angles[query_N]
+    return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
+
+
+figures.circle(
+    {
+        "w = 1": table(learn(no_weight_N, seed=0)),
+        "w = 1 / position": table(learn(weight_N, seed=0)),
+    }
+)
+
+# %% [markdown]
+# *The angle of a mark is what was learnt; its ring is the position, the best product on the innermost ring; the line is
+# the query. Left, the products of a query lie along its line, whatever their ring. Right, they open like a fan: the
+# further down the engine's list, the further from the query.*
+#
+# The answer was (b). With w = 1 the model learnt *which* products belong to a query, and nothing about their order.
+#
+# ## Measure it
+#
+# Two numbers for each trained model, both averaged over the three queries:
+#
+# - **Precision@8**: how many of the eight products nearest to a query are its own. It asks for relevance only.
+# - **Kendall's tau** of the query's own products: the share of product pairs in the engine's order minus the share in
+#   the reverse order. 1 is the engine's order, -1 its reverse, and a random order has 0 on average.
+
+
+# %%
+def kendall_tau(cosine_M, position_M):
+    """+1 for each pair of products in the right order, -1 for each in the wrong one; the mean over pairs."""
+    nearer_MxM = (cosine_M[:, None] - cosine_M[None, :]).sign()
+    better_MxM = (position_M[None, :] - position_M[:, None]).sign()
+    pairs = len(cosine_M) * (len(cosine_M) - 1)
+    return (nearer_MxM * better_MxM).sum().item() / pairs
+
+
+three = torch.tensor([1, 2, 3])
+assert kendall_tau(torch.tensor([0.9, 0.5, 0.1]), three) == 1
+assert kendall_tau(torch.tensor([0.1, 0.5, 0.9]), three) == -1
+assert (
+    abs(kendall_tau(torch.tensor([0.5, 0.9, 0.1]), three) - 1 / 3) < 1e-9
+)  # two pairs right, one wrong
+
+
+# %%
+def judge(angles):
+    """Tau from scratch, precision by the library: both for one trained model."""
+    cosine_QxN = torch.cos(angles[0][:, None] - angles[1][None, :])
+    own = [query_N == q for q in range(QUERIES)]
+    taus = [kendall_tau(cosine_QxN[q, own[q]], position_N[own[q]]) for q in range(QUERIES)]
+    relevant = {str(q): {str(d.item()): 1 for d in own[q].nonzero()} for q in range(QUERIES)}
+    ranking = {
+        str(q): {str(d): c for d, c in enumerate(cosine_QxN[q].tolist())}
+        for q in range(QUERIES)
+    }
+    precision = measure(relevant, ranking, [Precision @ PRODUCTS])["Precision@8"].mean()
+    return {"tau": sum(taus) / QUERIES, "Precision@8": precision}
+
+
+def judge_seeds(weights, **settings):
+    return pd.DataFrame([judge(learn(weights, seed, **settings)) for seed in range(SEEDS)])
+
+
+# %% [markdown]
+# One trained model proves little: it may be luck. So each way of training starts from many random seeds. The first
+# row shows the points before any training: whatever they score is chance.
+
+# %%
+results = {
+    "before training": judge_seeds(no_weight_N, steps=0),
+    "w = 1": judge_seeds(no_weight_N),
+    "w = 1 / position": judge_seeds(weight_N),
+}
+figures.strips({name: found["tau"] for name, found in results.items()}, "Kendall's tau")
+
+# %% [markdown]
+# *Each mark is one random start. With w = 1 the order of the relevant products is as random as before training; with
+# weights it is nearly the engine's, from every start.*
+
+# %%
+binary, weighted = results["w = 1"], results["w = 1 / position"]
+print(pd.concat(results).groupby(level=0, sort=False).agg(["min", "mean", "max"]).round(2))
+assert binary["Precision@8"].min() > 0.9, "w = 1 learns which products are relevant"
+assert weighted["Precision@8"].min() > 0.9, "weights keep relevance"
+assert binary["tau"].max() < 0.5, "w = 1 does not learn their order"
+assert weighted["tau"].min() > 0.8, "weights do"
+
+# %% [markdown]
+# ## Why, and how far
+#
+# Take one query alone, with all its pairs in the batch. Every row of $S$ is then the same, and the row part of (1) is
+# half the cross-entropy between two sets of shares: the weights $w_i / \sum_k w_k$ and the softmax of the similarities.
+# Cross-entropy is smallest where both are equal:
+#
+# $$
+# \frac{e^{S_i}}{\sum_k e^{S_k}} = \frac{w_i}{\sum_k w_k}
+# \quad\Longrightarrow\quad
+# \cos(q, d_i) - \cos(q, d_k) = \frac{1}{s} \log \frac{w_i}{w_k}
+# \tag{2}
+# $$
+#
+# With $w = 1$ the right side is 0: the loss *wants* all relevant products at one distance. Any order that is left is
+# chance. With weights, (2) says how large each gap will be, before any training. (The column part of the loss is silent
+# here: there is only one query to choose from.)
+
+# %%
+one_query = torch.zeros(PRODUCTS, dtype=torch.long)
+
+
+def learn_gaps(weights):
+    """cos(q, d_1) - cos(q, d_k) of one query's products, as learnt."""
+    query_angles, product_angles = learn(weights, 0, query_N=one_query)
+    cosine_M = torch.cos(query_angles - product_angles)
+    return cosine_M[0] - cosine_M
+
+
+weight_M = weight_N[:PRODUCTS]
+predicted, learnt = (weight_M[0] / weight_M).log() / LOGIT_SCALE, learn_gaps(weight_M)
+print(pd.DataFrame({"predicted by (2)": predicted, "learnt": learnt}).round(4))
+assert (predicted - learnt).abs().max() < 1e-3, (
+    "a weight ratio asks for a gap of log(w1 / w2) / s"
+)
+assert learn_gaps(no_weight_N[:PRODUCTS]).abs().max() < 1e-3, "w = 1 asks for no gap"
+
+# %% [markdown]
+# ## Exercise
+#
+# With weights 1 / position the first two products are far apart and the last two close together. Write weights for
+# which **every product is 0.05 further from the query than the one before it**, at a logit scale of 5. Equation (2),
+# read from right to left, gives the answer.
+
+
+# %%
+def even_weights(position_M, logit_scale):
+    """M weights that ask for a gap of 0.05 between neighbours."""
+    ### BEGIN SOLUTION
+    return torch.exp(-0.05 * logit_scale * position_M.double())
+    ### END SOLUTION
+
+
+# %%
+gaps = learn_gaps(even_weights(position_N[:PRODUCTS], LOGIT_SCALE)).diff()
+print("gaps between neighbours:", gaps.numpy().round(4))
+assert (gaps - 0.05).abs().max() < 1e-3, "exercise: neighbours are 0.05 apart"
+
+# %% [markdown]
+# ## What can mislead you
+#
+# **Masking hides the competition.** The other products of a query are good answers too, so it seems fair not to count
+# them as wrong ones: leave them out of the sums in (1). The library does so when it is given `query_ids`. But then the
+# products of one query are never compared with each other, and for a query alone nothing is learnt at all. With several
+# queries some order comes back by a side door: a heavier product resists the push of the *other* queries more. You
+# cannot rely on it.
+
+# %%
+masked = {
+    "w = 1, masked": judge_seeds(no_weight_N, mask=True),
+    "w = 1 / position, masked": judge_seeds(weight_N, mask=True),
+}
+figures.strips(
+    {name: found["tau"] for name, found in (results | masked).items()}, "Kendall's tau"
+)
+
+# %% [markdown]
+# *Each mark is one random start. Masked, weights order the products from some starts and not from others: the weights
+# are the same, the competition is missing.*
+
+# %%
+before = learn(weight_M, 0, query_N=one_query, steps=0)
+after = learn(weight_M, 0, query_N=one_query, mask=True)
+print(
+    pd.concat(masked)["tau"].groupby(level=0, sort=False).agg(["min", "mean", "max"]).round(2)
+)
+assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)), (
+    "one query, masked: no point moves"
+)
+assert masked["w = 1 / position, masked"]["tau"].min() < 0.5 < weighted["tau"].min(), (
+    "masked, weights are unreliable"
+)
+
+# %% [markdown]
+# **Tau counts differences too small to matter.** With w = 1 the gaps within a query are almost nothing, yet tau calls
+# a difference of a millionth an order. A single seed can show a tau of .3 by chance. Look at many seeds, and at the
+# gaps.
+#
+# **A circle is small.** Real embeddings have hundreds of dimensions and an encoder that must work for products it has
+# never seen. That weights *can* order is shown here; how much they help on held-out queries is a matter of measuring
+# (notebook 4), always against a named control.
+#
+# ## Recap
+#
+# - The binary loss asks for equal similarity of all relevant products. It finds the right ones and loses their order.
+# - GCL multiplies each pair by a weight. The softmax then shares its probability in proportion to the weights.
+# - A weight ratio asks for a cosine gap of $\log(w_1 / w_2) / s$: equation (2).
+# - The order comes from the competition between the products of a query. Mask it, and the weights lose their voice.
+#
+# ## Questions
+#
+# 1. Two products have the weights 0.2 and 0.1, two others 1.0 and 0.5. Which pair ends up further apart?
+# 2. What happens to the gaps when the logit scale grows from 5 to 100, with the same weights?
+# 3. Why does multiplying all weights by 10 change nothing? Which line of `loss_from_scratch` says so?
+# 4. A colleague reports a tau of .35 for w = 1, from one seed. What do you ask for?

@@ -1,0 +1,391 @@
+# %% [markdown]
+# # 2. The loss, one gradient at a time
+#
+# > **You will learn** how the loss of GCL pulls and pushes each similarity, where the similarities come to rest, and
+# > which gap between two products each score-to-weight function asks for.
+# >
+# > **You need** notebook 1, the softmax, and the chain rule.
+# >
+# > **Time** 35 minutes of reading; the cells run for less than a minute on a laptop's CPU.
+#
+# A loss is easy to type and easy to get wrong. A wrong one still falls during training. So this notebook takes the loss
+# apart: you write its gradient by hand, compare it with PyTorch's, and work out what the model will learn *before*
+# training it.
+
+# %%
+import numpy as np
+import pandas as pd
+import torch
+from open_clip.loss import ClipLoss
+from torch.nn.functional import normalize
+
+from gcl_toolkit import figures
+from gcl_toolkit.losses import gcl_loss
+from gcl_toolkit.weighting import to_weights
+
+# %% [markdown]
+# This notebook is so small that `GCL_MODE` changes nothing in it.
+#
+# ## The loss
+#
+# A batch holds $N$ pairs of a query and a product, each with a weight $w_i$; the weights are divided by their mean. With
+# $s$ the logit scale, $S_{ij} = s \, q_i \cdot d_j$ is the similarity of query $i$ and product $j$, and
+#
+# $$
+# \text{loss} = \frac{1}{2N} \sum_{i=1}^{N} w_i \left[ -\log P_{ii} - \log C_{ii} \right],
+# \qquad P_{ij} = \frac{e^{S_{ij}}}{\sum_k e^{S_{ik}}}, \quad C_{ij} = \frac{e^{S_{ij}}}{\sum_k e^{S_{kj}}}.
+# \tag{1}
+# $$
+#
+# $P$ is the softmax along each row: among all products, which one belongs to this query? $C$ is the softmax along each
+# column: among all queries, which one belongs to this product? With all $w_i = 1$ this is the loss of CLIP. Compare with
+# the code that most CLIP models are trained with:
+
+# %%
+generator = torch.Generator().manual_seed(0)
+left, right = normalize(torch.randn(2, 4, 3, generator=generator, dtype=torch.float64), dim=-1)
+scale = torch.tensor(5.0, dtype=torch.float64)
+ours, theirs = (
+    gcl_loss(left, right, logit_scale=scale).item(),
+    ClipLoss()(left, right, scale).item(),
+)
+print(f"gcl_loss without weights {ours:.6f}, open_clip {theirs:.6f}")
+assert abs(ours - theirs) < 1e-9, "w = 1 is the loss of open_clip"
+
+# %% [markdown]
+# ## Predict before you run
+#
+# Four pairs have the weights 1, 0.5, 0.2 and 0. The last pair has no weight at all: a product that the engine showed at
+# the very end of its list.
+#
+# **Does the loss still move the last product?**
+#
+# - (a) no: its weight is 0;
+# - (b) yes, towards its query;
+# - (c) yes, away from the queries.
+#
+# ## The gradient of a row, the gradient of a column
+#
+# The derivative of $-\log P_{ii}$ with respect to $S_{ij}$ is $P_{ij} - \delta_{ij}$, where $\delta_{ij}$ is 1 for
+# $i = j$ and 0 elsewhere. The first half of the loss therefore has the gradient
+#
+# $$
+# \frac{\partial \, \text{rows}}{\partial S_{ij}} = \frac{w_i \, (P_{ij} - \delta_{ij})}{2N}
+# \tag{2}
+# $$
+#
+# and the second half, in which every *column* $j$ carries the weight of its own pair,
+#
+# $$
+# \frac{\partial \, \text{columns}}{\partial S_{ij}} = \frac{w_j \, (C_{ij} - \delta_{ij})}{2N}.
+# \tag{3}
+# $$
+#
+# Mind the index: $w_i$ in the rows, $w_j$ in the columns. To swap them is the most common mistake in such code.
+
+
+# %%
+def row_gradient(S_NxN, weight_N):
+    """Equation (2)."""
+    weight_N = weight_N / weight_N.mean()
+    residual_NxN = S_NxN.softmax(dim=1) - torch.eye(len(S_NxN))
+    return weight_N[:, None] * residual_NxN / (2 * len(S_NxN))
+
+
+def column_gradient(S_NxN, weight_N):
+    """Equation (3)."""
+    weight_N = weight_N / weight_N.mean()
+    residual_NxN = S_NxN.softmax(dim=0) - torch.eye(len(S_NxN))
+    return weight_N[None, :] * residual_NxN / (2 * len(S_NxN))
+
+
+# %% [markdown]
+# PyTorch's autograd finds the same gradient without any of this thinking. To ask for the gradient with respect to $S$
+# itself, there is a trick: `gcl_loss` multiplies its two inputs, and $S$ times the identity matrix is $S$. So we hand it
+# $S$ as the queries and the identity as the products.
+
+# %%
+eye = torch.eye(4, dtype=torch.float64)
+weight_N = torch.tensor([1.0, 0.5, 0.2, 0.0], dtype=torch.float64)
+S_NxN = (scale * left @ right.T).requires_grad_()
+
+gcl_loss(S_NxN, eye, weight_N, logit_scale=1.0).backward()
+by_hand = row_gradient(S_NxN.detach(), weight_N) + column_gradient(S_NxN.detach(), weight_N)
+assert torch.allclose(by_hand, S_NxN.grad, rtol=0, atol=1e-9), (
+    "rows carry w_i, columns carry w_j"
+)
+
+# %%
+rows, columns = (
+    row_gradient(S_NxN.detach(), weight_N),
+    column_gradient(S_NxN.detach(), weight_N),
+)
+panels = {"rows (2)": rows, "columns (3)": columns, "their sum": rows + columns}
+figures.matrices({name: matrix.numpy() for name, matrix in panels.items()}, "query", "product")
+
+# %% [markdown]
+# *Each number is a derivative of the loss with respect to one similarity. Training goes against the gradient: cells
+# below 0 (blue) are pulled together, cells above 0 (vermilion) are pushed apart. Look at the last column: nothing pulls
+# product 3, and every query but its own pushes it.*
+#
+# In the row part each row sums to 0: what the right product wins, the others lose. In the column part each column does.
+
+# %%
+library = S_NxN.grad
+assert rows.sum(dim=1).abs().max() < 1e-9
+assert columns.sum(dim=0).abs().max() < 1e-9
+assert library[3, 3] > -1e-9, "a weight of 0 pulls nothing together"
+assert (library[:3, 3] > 1e-4).all(), "and yet its product is pushed away by the other queries"
+
+# %% [markdown]
+# The answer was (c). In the rows of the other queries the last product is one of the wrong answers, and the weight of
+# *those* rows is not 0. A weight of 0 does not take a pair out of the batch. It makes its product a plain negative.
+#
+# ## From similarities to vectors
+#
+# The vectors feel the gradient through the chain rule. Write $G$ for the matrix of (2) plus (3), $L$ for the queries
+# ($N \times D$, a row each) and $R$ for the products. From $S = s L R^T$ follows
+#
+# $$
+# \frac{\partial \, \text{loss}}{\partial L} = s \, G R, \qquad \frac{\partial \, \text{loss}}{\partial R} = s \, G^T L.
+# \tag{4}
+# $$
+#
+# A query moves along a mixture of products: towards its own, away from those it takes it for.
+
+# %%
+left, right = left.clone().requires_grad_(), right.clone().requires_grad_()
+gcl_loss(left, right, weight_N, logit_scale=scale).backward()
+with torch.no_grad():
+    left_gradient, right_gradient = scale * by_hand @ right, scale * by_hand.T @ left
+assert torch.allclose(left_gradient, left.grad, rtol=0, atol=1e-9), "gradient of the queries"
+assert torch.allclose(right_gradient, right.grad, rtol=0, atol=1e-9), "gradient of the products"
+
+# %% [markdown]
+# ## Where it comes to rest
+#
+# Training stops where the gradient is 0. Suppose that similarities could take any value: no encoder, no geometry. Let
+# pair $(q, d)$ be seen $n_{qd}$ times in the training set, query $q$ in all $n_q$ times, product $d$ in all $n_d$ times,
+# and put the whole training set, $n$ pairs, into one batch. Query $q$ then meets product $d$ in $n_d$ columns, and (2)
+# is 0 when the softmax gives to each product its share of the weight:
+#
+# $$
+# n_d \, e^{S_{qd}} \;\propto\; n_{qd} \, w_{qd} \quad\text{along each row}, \qquad
+# n_q \, e^{S_{qd}} \;\propto\; n_{qd} \, w_{qd} \quad\text{along each column}.
+# $$
+#
+# One matrix does both:
+#
+# $$
+# S_{qd} = \log w_{qd} + \underbrace{\log \frac{n_{qd} \, n}{n_q \, n_d}}_{\text{PMI}} + \text{constant}
+# \tag{5}
+# $$
+#
+# PMI, the *pointwise mutual information*, says how much more often query and product meet than they would by chance. So
+# the weight of a pair adds its logarithm to what the frequencies say: a weight of 0.5 has the effect of seeing the
+# pair half as often, while its product stays as common as before.
+#
+# Test it: three queries, four products, made-up frequencies and weights.
+
+# %%
+count_QxD = torch.tensor([[8, 4, 2, 1], [1, 6, 3, 2], [2, 1, 5, 4]])
+weight_QxD = torch.tensor(
+    [[1, 0.5, 0.2, 0.1], [0.1, 1, 0.3, 0.6], [0.4, 0.2, 1, 0.5]], dtype=torch.float64
+)
+
+pairs = count_QxD.nonzero().repeat_interleave(count_QxD[count_QxD > 0], dim=0)
+query_N, product_N = pairs.T
+print(f"{len(pairs)} pairs; every fifth (query, product):", pairs[::5].tolist())
+
+# %% [markdown]
+# The same trick as above gives free similarities to the library's loss: the "queries" are rows of a table `S_QxD`, the
+# "products" rows of the identity, and their product picks one cell of the table.
+
+
+# %%
+def minimise(loss, parameter):
+    """Change the parameter in place until the loss is smallest."""
+    settings = {"max_iter": 500, "tolerance_grad": 1e-9, "tolerance_change": 0}
+    optimizer = torch.optim.LBFGS([parameter], line_search_fn="strong_wolfe", **settings)
+
+    def evaluate():
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    optimizer.step(evaluate)
+
+
+def learn_table(weight_QxD):
+    """The similarities (Q x D) that the library's loss comes to rest at."""
+    S_QxD = torch.zeros(3, 4, dtype=torch.float64, requires_grad=True)
+    right = torch.eye(4, dtype=torch.float64)[product_N]
+    weight_N = weight_QxD[query_N, product_N]
+    minimise(lambda: gcl_loss(S_QxD[query_N], right, weight_N, logit_scale=1.0), S_QxD)
+    return S_QxD.detach() - S_QxD.detach().mean()
+
+
+# %%
+def predict_table(weight_QxD):
+    """Equation (5), with mean 0 for the constant."""
+    count = count_QxD.double()
+    pmi = (count * count.sum() / (count.sum(dim=1, keepdim=True) * count.sum(dim=0))).log()
+    return (weight_QxD.log() + pmi) - (weight_QxD.log() + pmi).mean()
+
+
+settings = {"w = 1": torch.ones_like(weight_QxD), "weighted": weight_QxD}
+tables = {
+    name: (predict_table(w).flatten(), learn_table(w).flatten()) for name, w in settings.items()
+}
+figures.agreement(
+    {name: (a.tolist(), b.tolist()) for name, (a, b) in tables.items()},
+    "predicted: log w + PMI",
+    "learnt similarity",
+)
+
+# %% [markdown]
+# *Each mark is one query with one product. All lie on the dashed line: what the loss learns is what (5) says, with
+# weights and without.*
+
+# %%
+for name, (predicted, learnt) in tables.items():
+    assert torch.allclose(predicted, learnt, rtol=0, atol=1e-4), (
+        f"learnt logit = log w + PMI ({name})"
+    )
+
+# %% [markdown]
+# ## What a score-to-weight function asks for
+#
+# Real similarities are cosines times the logit scale. The inverse of the scale is called the temperature,
+# $\tau = 1 / s$; trained CLIP models have about $\tau = 0.01$. For two products that are seen equally often,
+# with this query and in all, the PMI cancels, and (5) becomes a statement about cosines:
+#
+# $$
+# \cos(q, d_1) - \cos(q, d_2) = \tau \log \frac{w_1}{w_2}
+# \tag{6}
+# $$
+#
+# That is the way to choose a function: not by how its curve looks, but by the gap it asks for.
+
+# %%
+positions = np.arange(1, 21)
+functions = ["linear", "sqrt", "log", "reciprocal", "exponential"]
+weights = pd.DataFrame(
+    {name: to_weights(101 - positions, name) for name in functions}, index=positions
+)
+figures.weight_curves(weights, temperature=0.01)
+
+# %% [markdown]
+# *Left, the weight of each position; right, the gap to position 1 that it asks for. A linear score hardly separates the
+# first twenty positions; the reciprocal separates the first few most; the exponential asks for the same gap at every step.*
+#
+# Equation (6) is about a real space too, as long as there is room. Ten products of one query, in 16 dimensions, trained
+# with the library's loss at a temperature of 0.01:
+
+
+# %%
+def learn_gap(weight_M, temperature=0.01):
+    """cos(q, d_1) - cos(q, d_M) of one query's M products, as learnt in 16 dimensions."""
+    start = torch.randn(len(weight_M) + 1, 16, generator=torch.Generator().manual_seed(0))
+    vectors = normalize(start[:1] + 0.3 * start, dim=-1).double().requires_grad_()
+
+    def loss():
+        unit = normalize(vectors, dim=-1)
+        left = unit[:1].expand(len(weight_M), -1)
+        return gcl_loss(left, unit[1:], weight_M, logit_scale=1 / temperature)
+
+    minimise(loss, vectors)
+    cosine_M = torch.cosine_similarity(vectors[:1], vectors[1:]).detach()
+    return (cosine_M[0] - cosine_M[-1]).item()
+
+
+# %%
+gaps = pd.DataFrame({"asked": 0.01 * np.log(weights.loc[1] / weights.loc[10])})
+gaps["learnt"] = [
+    learn_gap(torch.from_numpy(weights[name].to_numpy()[:10].copy())) for name in functions
+]
+print("cosine gap between positions 1 and 10, temperature 0.01")
+print(gaps.round(4))
+assert (gaps["asked"] - gaps["learnt"]).abs().max() < 1e-4, (
+    "cosine gap = temperature * log(w1 / w2)"
+)
+
+# %% [markdown]
+# ## Exercise
+#
+# You want position 1 to be **0.05** nearer to the query than position 10, at a temperature of 0.01. No function above
+# asks for that. Take weights of the form $\text{position}^{-a}$ and find $a$ with (6).
+
+
+# %%
+def exponent(gap, temperature):
+    """The a for which position ** -a asks for this gap between positions 1 and 10."""
+    ### BEGIN SOLUTION
+    return gap / (temperature * np.log(10))
+    ### END SOLUTION
+
+
+# %%
+own_weights = torch.arange(1, 11, dtype=torch.float64) ** -exponent(0.05, 0.01)
+own_gap = learn_gap(own_weights)
+print(f"position ** -{exponent(0.05, 0.01):.2f}: learnt gap {own_gap:.4f}")
+assert abs(own_gap - 0.05) < 1e-3, "exercise: a gap of 0.05"
+
+# %% [markdown]
+# ## What can mislead you
+#
+# **A lower loss is not a better model.** For the products of one query, the row part of the loss has a floor that
+# depends on the weights alone: half the entropy of their shares. Sharper weights have a lower floor, whatever the model. Compare models by a ranking metric,
+# never by losses with different weights.
+
+# %%
+shares = weights / weights.sum()
+floors = -(shares * np.log(shares)).sum() / 2
+print("floor of the row part:", floors.round(3).to_dict())
+assert floors["reciprocal"] < floors["linear"], (
+    "sharper weights have a lower loss, by themselves"
+)
+
+# %% [markdown]
+# **The mean of the weights is a hidden learning rate.** Without dividing by the mean, the gradient is multiplied by it.
+# Optimizers like Adam hide this, because they rescale gradients; plain gradient descent does not.
+
+# %%
+all_weights = torch.from_numpy(to_weights(101 - np.arange(1, 101), "reciprocal"))
+sizes = []
+for normalised in (True, False):
+    S = torch.randn(100, 100, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    loss = gcl_loss(
+        S, torch.eye(100), all_weights, logit_scale=1.0, normalise_weights=normalised
+    )
+    loss.backward()
+    sizes.append(S.grad.norm().item())
+shrinks, mean = sizes[1] / sizes[0], all_weights.mean().item()
+print(f"gradient without normalisation / with it: {shrinks:.4f}; mean weight: {mean:.4f}")
+assert abs(shrinks - mean) < 1e-4, "the mean weight is a hidden learning rate"
+
+# %% [markdown]
+# **A gap that is asked for is not a gap that is given.** Equation (6) holds when similarities are free. An encoder has
+# to place products that it has never seen, and one placement for a product must serve all queries. And it holds for
+# products that are compared: leave the other products of a query out of the sums (notebook 1), and nobody asks.
+#
+# **Frequencies count as much as weights.** A product that is shown for every query has a low PMI everywhere. If your
+# training pairs are a sample, the way they were sampled is part of what is learnt.
+#
+# ## Recap
+#
+# - The gradient with respect to $S_{ij}$ is $[w_i (P_{ij} - \delta_{ij}) + w_j (C_{ij} - \delta_{ij})] / 2N$.
+# - A weight of 0 makes a pair's product a plain negative.
+# - Free similarities come to rest at $\log w + \text{PMI}$; so a weight ratio asks for a cosine gap of
+#   $\tau \log (w_1 / w_2)$.
+# - With all weights 1 it is the loss of CLIP, number for number.
+#
+# ## Questions
+#
+# 1. Swap $w_i$ and $w_j$ in (2) and (3). What do the other queries now do to the product of a heavy pair?
+# 2. Two products of a query have the same weight, but one is shown for ten times as many queries. Which one ends up
+#    nearer, and by how much?
+# 3. Linear weights ask for a gap of 0.0009 between positions 1 and 10. What would you change to get 0.02: the function
+#    or the temperature? What else does the temperature change?
+# 4. Why do the gradients of a row sum to 0? What would it mean if they did not?

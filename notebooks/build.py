@@ -1,0 +1,89 @@
+"""Builds each NN_name.py into NN_name.ipynb, executed, with static figures, and student/NN_name.ipynb, without
+solutions and outputs: `make notebooks`, or `python notebooks/build.py 01 02` for some of them.
+
+Pictures come from kaleido, which needs a Chromium or Chrome (BROWSER_PATH says where, if it isn't found).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import sys
+from pathlib import Path
+
+import jupytext
+import kaleido
+import nbformat
+from nbclient import NotebookClient
+from PIL import Image
+
+HERE = Path(__file__).parent
+FIGURE = "application/vnd.plotly.v1+json"
+WIDTH, SCALE = 760, 1.5
+SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?### END SOLUTION", re.S | re.M)
+
+
+def build(source: Path) -> None:
+    notebook = jupytext.read(source)
+    write(without_solutions(notebook), HERE / "student" / f"{source.stem}.ipynb")
+    NotebookClient(
+        notebook, timeout=1800, resources={"metadata": {"path": str(HERE)}}
+    ).execute()
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if FIGURE in output.get("data", {}):
+                output.data = {"image/png": picture(output.data[FIGURE])}
+    write(notebook, source.with_suffix(".ipynb"))
+
+
+def without_solutions(notebook):
+    student = nbformat.from_dict(notebook)
+    for cell in student.cells:
+        cell.source = SOLUTION.sub(
+            r"\1# YOUR CODE HERE\n\1raise NotImplementedError()", cell.source
+        )
+    return student
+
+
+def picture(figure: dict) -> str:
+    size = {"width": WIDTH, "height": figure["layout"].get("height", 450), "scale": SCALE}
+    png = kaleido.calc_fig_sync(
+        {"data": figure["data"], "layout": figure["layout"]}, opts={"format": "png", **size}
+    )
+    small = io.BytesIO()
+    Image.open(io.BytesIO(png)).quantize(256, method=Image.Quantize.FASTOCTREE).save(
+        small, "PNG", optimize=True
+    )
+    return base64.b64encode(small.getvalue()).decode()
+
+
+def write(notebook, path: Path) -> None:
+    """Without anything that changes from run to run."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
+    }
+    for number, cell in enumerate(notebook.cells):
+        cell.id, cell.metadata = f"cell-{number}", {}
+        if (
+            cell.cell_type == "code"
+        ):  # without warnings and progress bars, which name this machine's folders
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        for output in cell.get("outputs", []):
+            if "metadata" in output:
+                output.metadata = {}
+    nbformat.validate(notebook)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(nbformat.writes(notebook) + "\n")
+
+
+if __name__ == "__main__":
+    os.environ.update(GCL_MODE="full", PLOTLY_RENDERER="plotly_mimetype")
+    wanted = sys.argv[1:] or [""]
+    kaleido.start_sync_server(n=1)
+    for source in sorted(HERE.glob("[0-9][0-9]_*.py")):
+        if source.name.startswith(tuple(wanted)):
+            build(source)
+            print(source.with_suffix(".ipynb").name)
+    kaleido.stop_sync_server()

@@ -1,0 +1,230 @@
+"""The notebooks hold what they teach, fail when the loss is broken on purpose, and are built from their sources."""
+
+import ast
+import base64
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gcl_toolkit import figures, losses
+from gcl_toolkit.losses import gcl_loss
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+SOURCES = {path.stem: path for path in sorted(FOLDER.glob("[0-9][0-9]_*.py"))}
+LIMIT = 500_000
+SOLUTION = re.compile(r"### BEGIN SOLUTION.*?### END SOLUTION", re.S)
+
+each = pytest.mark.parametrize("name", SOURCES)
+
+
+def cells(name):
+    """(kind, text) of each cell of a py:percent source."""
+    parts = re.split(r"^# %%(.*)\n", SOURCES[name].read_text(), flags=re.M)[1:]
+    for title, body in zip(parts[::2], parts[1::2], strict=True):
+        if title.strip() == "[markdown]":
+            yield "markdown", re.sub(r"^# ?", "", body, flags=re.M).strip("\n")
+        else:
+            yield "code", body.strip("\n")
+
+
+def code(name):
+    return [text for kind, text in cells(name) if kind == "code"]
+
+
+def broken_facts(codes):
+    """Run the cells one after the other, in tiny mode; the messages of the assertions that fail."""
+    broken, scope = [], {"__name__": "notebook"}
+    for text in codes:
+        tree = ast.parse(text)
+        for node in tree.body:
+            try:
+                exec(compile(ast.Module([node], []), "notebook", "exec"), scope)
+            except AssertionError as error:
+                broken.append(str(error) or ast.unparse(node))
+    return broken
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setenv("GCL_MODE", "tiny")
+
+
+# -- what is taught is true, and depends on the loss -------------------------------------------------------------------
+
+
+@each
+def test_every_fact_holds(name):
+    assert broken_facts(code(name)) == []
+
+
+def unweighted(left, right, weights=None, **settings):
+    return gcl_loss(left, right, None, **settings)
+
+
+def unnormalised(*inputs, **settings):
+    return gcl_loss(*inputs, **settings | {"normalise_weights": False})
+
+
+def rows_only(left, right, weights=None, *, logit_scale, **_):
+    weights = torch.ones(len(left)) if weights is None else weights / weights.mean()
+    return -(weights * (logit_scale * left @ right.T).log_softmax(1).diagonal()).mean() / 2
+
+
+def transposed(left, right, weights=None, *, logit_scale, query_ids=None, **settings):
+    """The right value; in the gradient rows carry w_j and columns w_i."""
+    logits, eye = logit_scale * left @ right.T, torch.eye(len(left))
+    weights = torch.ones(len(left)) if weights is None else weights / weights.mean()
+    same = torch.zeros_like(eye, dtype=bool) if query_ids is None else query_ids[:, None] == query_ids
+    masked = logits.detach().masked_fill(same & ~eye.bool(), -torch.inf)
+    gradient = weights[None, :] * (masked.softmax(1) - eye) + weights[:, None] * (masked.softmax(0) - eye)
+    slope = (gradient / (2 * len(left)) * logits).sum()
+    value = gcl_loss(left, right, weights, logit_scale=logit_scale, query_ids=query_ids, **settings)
+    return value.detach() + slope - slope.detach()
+
+
+SABOTAGE = [
+    (
+        "01_why_binary_loses",
+        unweighted,
+        "the loop is the library's loss",
+        "weights do",
+        "a weight ratio asks for a gap",
+    ),
+    ("01_why_binary_loses", transposed, "weights keep relevance", "a weight ratio asks for a gap", "exercise"),
+    ("01_why_binary_loses", unnormalised, "the loop is the library's loss"),
+    ("02_the_loss", unweighted, "rows carry w_i", "gradient of the queries", "learnt logit", "cosine gap", "exercise"),
+    ("02_the_loss", transposed, "rows carry w_i", "gradient of the products", "learnt logit", "cosine gap", "exercise"),
+    ("02_the_loss", unnormalised, "rows carry w_i", "the mean weight is a hidden learning rate"),
+    ("02_the_loss", rows_only, "w = 1 is the loss of open_clip", "rows carry w_i"),
+]
+
+
+@pytest.mark.parametrize(("name", "sabotaged", "facts"), [(n, s, f) for n, s, *f in SABOTAGE])
+def test_facts_fail_when_the_loss_is_broken(name, sabotaged, facts, monkeypatch):
+    monkeypatch.setattr(losses, "gcl_loss", sabotaged)
+    broken = broken_facts(code(name))
+    assert not [fact for fact in facts if not any(said.startswith(fact) for said in broken)], broken
+
+
+# -- exercises ---------------------------------------------------------------------------------------------------------
+
+
+@each
+def test_a_wrong_answer_fails_the_check_of_the_exercise(name):
+    codes = [SOLUTION.sub("return torch.ones(8) if name_of_1 else 1.0", text) for text in code(name)]
+    assert codes != code(name)
+    codes.insert(0, f"name_of_1 = {name.startswith('01')}")
+    broken = broken_facts(codes)
+    assert len(broken) == 1
+    assert broken[0].startswith("exercise")
+
+
+@each
+def test_the_students_copy_is_the_notebook_without_solutions_and_outputs(name):
+    student = json.loads((FOLDER / "student" / f"{name}.ipynb").read_text())
+    found = ["".join(cell["source"]) for cell in student["cells"]]
+    blank = "# YOUR CODE HERE\n    raise NotImplementedError()"
+    assert found == [SOLUTION.sub(blank, text) for _, text in cells(name)]
+    assert blank in "".join(found)
+    assert not any(cell.get("outputs") for cell in student["cells"])
+
+
+# -- the built notebook ------------------------------------------------------------------------------------------------
+
+
+def built(name):
+    return json.loads((FOLDER / f"{name}.ipynb").read_text())["cells"]
+
+
+@each
+def test_the_built_notebook_has_the_cells_of_its_source(name):
+    """Fails after a change of the source: `make notebooks`."""
+    assert [(cell["cell_type"], "".join(cell["source"])) for cell in built(name)] == list(cells(name))
+
+
+@each
+def test_outputs_are_clean_static_and_small(name):
+    path = FOLDER / f"{name}.ipynb"
+    assert path.stat().st_size <= LIMIT
+    assert not re.search(r"(/work|/root|/tmp|/home|site-packages)\b", path.read_text())
+    count = 0
+    for cell in built(name):
+        assert cell["metadata"] == {}
+        for output in cell.get("outputs", []):
+            assert output["output_type"] in ("stream", "display_data", "execute_result")
+            assert output.get("name") != "stderr"
+            assert set(output.get("data", {})) <= {"image/png", "text/html", "text/plain"}
+        if cell["cell_type"] == "code":
+            count += 1
+            assert cell["execution_count"] == count
+
+
+@each
+def test_every_figure_is_there_with_a_sentence_under_it(name):
+    notebook = built(name)
+    drawn = [row for row, cell in enumerate(notebook) if re.search(r"^figures\.\w+\(", "".join(cell["source"]), re.M)]
+    assert drawn
+    for row in drawn:
+        (png,) = (output["data"]["image/png"] for output in notebook[row]["outputs"])
+        assert base64.b64decode(png).startswith(b"\x89PNG")
+        assert "".join(notebook[row + 1]["source"]).startswith("*")
+
+
+@each
+def test_every_notebook_has_the_skeleton(name):
+    text = "\n\n".join(text for kind, text in cells(name) if kind == "markdown")
+    parts = [
+        "**You will learn**", "**You need**", "**Time**", "## Predict before you run", r"\tag{1}", "## Exercise",
+        "## What can mislead you", "## Recap", "## Questions",
+    ]  # fmt: skip
+    places = [text.find(part) for part in parts]
+    assert min(places) >= 0, parts[int(np.argmin(places))]
+
+
+@each
+def test_functions_are_at_most_15_lines(name):
+    for text in code(name):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno + 1 <= 15, node.name
+
+
+# -- their figures -----------------------------------------------------------------------------------------------------
+
+
+def test_circle_draws_the_learnt_angle_on_the_ring_of_the_position():
+    table = pd.DataFrame({"query": [0, 0], "position": [1, 2], "angle": [0.0, np.pi / 2], "query_angle": [np.pi] * 2})
+    line, dots = figures.circle({"a": table}).data
+    assert dots.theta == pytest.approx((0, 90))
+    assert dots.r == (1, 2)
+    assert line.theta == pytest.approx((180, 180))
+
+
+def test_strips_show_every_run_and_the_mean():
+    runs, mean = figures.strips({"a": [0.0, 1, 5]}, "tau").data
+    assert (runs.x, mean.x) == ((0, 1, 5), (2,))
+    assert len(set(runs.y)) == 3
+
+
+def test_matrices_share_one_scale_that_is_symmetric():
+    small, large = figures.matrices({"a": np.array([[1.0]]), "b": np.array([[-4.0]])}, "q", "p").data
+    assert (small.zmin, small.zmax, large.zmin, large.zmax) == (-4, 4, -4, 4)
+    assert (small.z[0][0], large.z[0][0]) == (1, -4)
+
+
+def test_agreement_has_the_line_of_equality_and_the_marks():
+    line, dots = figures.agreement({"a": ([1.0, 2], [3.0, 0])}, "x", "y").data
+    assert line.x == line.y == (0, 3)
+    assert (dots.x, dots.y) == ((1, 2), (3, 0))
+
+
+def test_weight_curves_show_weights_and_the_gap_to_position_1():
+    weights = pd.DataFrame({"half": [1.0, 0.5]}, index=[1, 2])
+    left, right = figures.weight_curves(weights, temperature=0.1).data
+    assert left.y == (1, 0.5)
+    assert right.y == pytest.approx((0, 0.1 * np.log(2)))
