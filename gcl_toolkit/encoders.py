@@ -133,7 +133,7 @@ class SmallEncoder(Encoder):
         self.vocabulary = list(vocabulary)
         self._index = {word: i for i, word in enumerate(self.vocabulary, start=1)}
         self.word_vectors = nn.Embedding(len(self.vocabulary) + 1, self.dimension, padding_idx=0)
-        nn.init.normal_(self.word_vectors.weight, std=self.dimension**-0.5)
+        nn.init.normal_(self.word_vectors.weight[1:], std=self.dimension**-0.5)  # row 0, the padding, stays zero
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         size = self.image_size
@@ -250,6 +250,7 @@ class TextEncoder(Encoder):
         return torch.where(made["attention_mask"].bool(), made["input_ids"], -1)  # -1: padding
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
+        tokens = tokens[:, : max(1, int((tokens >= 0).sum(1).max()))]
         mask_NxL = (tokens >= 0).long()
         hidden_NxLxD = self.model(input_ids=tokens.clamp(min=0), attention_mask=mask_NxL).last_hidden_state
         return (hidden_NxLxD * mask_NxL[..., None]).sum(1) / mask_NxL.sum(1, keepdim=True)

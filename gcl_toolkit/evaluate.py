@@ -66,7 +66,7 @@ def _official_sample(data: RankedData, grade: np.ndarray, count: int = 2000) -> 
     key = ["".join(f"{value}_{{!@#~}}_" for value in values) for values in zip(*fields, strict=True)]
     sums = pd.Series(grade).groupby(np.array(key)[data.pairs.query]).sum()
     chances = (sums / sums.sum()).to_numpy()
-    chosen = np.random.RandomState(1).choice(len(sums), min(count, len(sums)), replace=False, p=chances)  # noqa: NPY002
+    chosen = np.random.RandomState(1).choice(len(sums), min(count, len(sums)), replace=False, p=chances)
     drawn = sums.iloc[chosen]
     row_of = {text: row for row, text in enumerate(key)}
     return np.array([row_of[text] for text in drawn.sort_values(ascending=False).index])

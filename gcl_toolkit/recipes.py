@@ -73,9 +73,9 @@ RECIPES = {
     ),
     "shop-sparse": Recipe(
         "gcl demo --recipe shop-sparse",
-        "three shops with MarqoGS's 2 training pairs per product",
-        16,
-        _sparse_shops(3),
+        "a shop with MarqoGS's 2 training pairs per product",
+        5,
+        _sparse_shops(1),
     ),
 }
 

@@ -10,8 +10,9 @@ def as_markdown(results: dict) -> str:
     queries = ", ".join(f"{count:,} {split}" for split, count in results["queries"].items())
     machine = results["machine"]
     lines = [
-        f"`{results['command']}`, {results['date']}, {results['minutes']:g} minutes on {machine['processor']}, "
-        f"{machine['cores']} cores, device {machine['device']}, torch {machine['versions']['torch']}. "
+        f"`{results['command']}`, {results['date']}, {results['minutes']:g} CPU-minutes of training on "
+        f"{machine['processor']}, {machine['cores']} cores, device {machine['device']}, "
+        f"torch {machine['versions']['torch']}. "
         f"Worlds: {', '.join(results['worlds'])}; seeds: {results['seeds']}; "
         f"{results['division']} queries: {queries}. Intervals: 95%, bootstrap over queries and seeds.",
     ]

@@ -1,17 +1,26 @@
-"""Exact top-k: by embeddings, by BM25, and the two ends of the scale, random and oracle."""
+"""Exact top-k by embeddings: chunk by chunk of the corpus, on CPU or GPU, in bounded memory.
+
+A chunk only yields what beats the k-th best so far. Where the machine multiplies in bfloat16, that product proposes and
+float32 scores the proposals: an error bound says how low a proposal must be for the k best to be among them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
+from torch.linalg import vector_norm
 
-from gcl_toolkit.errors import UserError
-from gcl_toolkit.fields import is_missing
+from gcl_toolkit.doctor import fast_bfloat16
+from gcl_toolkit.errors import DataError, UserError
 from gcl_toolkit.model import GCLModel
-from gcl_toolkit.ranked_data import RankedData
+
+Matrix = np.ndarray | Tensor
 
 
 def search(model: GCLModel, queries: Sequence[str], corpus: pa.Table, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
@@ -22,68 +31,237 @@ def search(model: GCLModel, queries: Sequence[str], corpus: pa.Table, k: int = 1
     if len(model.left) != 1:
         raise UserError(f"search takes texts, but the model's queries have {model.left}; use model.embed and top_k")
     table = pa.table({next(iter(model.left)): list(queries)})
-    scores, rows = top_k(model.embed(table, "left"), model.embed(corpus, "right"), k)
+    scores, rows = top_k(model.embed(table, "left"), model.embed(corpus, "right"), k, device=model.device)
     return scores, corpus["product_id"].to_numpy()[rows]
 
 
 def top_k(
-    queries_QxD: np.ndarray, corpus_NxD: np.ndarray, k: int, *, chunk: int = 65_536
+    queries_QxD: Matrix,
+    corpus_NxD: Matrix,
+    k: int,
+    *,
+    chunk: int | None = None,
+    device: str | torch.device | None = None,
+    bfloat16: bool | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(inner products, row numbers), each Q x min(k, N), best first: exact, in chunks of the corpus.
+    """(inner products as float32, row numbers), each Q x min(k, N), best first: exact.
 
-    Equal scores come in the order of the rows. float16 and mmapped arrays are read chunk by chunk as float32.
+    Equal scores come in the order of the rows; rows that float32 can't tell apart (1e-7 of the norms) in any order.
+    Arrays or tensors of any float type; float16 and mmapped ones are read chunk by chunk. chunk: rows at a time.
+    device: where to compute, by default where the corpus is. bfloat16: propose in it (see above); by default where that
+    pays. Raises UserError for shapes that don't fit, DataError for a NaN or an infinity, naming its row.
     """
+    _check_shapes(queries_QxD, corpus_NxD, k)
+    corpus_at = corpus_NxD.device if isinstance(corpus_NxD, Tensor) else "cpu"
+    device = torch.device(corpus_at if device is None else device)
+    queries = _rows(queries_QxD, 0, len(queries_QxD), device)
+    if not (finite_Q := queries.isfinite().all(1)).all():
+        raise DataError(f"query row {int(finite_Q.int().argmin())} holds a NaN or an infinity; embed it again")
     k = min(k, len(corpus_NxD))
-    queries = torch.from_numpy(np.ascontiguousarray(queries_QxD, np.float32))
-    best = torch.empty(len(queries), 0)
-    rows = torch.empty(len(queries), 0, dtype=torch.long)
-    for start in range(0, len(corpus_NxD), chunk):
-        part = torch.from_numpy(np.ascontiguousarray(corpus_NxD[start : start + chunk], np.float32))
-        part_rows = torch.arange(start, start + len(part)).expand(len(queries), -1)
-        best, rows = torch.cat([best, queries @ part.T], 1), torch.cat([rows, part_rows], 1)
-        if best.shape[1] > k:
-            best, place = best.topk(k, dim=1)
-            rows = rows.gather(1, place)
-    order = _by_score_then_row(best, rows)
-    return best.gather(1, order).numpy(), rows.gather(1, order).numpy()
+    keys_QxK = torch.empty(len(queries), k, dtype=torch.long)
+    block = max(min(1024, 2**20 // max(k, 1)), 1) * (1 if device.type == "cpu" else 4)
+    with _full_precision():
+        for start in range(0, len(queries) if k else 0, block):
+            part_BxD = queries[start : start + block]
+            keys_QxK[start : start + block] = _best_keys(part_BxD, corpus_NxD, k, chunk, bfloat16)
+    scores_QxK, rows_QxK = _unpacked(keys_QxK)
+    return scores_QxK.numpy(), rows_QxK.numpy()
 
 
-def bm25_top_k(queries: Sequence[str], texts: Sequence[str | None], k: int) -> np.ndarray:
-    """Row numbers, Q x min(k, N), by BM25 (bm25s, Lucene's form) over one text a product; missing texts are empty."""
-    import bm25s
-
-    known = ["" if is_missing(text) else str(text) for text in texts]
-    stems = bm25s.tokenize(known, stopwords=None, show_progress=False)
-    index = bm25s.BM25()
-    index.index(stems, show_progress=False)
-    words = bm25s.tokenize(list(queries), stopwords=None, return_ids=False, show_progress=False)
-    rows = []
-    for query in words:
-        known_words = [word for word in query if word in index.vocab_dict]
-        scores = index.get_scores(known_words) if known_words else np.zeros(len(known))
-        rows.append(np.argsort(-scores, kind="stable")[:k])
-    return np.stack(rows)
-
-
-def random_top_k(queries: int, corpus: int, k: int, seed: int = 0) -> np.ndarray:
-    """Row numbers in random order, Q x min(k, N)."""
-    rng = np.random.default_rng(seed)
-    return np.stack([rng.permutation(corpus)[:k] for _ in range(queries)])
-
-
-def oracle_top_k(data: RankedData, k: int) -> np.ndarray:
-    """Each query's scored products, best first, Q x k; -1 where there are no more."""
-    query, product, score = data.pairs
-    order = np.lexsort((product, -score, query))
-    query, product = query[order], product[order]
-    rank = np.arange(len(query)) - np.searchsorted(query, query)
-    rows = np.full((data.queries.num_rows, k), -1)
-    kept = rank < k
-    rows[query[kept], rank[kept]] = product[kept]
-    return rows
+def _best_keys(queries_QxD: Tensor, corpus_NxD: Matrix, k: int, chunk: int | None, bfloat16: bool | None) -> Tensor:
+    """Q x k keys, see `_packed`, best first."""
+    device, (queries, dimension) = queries_QxD.device, queries_QxD.shape
+    if bfloat16 is None:
+        pays = queries >= 256 and dimension >= 64 and len(corpus_NxD) >= 256 * max(k, 256)
+        bfloat16 = pays and (device.type == "cuda" or fast_bfloat16())
+    cells = (2**21 if bfloat16 else 2**22) if device.type == "cpu" else 2**28  # fit the cache, or the GPU's memory
+    chunk = chunk or max(cells // max(queries, dimension if bfloat16 else 64), 1)
+    first = max(chunk, 16 * k)  # so that of later chunks at most every 16th row beats the k-th best
+    best, proposals = _Best(queries, k, first, device), None
+    for start in (0, *range(first, len(corpus_NxD), chunk)):
+        part_CxD = _rows(corpus_NxD, start, start + chunk if start else first, device)
+        found = proposals.score(part_CxD, best.cut_Q) if proposals else None
+        if found is None:
+            scores_QxC = queries_QxD @ part_CxD.T
+            if start == 0:
+                best.cut_Q = _just_below_kth(scores_QxC, k)
+            begin_Q1, cell_P = _above(scores_QxC, best.cut_Q)
+            found = begin_Q1, _places(begin_Q1, cell_P, len(part_CxD)), scores_QxC.take(cell_P)
+            proposals = _Proposals(queries_QxD, part_CxD) if bfloat16 and start == 0 else None
+        best.add(*found, start)
+    return best.sorted()
 
 
-def _by_score_then_row(scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    by_row = rows.argsort(dim=1, stable=True)
-    by_score = scores.gather(1, by_row).argsort(dim=1, descending=True, stable=True)
-    return by_row.gather(1, by_score)
+# -- the k best so far -------------------------------------------------------------------------------------------------
+
+
+class _Best:
+    """Keys of the k best of each query so far, unordered among newer ones, and a score that a new one has to beat."""
+
+    def __init__(self, queries: int, k: int, chunk: int, device: torch.device):
+        self.k, self.slack = k, max(k // 4, 32)
+        self.keys_QxW = torch.empty(queries, k + self.slack + chunk, dtype=torch.long, device=device)
+        self.fill_Q = torch.zeros(queries, dtype=torch.long, device=device)
+        self.cut_Q = torch.full((queries,), -torch.inf, device=device)
+
+    def add(self, begin_Q1: Tensor, place_P: Tensor, score_P: Tensor, start: int) -> None:
+        """Add the scores of rows start + place; those of query q stand at begin[q] .. begin[q + 1]."""
+        if not (finite_P := score_P.isfinite()).all():
+            bad = int(finite_P.int().argmin())
+            raise DataError(
+                f"corpus row {start + int(place_P[bad])}: an inner product with it is {float(score_P[bad])}; "
+                "embeddings must be finite, with norms below 1e18"
+            )
+        queries, width = self.keys_QxW.shape
+        counts_Q = begin_Q1.diff()
+        shift_Q = torch.arange(queries, device=place_P.device) * width + self.fill_Q - begin_Q1[:-1]
+        cell_P = torch.arange(len(place_P), device=place_P.device) + shift_Q.repeat_interleave(counts_Q)
+        self.keys_QxW.view(-1)[cell_P] = _packed(score_P, place_P + start)
+        self.fill_Q += counts_Q
+        if int(self.fill_Q.max()) > self.k + self.slack:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Leave the k best in the first k columns; where a query has k, the k-th is the last of them."""
+        used = max(self.k, int(self.fill_Q.max()))
+        keys_QxU = self.keys_QxW[:, :used]
+        empty_QxU = torch.arange(used, device=keys_QxU.device) >= self.fill_Q[:, None]
+        keys_QxU.masked_fill_(empty_QxU, torch.iinfo(torch.long).max)
+        if keys_QxU.is_cuda:
+            keys_QxU[:, : self.k] = keys_QxU.topk(self.k, largest=False).values
+        else:
+            keys_QxU.numpy().partition(self.k - 1, axis=1)
+        self.fill_Q.clamp_(max=self.k)
+        self.cut_Q = torch.where(self.fill_Q == self.k, _unpacked(keys_QxU[:, self.k - 1])[0], self.cut_Q)
+
+    def sorted(self) -> Tensor:
+        self._compact()
+        return self.keys_QxW[:, : self.k].sort(dim=1).values
+
+
+def _packed(scores: Tensor, rows: Tensor) -> Tensor:
+    """int64 keys that ascend by descending score, then by ascending row (< 2^32)."""
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
+    ascending = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return (~ascending.long() << 32) | rows
+
+
+def _unpacked(keys: Tensor) -> tuple[Tensor, Tensor]:
+    ascending = (~(keys >> 32)).int()
+    return (ascending ^ ((ascending >> 31) & 0x7FFFFFFF)).view(torch.float32), keys & 0xFFFFFFFF
+
+
+# -- proposals in bfloat16 ---------------------------------------------------------------------------------------------
+
+
+class _Proposals:
+    """Finds what of a chunk may beat the cut by a bfloat16 product, and scores that in float32.
+
+    Rows lose a centre first: all scores of a query move by q.c, so the order stays and what is rounded is smaller. With
+    y = x - c, p and b the bfloat16 of q and y, a = p.b as computed, Y the largest |y| of the chunk:
+    |q.y - a| <= |q - p| Y + |p| Y / 2^8 + |a| / 2^8 + float32's own rounding, where 2^-8 is bfloat16's.
+    """
+
+    def __init__(self, queries_QxD: Tensor, sample_CxD: Tensor):
+        self.queries_QxD, self.centre_D = queries_QxD, sample_CxD.mean(0)
+        self.rounded_QxD = queries_QxD.bfloat16()
+        self.norm_Q = vector_norm(queries_QxD, dim=1)
+        self.shift_Q = queries_QxD @ self.centre_D
+        self.lost_Q = vector_norm(queries_QxD - self.rounded_QxD.float(), dim=1) + self.norm_Q * 1.01 / 2**8
+
+    def score(self, part_CxD: Tensor, cut_Q: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """(begin, place, score) of all that beat the cut, and some that don't; None if float32 is quicker or safer."""
+        centred_CxD = part_CxD - self.centre_D
+        largest = vector_norm(centred_CxD, dim=1).max()
+        if not largest * self.norm_Q.max() < 1e30:  # a NaN, an infinity, or near to one
+            return None
+        least_Q = cut_Q - self.shift_Q - self._error(largest)
+        least_Q = (least_Q - least_Q.abs() / 2**6.9).bfloat16()  # |a| / 2^8, and as much for rounding the cut itself
+        proposed_QxC = self.rounded_QxD @ centred_CxD.bfloat16().T
+        begin_Q1, cell_P = _above(proposed_QxC, least_Q)
+        if len(cell_P) > proposed_QxC.numel() // 8:
+            return None
+        place_P = _places(begin_Q1, cell_P, len(part_CxD))
+        return begin_Q1, place_P, _scores_at(self.queries_QxD, part_CxD, begin_Q1, place_P)
+
+    def _error(self, largest: Tensor) -> Tensor:
+        dimension = len(self.centre_D)
+        rounding_Q = 4 * (dimension + 8) / 2**24 * self.norm_Q * (largest + vector_norm(self.centre_D))
+        underflow_Q = 4 * dimension / 2**126 * (1 + self.norm_Q + largest)  # the hardware may take subnormals for 0
+        return 1.001 * (self.lost_Q * largest + rounding_Q) + underflow_Q
+
+
+def _scores_at(queries_QxD: Tensor, part_CxD: Tensor, begin_Q1: Tensor, place_P: Tensor) -> Tensor:
+    """The inner products of some pairs; those of query q are with the rows place[begin[q]] .. place[begin[q + 1]]."""
+    shape, zeros_P = (len(queries_QxD), len(part_CxD)), part_CxD.new_zeros(len(place_P))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that sparse tensors are "in beta" and "unchecked"
+        wanted = torch.sparse_csr_tensor(begin_Q1, place_P, zeros_P, shape)
+        return torch.sparse.sampled_addmm(wanted, queries_QxD, part_CxD.T, beta=0.0).values()
+
+
+# -- helpers -----------------------------------------------------------------------------------------------------------
+
+
+def _above(scores_QxC: Tensor, cut_Q: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each query's cells begin (Q + 1), and the cells (query * C + place): scores above the cut, or NaN."""
+    if scores_QxC.dtype == torch.bfloat16 and not scores_QxC.is_cuda:  # numpy has no bfloat16
+        if (cut_Q >= 0).all():
+            scores_QxC, cut_Q = scores_QxC.view(torch.int16), cut_Q.view(torch.int16)  # bits order as numbers do
+        else:
+            scores_QxC, cut_Q = scores_QxC.float(), cut_Q.float()
+    if scores_QxC.is_cuda:
+        cell_P = (~(scores_QxC <= cut_Q[:, None])).flatten().nonzero()[:, 0]
+    else:  # numpy is several times faster here
+        cell_P = torch.from_numpy(np.flatnonzero(~(scores_QxC.numpy() <= cut_Q.numpy()[:, None])))
+    queries, chunk = scores_QxC.shape
+    return torch.searchsorted(cell_P, torch.arange(queries + 1, device=cell_P.device) * chunk), cell_P
+
+
+def _places(begin_Q1: Tensor, cell_P: Tensor, chunk: int) -> Tensor:
+    query_Q = torch.arange(len(begin_Q1) - 1, device=cell_P.device)
+    return cell_P - (query_Q * chunk).repeat_interleave(begin_Q1.diff())
+
+
+def _just_below_kth(scores_QxC: Tensor, k: int) -> Tensor:
+    """The number below each query's k-th largest score, -inf where there are fewer."""
+    if scores_QxC.shape[1] < k:
+        return scores_QxC.new_full((len(scores_QxC),), -torch.inf)
+    if scores_QxC.is_cuda:
+        kth_Q = scores_QxC.topk(k, sorted=False).values.amin(1)
+    else:
+        kth_Q = torch.from_numpy(np.partition(scores_QxC.numpy(), -k, axis=1)[:, -k])
+    return kth_Q.nextafter(kth_Q.new_tensor(-torch.inf))
+
+
+def _rows(matrix: Matrix, start: int, stop: int, device: torch.device) -> Tensor:
+    """Rows start..stop as float32 on the device; memory that can't be written to, as a file's, is copied."""
+    part = matrix[start:stop]
+    if not isinstance(part, Tensor):
+        part = np.asarray(part, None if part.dtype in (np.float16, np.float32) else np.float32)
+        part = torch.from_numpy(np.require(part, requirements=["C", "W"]))
+    return part.detach().to(device, torch.float32)
+
+
+def _check_shapes(queries: Matrix, corpus: Matrix, k: int) -> None:
+    if len(queries.shape) != 2 or len(corpus.shape) != 2 or queries.shape[1] != corpus.shape[1]:
+        raise UserError(
+            f"queries {tuple(queries.shape)} and corpus {tuple(corpus.shape)}: two matrices of equally long rows are "
+            "expected; embed both with one model"
+        )
+    if k < 1:
+        raise UserError(f"k is {k}; at least 1 is expected")
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """float32 products in float32, bfloat16 ones summed in float32, whatever the process has set."""
+    matmul, precision = torch.backends.cuda.matmul, torch.get_float32_matmul_precision()
+    reduced = matmul.allow_bf16_reduced_precision_reduction
+    torch.set_float32_matmul_precision("highest")
+    matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        matmul.allow_bf16_reduced_precision_reduction = reduced

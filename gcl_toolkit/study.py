@@ -21,13 +21,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from gcl_toolkit.baselines import BM25, oracle_top_k, random_top_k, texts
 from gcl_toolkit.errors import UserError, unknown
 from gcl_toolkit.evaluate import DEPTH, METRICS, measure_ranking
 from gcl_toolkit.fields import Fields
 from gcl_toolkit.model import GCLModel
-from gcl_toolkit.ranked_data import RankedData, is_image
+from gcl_toolkit.ranked_data import RankedData
 from gcl_toolkit.runs import Run, writable_folder, write_json
-from gcl_toolkit.search import bm25_top_k, oracle_top_k, random_top_k, top_k
+from gcl_toolkit.search import top_k
 from gcl_toolkit.train import TrainConfig, train
 
 TRAINED: dict[str, dict[str, Any]] = {
@@ -172,9 +173,7 @@ def _run(world: World, method: str, seed: int, config: StudyConfig, folder: Path
         return
     run, started, cpu = Run(folder), time.perf_counter(), time.process_time()
     if method in TRAINED:
-        model = GCLModel(
-            config.encoder, left=config.left, right=config.right, seed=seed, pretrained=config.pretrained
-        )
+        model = GCLModel(config.encoder, left=config.left, right=config.right, seed=seed, pretrained=config.pretrained)
         for record in train(model, world.splits["in_domain"], settings, run=run):
             yield Progress(world.name, method, seed, record["step"], settings.steps)
     training = {"train_seconds": time.perf_counter() - started, "train_cpu_seconds": time.process_time() - cpu}
@@ -202,13 +201,7 @@ def _baseline_ranking(method: str, data: RankedData, config: StudyConfig, seed: 
         return random_top_k(data.queries.num_rows, data.corpus.num_rows, DEPTH, seed)
     if method == "oracle":
         return oracle_top_k(data, DEPTH)
-    return bm25_top_k(_text(data.queries, config.left), _text(data.corpus, config.right), DEPTH)
-
-
-def _text(table, fields: Fields) -> list[str]:
-    """All text fields of a row, one after the other."""
-    columns = [table[name].to_pylist() for name in fields if not is_image(table[name])]
-    return [" ".join(text for text in row if text) for row in zip(*columns, strict=True)]
+    return BM25(texts(data.corpus, config.right)).top_k(texts(data.queries, config.left), DEPTH)
 
 
 def _fingerprint(world: World, method: str, seed: int, config: StudyConfig, settings: TrainConfig) -> str:

@@ -111,10 +111,10 @@ def piecewise(scores: np.ndarray) -> np.ndarray:
 
 @register
 def graded(scores: np.ndarray) -> np.ndarray:
-    """1, 0.2, 0.04, ... for the best, second best, third best distinct score; 0 for a score of 0."""
+    """1, 0.1, 0.01, ... for the best, second best, third best distinct score; 0 for a score of 0."""
     levels = np.unique(scores)[::-1]
     below_best = np.searchsorted(-levels, -scores)
-    return np.where(scores > 0, 0.2**below_best, 0.0)
+    return np.where(scores > 0, 0.1**below_best, 0.0)
 
 
 @register

@@ -93,14 +93,15 @@ def test_data_import_maps_columns_and_sums_scores(capsys, tmp_path):
     made = pd.DataFrame(rows()).rename(columns={"query": "term", "title": "name"})
     made.assign(clicks=made["score"] % 7, carts=1).drop(columns="score").to_csv(tmp_path / "log.csv", index=False)
     mapping = ("--columns", "query", "term", "title", "name", "--score", "clicks", 1, "carts", 4)
-    status, out, error = gcl(capsys, "data", "import", tmp_path / "log.csv", tmp_path / "out", *mapping)
+    status, _, error = gcl(capsys, "data", "import", tmp_path / "log.csv", tmp_path / "out", *mapping)
     assert status == 0, error
     splits = load(tmp_path / "out")
     score = splits["in_domain"].pairs.score
     assert score.min() >= 4
     assert set(score) <= set(range(4, 11))
     assert splits["in_domain"].corpus_fields == ["title"]
-    status, _, error = gcl(capsys, "data", "import", tmp_path / "log.csv", tmp_path / "out", *mapping[:5], "--score", "sales", 1)
+    wrong = (*mapping[:5], "--score", "sales", 1)
+    status, _, error = gcl(capsys, "data", "import", tmp_path / "log.csv", tmp_path / "out", *wrong)
     assert status == 2
     assert "'sales'" in error
 
@@ -222,7 +223,7 @@ def test_a_broken_table_file(capsys, tmp_path):
     (tmp_path / "pairs.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(Exception):  # noqa: B017 - the library's own error, which the command turns into a line
         pq.read_table(tmp_path / "pairs.parquet")
-    status, out, error = gcl(capsys, "data", "check", tmp_path / "pairs.parquet")
+    status, out, _ = gcl(capsys, "data", "check", tmp_path / "pairs.parquet")
     assert status == 1
     assert "pairs.parquet" in out
     assert gcl(capsys, "train", tmp_path / "pairs.parquet", "--out", tmp_path / "run")[0] == 2

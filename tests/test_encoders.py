@@ -45,6 +45,13 @@ def test_a_picture_has_the_same_vector_in_any_batch():
     )
 
 
+def test_a_text_has_the_same_vector_in_any_batch():
+    encoder = make_encoder("small", vocabulary=["red", "mug", "rug"])
+    tokens = encoder.tokens(["red mug", "mug mug red rug red mug", ""])
+    alone = torch.cat([encoder.encode_texts(tokens[i : i + 1]) for i in range(3)])
+    assert alone.detach() == pytest.approx(encoder.encode_texts(tokens).detach(), abs=1e-6)
+
+
 def test_open_clip_pixels_and_vectors_are_its_own(tmp_path):
     import open_clip
 

@@ -4,10 +4,10 @@ import pytest
 from conftest import ranked
 
 from gcl_toolkit import NDCG, RR, Fields, GCLModel, RankedData, UserError, compare, evaluate
+from gcl_toolkit.baselines import oracle_top_k, random_top_k
 from gcl_toolkit.evaluate import measure_ranking
 from gcl_toolkit.metrics import measure
 from gcl_toolkit.ranked_data import divide
-from gcl_toolkit.search import oracle_top_k, random_top_k
 
 MODEL = {"right": Fields(title=1.0), "vocabulary": ["title", "mug", *"0123456789"], "dimension": 16}
 
@@ -46,7 +46,8 @@ def test_the_official_form_rescales_grades_and_draws_queries_by_their_sums():
     assert len(official) == 2000
     heavy = [int(q[1:]) % 2 == 1 for q in official.index]
     assert sum(heavy) > 1200  # sums 101 against 2: nearly all 1,250 heavy ones are in
-    assert heavy[0] and not heavy[-1]  # the largest sums first
+    assert heavy[0]
+    assert not heavy[-1]  # the largest sums first
     graded = official.loc[[q for q in official.index if int(q[1:]) % 2]]["NDCG"].iloc[0]
     assert graded == pytest.approx((1 + 100 / np.log2(3)) / (100 + 1 / np.log2(3)))
     assert len(measure_ranking(rows, data, [NDCG])) == many

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,12 +14,14 @@ import pytest
 from conftest import png, ranked
 from PIL import Image
 
-from gcl_toolkit import figures
+from gcl_toolkit import UserError, cli, figures
+from gcl_toolkit.baselines import oracle_top_k
 from gcl_toolkit.evaluate import METRICS, measure_ranking
+from gcl_toolkit.gallery import data_uri
 from gcl_toolkit.ranked_data import SPLITS, four_way_split
-from gcl_toolkit.report import data_uri, write_report
-from gcl_toolkit.runs import write_json
-from gcl_toolkit.search import oracle_top_k
+from gcl_toolkit.report import write_report, write_run_report
+from gcl_toolkit.runs import Run, write_json
+from gcl_toolkit.sources import table as own_table
 from gcl_toolkit.statistics import holm
 from gcl_toolkit.study import METHODS, World, read_study
 from gcl_toolkit.summary import gain, results, strongest_control
@@ -90,12 +93,13 @@ def report(folder):
     run.mkdir(parents=True)
     (run / "steps.jsonl").write_text('{"step": 1, "loss": 2.0, "logit_scale": 10.0}\n')
     write_json(run / "done.json", {"train_cpu_seconds": 41.7})
-    return read(write_report(folder, [world], title=f"Toy {NASTY}", command="gcl demo --recipe '<toy>'"))
+    write_json(folder / "results.json", results(read_study(folder)) | {"command": "gcl demo --recipe '<toy>'"})
+    return read(write_report(folder, [world], title=f"Toy {NASTY}"))
 
 
 def test_needs_nothing_from_outside(report):
     page, text = report
-    assert all(value.startswith("data:") for name in ("src", "href", "srcset") for value in page.values(name))
+    assert all(value.startswith(("data:", "#")) for name in ("src", "href", "srcset") for value in page.values(name))
     assert not re.search(r"@import|https?://|url\((?!data:)|fetch\(|import\(", text)
     policy = next(value for value in page.values("content") if "default-src" in value)
     assert "default-src 'none'" in policy
@@ -136,7 +140,7 @@ def test_every_method_metric_and_figure_is_there(report):
     page, text = report
     assert {method for method in METHODS if f"<th scope=row>{method}<" not in text} == set()
     assert page.values("data-pane") == [str(metric) for metric in METRICS] * 2
-    assert [section for section in page.values("id") if section] == [
+    assert [attributes["id"] for tag, attributes in page.tags if tag == "section" and "id" in attributes] == [
         *("table", "gains", "scores", "wins", "queries", "training", "how")
     ]
     assert "clip 42" in page.text  # seconds
@@ -155,7 +159,7 @@ def test_p_values_are_corrected_over_the_splits(folder, report):
 
 
 def test_says_when_nothing_is_shown(tmp_path):
-    page, _ = read(write_report(tmp_path, [make_study(tmp_path, methods=FEW)], title="Toy", command="gcl demo"))
+    page, _ = read(write_report(tmp_path, [make_study(tmp_path, methods=FEW)], title="Toy"))
     assert "The interval includes zero: this study does not show a difference." in page.text
 
 
@@ -169,6 +173,96 @@ def test_the_three_queries_are_the_best_the_median_and_the_worst(folder, report)
     wanted = [change.index[-1], change.index[len(change) // 2], change.index[0]]
     assert shown == [(query.removeprefix("q"), f"{change[query]:.3f}") for query in wanted]
     assert "The worst case" in text  # it wins everywhere here: there is no loss
+
+
+def test_lists_the_five_largest_wins_and_losses_and_links_to_their_pictures(tmp_path):
+    world = make_study(tmp_path, methods=FEW)
+    page, text = read(write_report(tmp_path, [world], title="Toy"))
+    table = read_study(tmp_path)
+    rows = table[(table["split"] == "zero_shot") & (table["division"] == "test")]
+    values = rows.pivot(index="query_id", columns="method", values="NDCG@10")
+    control = strongest_control(table)
+    change = (values["gcl-matrix"] - values[control]).sort_values()
+    wins, losses = change[change > 0][::-1][:5], change[change < 0][:5]
+    assert len(wins) > 1
+    assert len(losses) > 1
+    section = text[text.index("<h3>The largest wins and losses") : text.index("<section id=queries>")]
+    found = re.findall(
+        r"<th scope=row>(?:<a href='#case-(\w+)'>)?(\d+) .*?</th><td><b>(.*?)</b></td><td>(.*?)</td><td>(.*?)<", section
+    )
+    numbers = [
+        (f"{change[q]:+.3f}".replace("-", "−"), f"{values['gcl-matrix'][q]:.3f}", f"{values[control][q]:.3f}")
+        for q in (*wins.index, *losses.index)
+    ]
+    assert [tuple(row[2:]) for row in found] == numbers
+    assert found[0][:2] == ("win", wins.index[0].removeprefix("q"))
+    assert found[len(wins)][:2] == ("loss", losses.index[0].removeprefix("q"))
+    assert {f"#{anchor}" for anchor in page.values("id")} >= {v for v in page.values("href") if v.startswith("#")}
+
+
+def test_refuses_data_that_the_study_was_not_made_of(tmp_path):
+    world = make_study(tmp_path, methods=FEW)
+    zero = world.splits["zero_shot"]
+    doubled = zero.qrels.set_column(2, "score", pa.array(np.arange(zero.qrels.num_rows, dtype=float) % 7))
+    for other, said in (
+        (replace(zero, qrels=doubled), "on these scores and .* in the study"),
+        (world.splits["novel_query"], "has no 'p.*which the study has"),
+        (world.splits["novel_document"], "has no 'q.*which the study has"),
+    ):
+        with pytest.raises(UserError, match=said):
+            write_report(tmp_path, [World("<toy>", {**world.splits, "zero_shot": other})])
+
+
+def test_the_command_makes_it_again_with_and_without_the_data(tmp_path, capsys):
+    study, data = tmp_path / "study", tmp_path / "data"
+    study.mkdir()
+    world = make_study(study, methods=FEW)
+    write_json(study / "study.json", {"seeds": 1})
+    own_table.write(world.splits, data)
+    cli.main(["report", str(study), "--data", str(data), "--out", str(tmp_path / "new" / "with.html")])
+    page, text = read(tmp_path / "new" / "with.html")
+    assert "background-image" in text
+    assert "without the data" not in page.text
+    capsys.readouterr()
+    cli.main(["report", str(study)])
+    assert "without texts and pictures" in capsys.readouterr().out
+    page, text = read(study / "report.html")
+    assert "background-image" not in text
+    assert "made without the data" in page.text
+    assert re.search(r"<th scope=row>q\d+</th>", text)
+    with pytest.raises(SystemExit):
+        cli.main(["report", str(tmp_path)])
+    assert "holds neither a study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "options"), [("sparse2", {"seed": 2}), ("shop", {})])
+def test_the_command_takes_the_shop_of_the_study(tmp_path, monkeypatch, name, options):
+    world = make_study(tmp_path, methods=FEW)
+    read_study(tmp_path).assign(world=name).to_parquet(tmp_path / "per_query.parquet")
+    write_json(tmp_path / "study.json", {})
+    asked = []
+    monkeypatch.setattr(cli, "load", lambda source, **given: asked.append((source, given)) or world.splits)
+    cli.main(["report", str(tmp_path), "--data", "shop"])
+    assert asked == [("shop", options)]
+    assert "background-image" in (tmp_path / "report.html").read_text()
+
+
+def test_a_run_has_its_curves_and_its_configuration(tmp_path, capsys):
+    run = Run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"neither a study .* nor a trained run"):
+        write_run_report(run.folder)
+    run.configure({"train": {"loss": "matrix", "steps": 9, "seed": None}, "model": "<small>", "data": "toy"})
+    for step, loss in ((1, 3.5), (2, 2.5)):
+        run.record({"step": step, "loss": loss, "logit_scale": 20.0, "learning_rate": 0.004 / step, "seconds": 7.0})
+    cli.main(["report", str(run.folder)])
+    page, text = read(run.folder / "report.html")
+    for said in ("2 of 9 steps in 7 s", "loss 2.500, logit scale 20.0", "learning rate0.004", "<small>", "lossmatrix"):
+        assert said in page.text
+    assert "seed" not in page.text
+    assert str(tmp_path) not in text  # the page may be passed on
+    assert "<small>" not in text
+    drawn = json.loads(re.search(r"application/json'>(.*?)</script>", text)[1])
+    assert drawn["data"][0]["y"] == [3.5, 2.5]
 
 
 def test_badges_tell_the_score_or_that_there_is_none(report):
@@ -193,10 +287,10 @@ def test_each_picture_stands_in_the_page_once(report):
 
 def test_works_without_pictures_and_without_worlds(tmp_path):
     world = make_study(tmp_path, methods=FEW, image=False)
-    page, text = read(write_report(tmp_path, [world], title="Toy", command="gcl demo", path=tmp_path / "texts.html"))
+    page, text = read(write_report(tmp_path, [world], title="Toy", path=tmp_path / "texts.html"))
     assert "words" in page.values("class")
     assert "background-image" not in text
-    page, _ = read(write_report(tmp_path, [], title="Toy", command="gcl demo"))
+    page, _ = read(write_report(tmp_path, [], title="Toy"))
     assert "queries" not in page.values("id")
 
 
@@ -209,10 +303,10 @@ def test_tells_what_the_results_file_adds(tmp_path):
         "data": {"<toy>": {"made by": "<nobody>"}},
     }
     write_json(tmp_path / "results.json", results(read_study(tmp_path), control="clip") | added)
-    page, _ = read(write_report(tmp_path, [world], title="Toy", command="gcl demo"))
+    page, _ = read(write_report(tmp_path, [world], title="Toy"))
     for said in (
         "2026-01-02",
-        "4.2 minutes",
+        "4.2 CPU-minutes of training",
         "processor <abacus>",
         "torch 9.9",
         "<nobody>",

@@ -31,12 +31,12 @@ def test_every_registered_function_never_rises_as_the_position_grows():
 
 
 def test_graded_reads_levels_not_values_and_zero_has_no_weight():
-    assert to_weights([100, 60, 30, 60, 0], "graded") == pytest.approx([1, 0.2, 0.04, 0.2, 0])
-    assert to_weights([3, 2, 1], "graded") == pytest.approx([1, 0.2, 0.04])
+    assert to_weights([100, 60, 30, 60, 0], "graded") == pytest.approx([1, 0.1, 0.01, 0.1, 0])
+    assert to_weights([3, 2, 1], "graded") == pytest.approx([1, 0.1, 0.01])
 
 
 def test_sharp_is_graded_for_grades_and_reciprocal_for_positions():
-    assert to_weights([100, 60, 30], "sharp") == pytest.approx([1, 0.2, 0.04])
+    assert to_weights([100, 60, 30], "sharp") == pytest.approx([1, 0.1, 0.01])
     assert to_weights(np.arange(100, 0, -1), "sharp") == pytest.approx(1 / np.arange(1, 101))
 
 

@@ -25,6 +25,9 @@ def load(source: str | Path, **options) -> dict[str, RankedData]:
         return import_module(SOURCES[str(source)]).load(**options)
     if not Path(source).exists():
         raise unknown("source or path", str(source), SOURCES)
+    formats = import_module("gcl_toolkit.formats")
+    if formats.is_beir(source):
+        return formats.load(source, **options)
     return import_module(SOURCES[layout_of(source)]).load(source, **options)
 
 

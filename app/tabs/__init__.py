@@ -1,0 +1,1 @@
+"""One file a tab: what it shows, as escaped HTML."""

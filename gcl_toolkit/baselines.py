@@ -1,0 +1,60 @@
+"""Rankings to measure a model against: BM25 over the words, and the two ends of the scale, random and oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from gcl_toolkit.fields import Fields, is_missing
+from gcl_toolkit.ranked_data import RankedData, is_image
+
+
+def texts(table: pa.Table, fields: Fields, rows: np.ndarray | None = None) -> list[str]:
+    """All text fields of a row, one after the other; of some rows, or of all."""
+    columns = [table[name] for name in fields if not is_image(table[name])]
+    values = [(column if rows is None else column.take(pa.array(rows))).to_pylist() for column in columns]
+    return [" ".join(text for text in row if text) for row in zip(*values, strict=True)]
+
+
+class BM25:
+    """BM25 (bm25s, Lucene's form) over one text a product, with an index that is kept; missing texts are empty."""
+
+    def __init__(self, texts: Sequence[str | None]):
+        import bm25s
+
+        self._tokenize, self._index, self.products = bm25s.tokenize, bm25s.BM25(), len(texts)
+        known = ["" if is_missing(text) else str(text) for text in texts]
+        self._index.index(self._tokenize(known, stopwords=None, show_progress=False), show_progress=False)
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(part.nbytes for part in self._index.scores.values() if isinstance(part, np.ndarray))
+
+    def top_k(self, queries: Sequence[str], k: int) -> np.ndarray:
+        """Row numbers, Q x min(k, N), best first; equal scores come in the order of the rows."""
+        rows = []
+        for words in self._tokenize(list(queries), stopwords=None, return_ids=False, show_progress=False):
+            known = [word for word in words if word in self._index.vocab_dict]
+            scores = self._index.get_scores(known) if known else np.zeros(self.products)
+            rows.append(np.argsort(-scores, kind="stable")[:k])
+        return np.stack(rows)
+
+
+def random_top_k(queries: int, corpus: int, k: int, seed: int = 0) -> np.ndarray:
+    """Row numbers in random order, Q x min(k, N)."""
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.permutation(corpus)[:k] for _ in range(queries)])
+
+
+def oracle_top_k(data: RankedData, k: int) -> np.ndarray:
+    """Each query's scored products, best first, Q x k; -1 where there are no more."""
+    query, product, score = data.pairs
+    order = np.lexsort((product, -score, query))
+    query, product = query[order], product[order]
+    rank = np.arange(len(query)) - np.searchsorted(query, query)
+    rows = np.full((data.queries.num_rows, k), -1)
+    kept = rank < k
+    rows[query[kept], rank[kept]] = product[kept]
+    return rows

@@ -1,0 +1,233 @@
+"""The page in a real browser: the system's Chromium, driven by playwright; skipped, with the reason, without them."""
+
+import csv
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+import small_bundle
+
+from app.service import Service
+from gcl_toolkit.bundle import read_bundle
+from gcl_toolkit.metrics import NDCG
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+A, B = "gcl-matrix", "clip"
+WAIT = 120_000
+"""Milliseconds, for machines that do other things at the same time."""
+
+for package in ("gradio", "playwright"):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed; pip install -e '.[app,dev]'", allow_module_level=True)
+if CHROMIUM is None:
+    pytest.skip("no chromium on this machine", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return small_bundle.make(tmp_path_factory.mktemp("browser"))
+
+
+@pytest.fixture(scope="module")
+def service(folder):
+    return Service(read_bundle(folder))
+
+
+@pytest.fixture(scope="module")
+def url(folder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "app.app", str(folder), "--port", str(port)]
+    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    base = f"http://127.0.0.1:{port}/"
+    try:
+        deadline = time.monotonic() + 300
+        while server.poll() is None and time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(base, timeout=5) as answer:
+                    answer.read()
+                break
+            except OSError:
+                time.sleep(0.3)
+        assert server.poll() is None, "the app ended before it served a page"
+        yield base
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium, url):
+    """A fresh page; afterwards: nothing went to another host, nothing was executed, the console is free of errors."""
+    page, found = chromium.new_page(viewport={"width": 1440, "height": 1000}), []
+    page.set_default_timeout(WAIT)
+    page.on("console", lambda m: found.append(f"console: {m.text}") if m.type == "error" else None)
+    page.on("pageerror", lambda error: found.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: (found.append(f"executed: {dialog.message}"), dialog.dismiss()))
+    page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else found.append(f"to: {r.url}"))
+    yield page
+    page.close()
+    assert found == []
+
+
+def visit(page, url, **said):
+    page.goto(url + "?" + "&".join(f"{key}={quote(str(value), safe='')}" for key, value in said.items()))
+    view(page).wait_for()
+
+
+def view(page):
+    return page.locator(".view:visible")
+
+
+def in_the_address(page, **said):
+    """Wait until the address bar says so."""
+    for key, value in said.items():
+        page.wait_for_function(
+            "([key, value]) => new URLSearchParams(location.search).get(key) === value", arg=[key, str(value)]
+        )
+
+
+def titles(page):
+    return [card.split(" (")[0] for card in page.locator(".card:visible").evaluate_all("all => all.map(e => e.title)")]
+
+
+def expected_titles(service, query, weight, split="zero_shot"):
+    return [p.title for p in service.search(split, query, A, weight, 20).products]
+
+
+def choose(page, element, value):
+    box = page.locator(f"#{element} input")
+    box.click()
+    box.fill(value)
+    box.press("Enter")
+
+
+def a_query(service, split="zero_shot"):
+    return next(label for label in service.labels[split] if label.startswith("mug number"))
+
+
+def test_search_by_a_stored_query_shows_the_services_ranking_and_says_so_in_the_url(page, url, service):
+    visit(page, url, split="zero_shot", query=a_query(service))
+    assert titles(page) == expected_titles(service, a_query(service), 0.5)
+    shown = page.locator(".card:visible .facts b").all_inner_texts()
+    products = service.search("zero_shot", a_query(service), A, 0.5).products
+    assert shown == [f"{p.cosine:.3f}".replace("-", "−").replace("nan", "–") for p in products]
+    badges = page.locator(".card:visible .badge").all_inner_texts()
+    assert badges == ["not listed" if p.score is None else f"{p.score:g}" for p in products]
+
+
+def test_a_typed_text_is_searched_and_the_address_brings_it_back(page, url, service):
+    visit(page, url, split="zero_shot")
+    choose(page, "query", "some mug")
+    in_the_address(page, query="some mug", tab="search")
+    assert titles(page) == expected_titles(service, "some mug", 0.5)
+    page.goto(page.url)
+    view(page).wait_for()
+    assert titles(page) == expected_titles(service, "some mug", 0.5)
+
+
+def test_the_slider_ranks_anew(page, url, service):
+    visit(page, url, split="zero_shot", query=a_query(service))
+    box = page.locator("#weight input[type=number]")
+    box.fill("0")
+    box.press("Enter")
+    in_the_address(page, weight="0.0")
+    assert titles(page) == expected_titles(service, a_query(service), 0.0)
+    assert titles(page) != expected_titles(service, a_query(service), 0.5)
+
+
+def test_compare_shows_the_services_numbers(page, url, service):
+    query = a_query(service)
+    visit(page, url, tab="compare", split="zero_shot", query=query, a=A, b=B)
+    told = service.compare("zero_shot", query, A, B)
+    assert page.locator(".sentence:visible").inner_text() == told.sentence
+    shown = page.locator(".values:visible dd").all_inner_texts()
+    wanted = [f"{value:.3f}" for ranking in (told.a, told.b) for value in ranking.metrics.values()]
+    assert [text.split("\n")[0] for text in shown] == wanted
+    assert f"DCG {told.a.dcg:.0f} / {told.a.ideal_dcg:.0f}" in shown[[*told.a.metrics].index(NDCG @ 10)]
+    columns = page.locator(".side:visible").evaluate_all(
+        "all => all.map(side => [...side.querySelectorAll('.hit')].map(e => Number(e.dataset.item)))"
+    )
+    assert columns == [[p.item for p in part] for part in (told.a.products, told.b.products, told.ideal)]
+
+
+def test_a_row_of_the_queries_opens_its_comparison(page, url, service):
+    visit(page, url, tab="queries", split="in_domain", division="all", order="loss", a=A, b=B)
+    table = service.queries("in_domain", A, B, "NDCG@10", "loss")
+    rows = page.locator(".queries tbody tr")
+    assert rows.locator("button").all_inner_texts() == [" ".join(q.split()) for q in table["query"]]
+    page.wait_for_timeout(500)
+    rows.nth(1).click()
+    in_the_address(page, tab="compare", query=table["query"][1])
+    told = service.compare("in_domain", table["query"][1], A, B)
+    assert page.locator(".sentence:visible").inner_text() == told.sentence
+
+
+def test_the_csv_holds_every_query_and_no_formula(page, url, service, tmp_path):
+    visit(page, url, tab="queries", split="in_domain", division="all", a=A, b=B)
+    with page.expect_download() as download:
+        page.locator("a.csv:visible").click()
+    download.value.save_as(tmp_path / "queries.csv")
+    with (tmp_path / "queries.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    table = service.queries("in_domain", A, B, "NDCG@10")
+    assert [row["query_id"] for row in rows] == table["query_id"].tolist()
+    assert [float(row[f"NDCG@10 {A}"]) for row in rows] == pytest.approx(table["a"].tolist(), abs=1e-6)
+    assert not [row for row in rows if re.match(r"\s*[=+@-]", row["query"])]
+
+
+@pytest.mark.parametrize("tab", ["search", "compare", "queries", "about"])
+def test_hostile_titles_and_queries_stay_text(page, url, service, tab):
+    """The page fixture fails the test when anything is executed."""
+    for query in ("${alert(3)}", '{{constructor.constructor("alert(4)")()}}'):
+        split = next(s for s in service.bundle.splits if query in service.labels[s])
+        visit(page, url, tab=tab, split=split, query=query, division="all")
+        assert page.locator(".view script, .view [onerror], .view [onload], .view [onmouseover]").count() == 0
+        in_the_address(page, query=query)
+    if tab == "queries":
+        assert page.locator(".queries button").all_inner_texts() != []
+
+
+def test_a_wrong_address_is_told_in_a_line_and_the_page_works(page, url):
+    visit(page, url, tab="search", a="../../etc/passwd")
+    assert "unknown model '../../etc/passwd'; known: clip, gcl-matrix" in page.locator(".message:visible").inner_text()
+    assert page.locator(".card:visible").count() > 0
+    assert parse_qs(urlsplit(page.url).query)["tab"] == ["search"]
+
+
+@pytest.mark.parametrize("tab", ["search", "compare", "queries", "about"])
+def test_a_phone_shows_every_tab_without_sideways_scrolling(page, url, tab):
+    page.set_viewport_size({"width": 390, "height": 844})
+    visit(page, url, tab=tab)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.locator("button[role=tab]:visible").all_inner_texts() == ["Search", "Compare", "Queries", "About"]
+
+
+@pytest.mark.parametrize("path", ["gradio_api/file=/etc/passwd", "file=/etc/passwd", "gradio_api/file=app/app.py"])
+def test_no_file_of_the_machine_is_served(url, path):
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(url + path)
+    with caught.value as answer:
+        assert answer.code in (403, 404)

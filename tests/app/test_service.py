@@ -1,0 +1,380 @@
+import ast
+import csv
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import small_bundle
+
+from app import service as service_module
+from app.draw import safe
+from app.export import to_csv
+from app.service import MAX_K, MAX_QUERY, Service
+from app.tabs import about, compare, queries, search
+from gcl_toolkit import UserError
+from gcl_toolkit.bundle import read_bundle
+from gcl_toolkit.metrics import NDCG, measure
+from gcl_toolkit.model import GCLModel
+
+APP = Path(service_module.__file__).parent
+A, B = "gcl-matrix", "clip"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return small_bundle.make(tmp_path_factory.mktemp("app"))
+
+
+@pytest.fixture(scope="module")
+def service(folder):
+    return Service(read_bundle(folder))
+
+
+def by_hand(bundle, split, row, model, weight):
+    """Product ids, best first, and cosines, from whole fused embeddings."""
+    ranker, items = bundle.models[model], bundle.items_of(split)
+    image, title = (np.float64(ranker.embeddings_NxD[field][items]) for field in ("image", "title"))
+    fused = weight * image + (1 - weight) * title
+    norm = np.linalg.norm(fused, axis=1)
+    cosines = np.where(norm > 1e-6, fused @ ranker.queries_QxD[row] / norm.clip(1e-9), -np.inf)
+    order = np.argsort(-cosines, kind="stable")
+    return bundle.items["product_id"].to_numpy()[items][order].tolist(), cosines[order]
+
+
+# -- search ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 1.0])
+def test_search_ranks_as_fused_embeddings_do_at_every_weight(service, weight):
+    for label, row in service.labels["zero_shot"].items():
+        found = service.search("zero_shot", label, A, weight, k=12).products
+        ids, cosines = by_hand(service.bundle, "zero_shot", row, A, weight)
+        kept = np.isfinite(cosines)
+        np.testing.assert_allclose(np.array([p.cosine for p in found])[kept], cosines[kept], atol=1e-5)
+        assert [p.product_id for p in found] == ids
+        assert [p.rank for p in found] == list(range(1, 13))
+        for product in found[: kept.sum()]:
+            assert sum(product.parts.values()) == pytest.approx(product.cosine, abs=1e-5)
+
+
+def test_a_product_without_the_only_field_that_counts_comes_last(service):
+    split = next(s for s in ("in_domain", "zero_shot") if small_bundle.NO_IMAGE in items_of(service, s))
+    last = service.search(split, next(iter(service.labels[split])), A, 1.0, k=12).products[-1]
+    assert last.product_id == small_bundle.NO_IMAGE
+    assert math.isnan(last.cosine)
+
+
+def items_of(service, split):
+    return service.bundle.items["product_id"].to_numpy()[service.bundle.items_of(split)].tolist()
+
+
+def test_moving_the_slider_computes_no_new_cosines_of_fields(folder, monkeypatch):
+    service, calls = Service(read_bundle(folder)), []
+    monkeypatch.setattr(
+        service_module, "field_cosines", lambda *a, real=service_module.field_cosines: calls.append(1) or real(*a)
+    )
+    for weight in np.linspace(0, 1, 11):
+        service.search("zero_shot", next(iter(service.labels["zero_shot"])), A, float(weight))
+    assert len(calls) == 1
+
+
+def test_scores_and_levels_are_those_of_the_querys_list(service):
+    label, row = next(iter(service.labels["zero_shot"].items()))
+    items, scores = service.bundle.judged(row)
+    known = dict(zip(items.tolist(), scores.tolist(), strict=True))
+    for product in service.search("zero_shot", label, A).products:
+        assert product.score == known.get(product.item)
+        assert product.level == service.level(product.score or 0)
+    least, largest = service.bounds[0], service.bounds[-1]
+    assert [service.level(s) for s in (0, least, largest)] == [0, 1, 4]
+    assert sorted({service.level(s) for s in np.linspace(least, largest, 50)}) == [1, 2, 3, 4]
+    assert [service.level(bound) for bound in service.bounds[:-1]] == [1, 2, 3, 4]
+    assert not any(service.bounds % 1)
+
+
+def test_a_text_that_is_not_stored_is_embedded_by_the_model(service):
+    found = service.search("in_domain", "  some   mug ", A)
+    model = GCLModel.load(service.bundle.models[A].weights)
+    query_D = model.embed(pa.table({"query": ["some mug"]}), "left")[0]
+    corpus = small_bundle.world().splits["in_domain"].corpus
+    expected = dict(zip(corpus["product_id"].to_pylist(), model.embed(corpus, "right") @ query_D, strict=True))
+    assert {p.product_id: p.cosine for p in found.products} == pytest.approx(expected, abs=1e-3)
+    assert found.metrics == {}
+    assert all(p.score is None for p in found.products)
+    with pytest.raises(UserError, match="knows none of the words"):
+        service.search("in_domain", "zzzz", A)
+
+
+def test_without_weights_only_stored_queries_can_be_searched(folder):
+    bundle = read_bundle(folder)
+    for ranker in bundle.models.values():
+        object.__setattr__(ranker, "weights", None)
+    with pytest.raises(UserError, match="holds no weights of clip: choose one of the stored queries"):
+        Service(bundle).search("zero_shot", "mug", "clip")
+
+
+# -- compare and queries -----------------------------------------------------------------------------------------------
+
+
+def test_compare_measures_as_the_metrics_do_and_dcg_over_ideal_dcg_is_ndcg(service):
+    for label, row in service.labels["zero_shot"].items():
+        told = service.compare("zero_shot", label, A, B)
+        items, scores = service.bundle.judged(row)
+        ids = service.bundle.items["product_id"].to_numpy()
+        qrels = {"q": dict(zip(ids[items], scores, strict=True))}
+        for ranking in (told.a, told.b):
+            order, _ = by_hand(service.bundle, "zero_shot", row, ranking.model, 0.5)
+            run = {"q": {product: -rank for rank, product in enumerate(order)}}
+            expected = measure(qrels, run, [*service.bundle.metrics]).loc["q"]
+            assert {str(m): v for m, v in ranking.metrics.items()} == pytest.approx(expected.to_dict())
+            assert ranking.dcg / ranking.ideal_dcg == pytest.approx(ranking.metrics[NDCG @ 10])
+            assert 0 <= ranking.dcg <= ranking.ideal_dcg
+
+
+def test_the_ideal_order_falls_by_score_and_tells_both_models_ranks(service):
+    label, row = next(iter(service.labels["zero_shot"].items()))
+    told = service.compare("zero_shot", label, A, B)
+    assert [p.score for p in told.ideal] == sorted(service.bundle.judged(row)[1], reverse=True)[:10]
+    for model in (A, B):
+        order, _ = by_hand(service.bundle, "zero_shot", row, model, 0.5)
+        assert [p.other[model] for p in told.ideal] == [order.index(p.product_id) + 1 for p in told.ideal]
+    order_b, _ = by_hand(service.bundle, "zero_shot", row, B, 0.5)
+    assert [p.other[B] for p in told.a.products] == [order_b.index(p.product_id) + 1 for p in told.a.products]
+
+
+def test_the_sentence_names_the_better_model_and_a_product_it_ranks_higher(service):
+    for split in service.bundle.splits:
+        for label in service.labels[split]:
+            told = service.compare(split, label, A, B)
+            gap = told.a.metrics[NDCG @ 10] - told.b.metrics[NDCG @ 10]
+            if abs(gap) < 0.0005:
+                assert "Both models reach the same" in told.sentence or "Neither" in told.sentence
+                continue
+            better, worse = (A, B) if gap > 0 else (B, A)
+            assert told.sentence.startswith(f"{better} is better by {abs(gap):.3f} NDCG@10")
+            here, there = re.search(rf"at (\d+), {worse} at (\d+)\. Their", told.sentence).groups()
+            assert int(here) < int(there)
+
+
+def test_the_sentence_owns_up_to_what_it_can_not_tell(service):
+    assert "on both sides" in service.compare("zero_shot", next(iter(service.labels["zero_shot"])), A, A).sentence
+    assert "No scores are known" in service.compare("in_domain", "some mug", A, B).sentence
+
+
+def test_the_table_of_queries_equals_the_comparisons(service):
+    for split in service.bundle.splits:
+        table = service.queries(split, A, B, "NDCG@10")
+        assert len(table) == len(service.labels[split])
+        for row in table.itertuples():
+            told = service.compare(split, row.query, A, B)
+            assert (row.a, row.b) == pytest.approx((told.a.metrics[NDCG @ 10], told.b.metrics[NDCG @ 10]))
+            assert row.difference == pytest.approx(row.a - row.b)
+
+
+def test_the_table_is_sorted_and_filtered_as_asked(service):
+    tables = {order: service.queries("in_domain", A, B, "AP", order) for order in ("win", "loss", "worst")}
+    assert tables["win"]["difference"].is_monotonic_decreasing
+    assert tables["loss"]["difference"].is_monotonic_increasing
+    assert tables["worst"]["a"].is_monotonic_increasing
+    halves = [service.queries("in_domain", A, B, "AP", "win", division) for division in ("dev", "test")]
+    assert sum(map(len, halves)) == len(tables["win"])
+    assert all(half["division"].nunique() <= 1 for half in halves)
+
+
+def test_the_interval_is_the_paired_one_and_the_sign_is_a_minus_b(service):
+    table = service.queries("in_domain", A, B, "NDCG@10")
+    found = service.difference(table, "NDCG@10")
+    assert found.difference == pytest.approx(table["difference"].mean())
+    assert found.low <= found.difference <= found.high
+    assert service.difference(table.head(1), "NDCG@10") is None
+
+
+def test_equal_texts_get_labels_of_their_own(folder):
+    bundle = read_bundle(folder)
+    bundle.queries["query"] = "mug"
+    labels = Service(bundle).labels["in_domain"]
+    assert len(labels) == bundle.queries_of("in_domain").stop
+    assert next(iter(labels)) == "mug"
+    assert all(re.fullmatch(r"mug \(q\d+\)", label) for label in list(labels)[1:])
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [0, -1, MAX_K + 1, 2.5, "10", None, True, math.nan])
+def test_k_out_of_range_is_refused(service, k):
+    with pytest.raises(UserError, match=f"a whole number from 1 to {MAX_K} is expected"):
+        service.search("zero_shot", "mug", A, k=k)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, "x", math.nan, math.inf, [1], {}])
+def test_a_weight_out_of_range_is_refused(service, weight):
+    with pytest.raises(UserError, match="a number from 0 to 1 is expected"):
+        service.search("zero_shot", "mug", A, weight)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n\t"])
+def test_an_empty_query_is_refused(service, text):
+    with pytest.raises(UserError, match="the query is empty"):
+        service.search("zero_shot", text, A)
+
+
+def test_a_long_query_is_refused(service):
+    with pytest.raises(UserError, match=f"{MAX_QUERY + 1} characters; at most {MAX_QUERY}"):
+        service.search("zero_shot", "m" * (MAX_QUERY + 1), A)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "", "weights", None, 3, ["clip"], "x" * 9_999])
+def test_unknown_names_are_refused_with_the_known_ones(service, name):
+    for call in (
+        lambda: service.search("zero_shot", "mug", name),
+        lambda: service.search(name, "mug", A),
+        lambda: service.compare("zero_shot", "mug", A, name),
+        lambda: service.queries("zero_shot", A, B, name),
+        lambda: service.queries("zero_shot", A, B, "AP", name),
+        lambda: service.queries("zero_shot", A, B, "AP", "win", name),
+    ):
+        with pytest.raises(UserError, match=r"unknown .*known: ") as caught:
+            call()
+        assert len(str(caught.value)) < 2 * MAX_QUERY + 200
+
+
+@pytest.mark.parametrize("item", [-1, 24, 10**9])
+def test_an_item_out_of_range_has_no_picture(service, item):
+    with pytest.raises(UserError, match="there is no product row"):
+        service.image(item)
+
+
+def test_a_state_comes_back_from_its_url(service):
+    for query in (*small_bundle.HOSTILE, "mug number 13", "ä & b = c # ? %41 +"):
+        said = {
+            "tab": "compare",
+            "split": "novel_query",
+            "query": query,
+            "a": B,
+            "b": A,
+            "weight": 0.37,
+            "order": "worst",
+        }
+        state = service.state(said | {"metric": "RBP(0.9)", "division": "dev"})
+        assert service.state(dict(parse_qsl(state.url()[1:]))) == state
+        assert state.query == query
+    assert service.state().tab == "search"
+    with pytest.raises(UserError, match="unknown tab 'map'; known: about, compare, queries, search"):
+        service.state({"tab": "map"})
+
+
+# -- what is drawn -----------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Tags with attributes, and the text, as a browser would read them."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text, self.rows = [], "", []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+DRAWN = {"search": search, "compare": compare, "queries": queries, "about": about}
+TAGS = {"section", "header", "p", "h3", "span", "ol", "ul", "li", "img", "div", "dl", "dt", "dd", "b", "small", "i"}
+TAGS |= {"table", "thead", "tbody", "tr", "th", "td", "button", "a"}
+
+
+@pytest.mark.parametrize("tab", DRAWN)
+@pytest.mark.parametrize("query", small_bundle.HOSTILE)
+def test_hostile_texts_are_drawn_as_text_on_every_tab(service, tab, query):
+    split = next(s for s in service.bundle.splits if query in service.labels[s])
+    html = DRAWN[tab].draw(service, service.state({"tab": tab, "split": split, "query": query, "division": "all"}))
+    page = Page(html)
+    assert {tag for tag, _ in page.tags} <= TAGS
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name in ("srcdoc", "formaction")]
+        assert attributes.get("src", "data:image/webp;base64,").startswith("data:image/webp;base64,"), tag
+        assert attributes.get("href", "data:text/csv;").startswith("data:text/csv;"), tag
+    assert not re.search(r"\$\{|\{\{|`", html)
+    if tab == "queries":
+        assert query in page.text
+        assert {a["data-query"] for _, a in page.tags if "data-query" in a} == set(service.labels[split])
+    if tab == "compare":
+        shown = service.compare(split, query, A, B)
+        assert all(p.title in page.text for p in (*shown.a.products, *shown.b.products, *shown.ideal))
+
+
+def test_safe_is_undone_by_a_browser_and_by_nothing_less():
+    for text in small_bundle.HOSTILE:
+        assert Page(f"<p>{safe(text)}</p>").text == text
+        assert Page(f'<p title="{safe(text)}"></p>').tags[0][1]["title"] == text
+        assert not set(safe(text)) & set("<>\"'`${}")
+
+
+def test_nothing_in_the_page_is_a_template_or_sets_html():
+    script = (APP / "page.js").read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function|\$\{|\{\{|`", script)
+    for path in APP.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword):
+                assert node.arg not in ("html_template", "css_template", "allowed_paths")
+
+
+def test_numbers_in_the_page_are_the_services(service):
+    label = next(iter(service.labels["zero_shot"]))
+    told = service.compare("zero_shot", label, A, B)
+    text = Page(compare.draw(service, service.state({"tab": "compare"}))).text
+    for ranking in (told.a, told.b):
+        assert f"NDCG@10{ranking.metrics[NDCG @ 10]:.3f}DCG {ranking.dcg:.0f} / {ranking.ideal_dcg:.0f}" in text
+    assert told.sentence in text
+
+
+# -- CSV ---------------------------------------------------------------------------------------------------------------
+
+
+def test_no_cell_of_the_csv_is_a_formula_and_numbers_stay_numbers(service):
+    starts = ["=1+1", "+1", "-1", "@A1", "\t=1", "\r=1", "\n=1", " =1", "mug", "", "'mug"]
+    table = pd.DataFrame({"=name": starts, "value": -0.5})
+    head, *rows = csv.reader(io.StringIO(to_csv(table)))
+    assert head == ["'=name", "value"]
+    for text, (cell, value) in zip(starts, rows, strict=True):
+        assert cell in (text, f"'{text}")
+        assert not cell.lstrip().startswith(("=", "+", "-", "@"))
+        assert float(value) == -0.5
+    exported = to_csv(service.queries("in_domain", A, B, "NDCG@10"))
+    assert any(row[0].startswith("'=") or row[0].startswith("'@") for row in csv.reader(io.StringIO(exported)))
+
+
+# -- torch -------------------------------------------------------------------------------------------------------------
+
+
+def test_stored_queries_need_no_torch_and_no_gradio(folder):
+    code = f"""
+import json, sys
+from app.torch_free import leave_torch_out
+leave_torch_out()
+from app.export import to_csv
+from app.service import Service
+from app.tabs import about, compare, queries, search
+from gcl_toolkit.bundle import read_bundle
+service = Service(read_bundle({str(folder)!r}))
+drawn = [tab.draw(service, service.state()) for tab in (search, compare, queries, about)]
+heavy = [m for m in ("torch", "gradio", "open_clip", "transformers", "plotly") if m in sys.modules]
+service.search("in_domain", "some mug", "clip")
+print(json.dumps([len(drawn), heavy, "torch" in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=APP.parent)
+    assert json.loads(done.stdout or "null") == [4, [], True], done.stderr
