@@ -24,32 +24,41 @@ Grades = Mapping[Any, Mapping[Any, float]]
 
 @dataclass(frozen=True)
 class Ranked:
-    """What the formulas see: the grade found at each rank, and all grades that there were to find.
+    """What the formulas see: the relevant products found, and all grades that there were to find.
 
-    gains_QxK: 0 where the product is unjudged or the row has ended. judged_query, judged_grade: one entry a pair,
-    sorted by query row, then by descending grade.
+    gain_QxH, rank_QxH: grade > 0 and rank from 1 of each one found, best rank first; 0 and inf where there are no more.
+    judged_query, judged_grade: one entry a pair, sorted by query row, then by descending grade.
     """
 
-    gains_QxK: np.ndarray
+    gain_QxH: np.ndarray
+    rank_QxH: np.ndarray
     judged_query: np.ndarray
     judged_grade: np.ndarray
+    _found_Q: dict[int | None, np.ndarray] = field(default_factory=dict)
+
+    def found_Q(self, cutoff: int | None) -> np.ndarray:
+        """How many relevant products stand at the cut-off or above."""
+        if cutoff not in self._found_Q:
+            self._found_Q[cutoff] = (self.rank_QxH <= (cutoff or np.finfo(float).max)).sum(axis=1)
+        return self._found_Q[cutoff]
+
+    def total_Q(self, sums_QxH: np.ndarray, cutoff: int | None) -> np.ndarray:
+        """The running sums over relevant products, at the last one within the cut-off."""
+        found_Q = self.found_Q(cutoff)
+        return np.where(found_Q > 0, sums_QxH[np.arange(len(found_Q)), found_Q - 1], 0)
 
     @cached_property
-    def hits_QxK(self) -> np.ndarray:
-        """How many relevant products stand at each rank or above."""
-        return np.cumsum(self.gains_QxK > 0, axis=1, dtype=np.int32)
+    def discounted_QxH(self) -> np.ndarray:
+        return np.cumsum(self.gain_QxH / np.log2(self.rank_QxH + 1), axis=1)
 
     @cached_property
-    def precisions_QxK(self) -> np.ndarray:
-        """The precision at the rank of each relevant product, summed over those at each rank or above."""
-        precision_QxK = self.hits_QxK / _ranks(self.gains_QxK)
-        precision_QxK *= self.gains_QxK > 0
-        return np.cumsum(precision_QxK, axis=1, out=precision_QxK)
+    def precision_QxH(self) -> np.ndarray:
+        return np.cumsum(_ranks(self.rank_QxH) / self.rank_QxH, axis=1)
 
     @cached_property
     def begin_Q1(self) -> np.ndarray:
         """Where the judged pairs of each query begin, and their number."""
-        return np.searchsorted(self.judged_query, np.arange(len(self.gains_QxK) + 1))
+        return np.searchsorted(self.judged_query, np.arange(len(self.gain_QxH) + 1))
 
     @cached_property
     def ideal_gain(self) -> np.ndarray:
@@ -65,19 +74,19 @@ class Ranked:
     @cached_property
     def relevant_Q(self) -> np.ndarray:
         """How many products of each query have a grade > 0."""
-        return np.bincount(self.judged_query[self.judged_grade > 0], minlength=len(self.gains_QxK))
+        return np.bincount(self.judged_query[self.judged_grade > 0], minlength=len(self.gain_QxH))
 
 
 @dataclass(frozen=True, repr=False)
 class Metric:
     """A metric with its parameter and cut-off: `NDCG @ 10`, `RBP(0.9)`. Prints as it is typed; can be a key.
 
-    formula: (Ranked, gains cut off, cut-off, parameter) -> one value a query. parameter_below: the parameter lies
+    formula: (Ranked, cut-off, parameter) -> one value a query. parameter_below: the parameter lies
     strictly between 0 and this; None when there is no parameter. Raises UserError for one out of range.
     """
 
     name: str
-    formula: Callable[[Ranked, np.ndarray, int | None, float | None], np.ndarray] = field(compare=False)
+    formula: Callable[[Ranked, int | None, float | None], np.ndarray] = field(compare=False)
     parameter: float | None = None
     cutoff: int | None = None
     parameter_below: float | None = field(default=None, compare=False)
@@ -104,68 +113,63 @@ class Metric:
 
     def values(self, ranked: Ranked) -> np.ndarray:
         """One float64 a query."""
-        return self.formula(ranked, ranked.gains_QxK[:, : self.cutoff], self.cutoff, self.parameter)
+        return self.formula(ranked, self.cutoff, self.parameter)
 
 
 # -- the formulas ------------------------------------------------------------------------------------------------------
 
 
-def _ndcg(ranked, gains_QxK, cutoff, _):
+def _ndcg(ranked, cutoff, _):
     """trec_eval's: linear gain, log2 discount, ideal over all judged products at the same cut-off."""
     begin_Q, end_Q = ranked.begin_Q1[:-1], ranked.begin_Q1[1:]
-    end_Q = end_Q if cutoff is None else np.minimum(begin_Q + cutoff, end_Q)
+    end_Q = np.minimum(begin_Q + cutoff, end_Q) if cutoff else end_Q
     ideal_Q = np.add.reduceat(ranked.ideal_gain, np.stack([begin_Q, end_Q], 1).ravel())[::2]
     ideal_Q[begin_Q == end_Q] = 0  # there reduceat gives the pair at `begin`
-    return _ratio(gains_QxK @ (1 / np.log2(_ranks(gains_QxK) + 1)), ideal_Q)
+    return _ratio(ranked.total_Q(ranked.discounted_QxH, cutoff), ideal_Q)
 
 
-def _err(ranked, gains_QxK, _, scale):
+def _err(ranked, cutoff, scale):
     """Expected reciprocal rank (Chapelle et al. 2009) of a user who stops at grade g with chance (2^g - 1) / 2^best.
 
     `best` is the query's largest grade. As in the evaluation of GCL there is no cut-off and no rescaling by default;
     with grades up to 100 one step of grade then halves the chance, so that ERR asks little more than whether the very
     best product comes first. `ERR(4)` first rescales the grades of each query to 0..4, the usual range.
     """
-    best_Qx1 = ranked.best_Qx1
+    gain_QxH, best_Qx1 = ranked.gain_QxH, ranked.best_Qx1
     if scale is not None:
-        gains_QxK, best_Qx1 = scale * _ratio(gains_QxK, best_Qx1), np.full_like(best_Qx1, scale)
-    stops_QxK = np.exp2(gains_QxK - best_Qx1)
-    stops_QxK -= np.exp2(-best_Qx1)  # 2^best itself would overflow
-    reaches_QxK = 1 - stops_QxK
-    np.cumprod(reaches_QxK, axis=1, out=reaches_QxK)
-    stops_QxK[:, 1:] *= reaches_QxK[:, :-1]
-    return stops_QxK @ (1 / _ranks(gains_QxK))
+        gain_QxH, best_Qx1 = scale * _ratio(gain_QxH, best_Qx1), np.full_like(best_Qx1, scale)
+    stops_QxH = np.exp2(gain_QxH - best_Qx1) - np.exp2(-best_Qx1)  # 2^best itself would overflow
+    reaches_QxH = np.cumprod(1 - stops_QxH, axis=1)
+    stops_QxH[:, 1:] *= reaches_QxH[:, :-1]
+    return ranked.total_Q(np.cumsum(stops_QxH / ranked.rank_QxH, axis=1), cutoff)
 
 
-def _rbp(ranked, gains_QxK, _, persistence):
+def _rbp(ranked, cutoff, persistence):
     """Rank-biased precision (Moffat & Zobel 2008) with gain grade / best grade of the query."""
-    weights_K = (1 - persistence) * persistence ** np.arange(gains_QxK.shape[1])
-    return _ratio(gains_QxK @ weights_K, ranked.best_Qx1[:, 0])
+    weight_QxH = (1 - persistence) * np.exp2(np.log2(persistence) * (ranked.rank_QxH - 1))  # p^(rank - 1), but quick
+    return _ratio(ranked.total_Q(np.cumsum(ranked.gain_QxH * weight_QxH, axis=1), cutoff), ranked.best_Qx1[:, 0])
 
 
-def _ap(ranked, _, cutoff, __):
+def _ap(ranked, cutoff, _):
     """Precision at the rank of each relevant product, summed, over the number of relevant products."""
-    return _ratio(_at(ranked.precisions_QxK, cutoff), ranked.relevant_Q)
+    return _ratio(ranked.total_Q(ranked.precision_QxH, cutoff), ranked.relevant_Q)
 
 
-def _rr(_, gains_QxK, *__):
+def _rr(ranked, cutoff, _):
     """One over the rank of the first relevant product."""
-    if not gains_QxK.shape[1]:
-        return np.zeros(len(gains_QxK))
-    hits_QxK = gains_QxK > 0
-    return hits_QxK.any(axis=1) / (hits_QxK.argmax(axis=1) + 1)
+    return np.where(ranked.found_Q(cutoff) > 0, 1 / ranked.rank_QxH[:, 0], 0)
 
 
-def _recall(ranked, _, cutoff, __):
+def _recall(ranked, cutoff, _):
     """The share of the relevant products that is found."""
-    return _ratio(_at(ranked.hits_QxK, cutoff), ranked.relevant_Q)
+    return _ratio(ranked.found_Q(cutoff), ranked.relevant_Q)
 
 
-def _precision(ranked, _, cutoff, __):
+def _precision(ranked, cutoff, _):
     """The share of the first `cutoff` ranks with a relevant product; ranks left empty count as misses."""
     if cutoff is None:
         raise UserError("Precision needs a cut-off: write Precision @ 10")
-    return _at(ranked.hits_QxK, cutoff) / cutoff
+    return ranked.found_Q(cutoff) / cutoff
 
 
 NDCG = Metric("NDCG", _ndcg)
@@ -230,11 +234,13 @@ def ranked_gains(
     The qrels are row numbers, as `RankedData.pairs` gives them; retrieved_QxK holds product rows, best first.
     Raises DataError for a pair judged twice and for a judged product retrieved twice: both would count double.
     """
-    order = _stable_order(qrel_query)
+    order = _stable_order(qrel_query).astype(np.int32)  # half the memory to go through
     begin_Q1 = np.searchsorted(qrel_query[order], np.arange(len(retrieved_QxK) + 1))
     products = max(int(qrel_product.max(initial=-1)), int(retrieved_QxK.max(initial=-1))) + 1
-    pair_of = np.full(products + 1, -1)  # the judged pair of a product for one query; the last place is for -1
-    pair_QxK = np.empty(retrieved_QxK.shape, int)
+    pair_of = np.full(
+        products + 1, -1, np.int32
+    )  # the judged pair of a product for one query; the last place is for -1
+    pair_QxK = np.empty(retrieved_QxK.shape, np.int32)
     for query, (begin, end) in enumerate(pairwise(begin_Q1)):
         pairs = order[begin:end]
         judged = qrel_product[pairs]
@@ -244,10 +250,14 @@ def ranked_gains(
             raise DataError(f"qrels: query row {query}, product row {product} is judged twice; keep one grade a pair")
         pair_QxK[query] = pair_of[retrieved_QxK[query]]
         pair_of[judged] = -1
-    if (times := np.bincount(pair_QxK[pair_QxK >= 0])).max(initial=0) > 1:
+    found = np.flatnonzero(pair_QxK >= 0)
+    pair_of_found = pair_QxK.ravel()[found]
+    if (times := np.bincount(pair_of_found)).max(initial=0) > 1:
         query, product = qrel_query[times.argmax()], qrel_product[times.argmax()]
         raise DataError(f"run: query row {query} retrieves product row {product} twice; rank every product once")
-    return np.append(qrel_grade, 0.0)[pair_QxK]
+    gains_QxK = np.zeros(retrieved_QxK.shape)
+    gains_QxK.ravel()[found] = qrel_grade[pair_of_found]
+    return gains_QxK
 
 
 def measure_ranked(
@@ -259,7 +269,7 @@ def measure_ranked(
     """
     order = np.argsort(-qrel_grade)
     order = order[_stable_order(qrel_query[order])]
-    ranked = Ranked(gains_QxK, qrel_query[order], qrel_grade[order])
+    ranked = Ranked(*_found(gains_QxK), qrel_query[order], qrel_grade[order])
     return pd.DataFrame({str(metric): metric.values(ranked) for metric in metrics}, index=range(len(gains_QxK)))
 
 
@@ -290,14 +300,22 @@ def _stable_order(query: np.ndarray) -> np.ndarray:
     return np.argsort(query.astype(np.min_scalar_type(int(query.max(initial=0)))), kind="stable")
 
 
-def _at(sums_QxK: np.ndarray, cutoff: int | None) -> np.ndarray:
-    """Running sums at the cut-off, or at the last rank if that comes first; 0 where there is no rank."""
-    ranks = sums_QxK.shape[1]
-    return sums_QxK[:, min(cutoff or ranks, ranks) - 1] if ranks else np.zeros(len(sums_QxK))
+def _found(gains_QxK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """gain_QxH and rank_QxH of `Ranked`; H is at least 1."""
+    queries, ranks = gains_QxK.shape
+    cell_P = np.flatnonzero(gains_QxK > 0)
+    query_P = cell_P // max(ranks, 1)
+    counts_Q = np.bincount(query_P, minlength=queries)
+    place_P = np.arange(len(cell_P)) - np.repeat(np.cumsum(counts_Q) - counts_Q, counts_Q)
+    gain_QxH = np.zeros((queries, counts_Q.max(initial=1)))
+    rank_QxH = np.full(gain_QxH.shape, np.inf)
+    gain_QxH[query_P, place_P] = gains_QxK.ravel()[cell_P]
+    rank_QxH[query_P, place_P] = cell_P - query_P * ranks + 1
+    return gain_QxH, rank_QxH
 
 
-def _ranks(gains_QxK: np.ndarray) -> np.ndarray:
-    return np.arange(1, gains_QxK.shape[1] + 1)
+def _ranks(rank_QxH: np.ndarray) -> np.ndarray:
+    return np.arange(1, rank_QxH.shape[1] + 1)
 
 
 def _check(table: Grades, what: str, is_good: Callable[[np.ndarray], np.ndarray], expected: str) -> None:

@@ -12,6 +12,7 @@ from gcl_toolkit.sources import load
 from gcl_toolkit.sources.shop import thin
 from gcl_toolkit.study import StudyConfig, World
 from gcl_toolkit.summary import gain
+from gcl_toolkit.train import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,14 @@ _FAIR = {
 }
 
 RECIPES = {
-    "shop": Recipe("gcl demo", "the generated shop, one seed: the demo", 5, _shops(1), expected=_FAIR),
+    "shop": Recipe(
+        "gcl demo",
+        "the generated shop, one seed, 240 steps a method: the demo",
+        5,
+        _shops(1),
+        StudyConfig(train=TrainConfig(steps=240)),
+        _FAIR,
+    ),
     "shop-full": Recipe(
         "gcl demo --recipe shop-full",
         "three shops, three seeds each: the numbers of the README",

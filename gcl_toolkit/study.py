@@ -6,10 +6,12 @@ them) and results.json (the summary). Runs that are whole are not done again, so
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 
 from gcl_toolkit.baselines import BM25, oracle_top_k, random_top_k, texts
@@ -119,11 +122,20 @@ def study(worlds: Sequence[World], config: StudyConfig, folder: str | Path, *, j
     pd.concat(tables, ignore_index=True).to_parquet(folder / "per_query.parquet")
 
 
+def _release_memory() -> None:
+    """Give freed memory back to the system, where the C library can (glibc)."""
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:
+        trim(0)
+
+
 def _side_by_side(tasks: list[tuple], jobs: int) -> Iterator[Progress]:
     fork_server = "forkserver" in multiprocessing.get_all_start_methods()  # its workers share torch's memory
     context: Any = multiprocessing.get_context("forkserver" if fork_server else "spawn")
     if fork_server:
         context.set_forkserver_preload([__name__])
+    _release_memory()
     news = context.Queue()
     with ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(news,)) as pool:
         waiting = {pool.submit(_run_and_tell, *task) for task in tasks}
@@ -153,6 +165,7 @@ def _run_and_tell(*task) -> Progress:
     for progress in _run(*task):
         if not progress.whole:
             _news.put(progress)
+    _release_memory()
     return progress
 
 

@@ -49,7 +49,7 @@ def gain(
     cells = _macro if split == MACRO else _queries_by_seed
     arguments = (metric, division) if split == MACRO else (metric, split, division)
     a, b = (cells(table, name, *arguments) for name in (method, control))
-    found = paired(a, b, shared_seeds=split == MACRO)
+    found = paired(a, b, shared_seeds=split == MACRO, samples=2000)
     return replace(found, metric=str(metric), worlds=table["world"].nunique())
 
 
