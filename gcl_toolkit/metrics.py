@@ -68,8 +68,8 @@ class Ranked:
 
     @cached_property
     def best_Qx1(self) -> np.ndarray:
-        first_Q = np.append(self.judged_grade, 0)[self.begin_Q1[:-1]]
-        return np.where(np.diff(self.begin_Q1) > 0, first_Q, 0)[:, None]
+        """The largest grade of each query; of one without any, whatever: it finds nothing to divide by this."""
+        return np.append(self.judged_grade, 0)[self.begin_Q1[:-1], None]
 
     @cached_property
     def relevant_Q(self) -> np.ndarray:
@@ -123,8 +123,8 @@ def _ndcg(ranked, cutoff, _):
     """trec_eval's: linear gain, log2 discount, ideal over all judged products at the same cut-off."""
     begin_Q, end_Q = ranked.begin_Q1[:-1], ranked.begin_Q1[1:]
     end_Q = np.minimum(begin_Q + cutoff, end_Q) if cutoff else end_Q
+    # a query without judged pairs gets the next one's; it finds nothing to divide by it
     ideal_Q = np.add.reduceat(ranked.ideal_gain, np.stack([begin_Q, end_Q], 1).ravel())[::2]
-    ideal_Q[begin_Q == end_Q] = 0  # there reduceat gives the pair at `begin`
     return _ratio(ranked.total_Q(ranked.discounted_QxH, cutoff), ideal_Q)
 
 

@@ -170,11 +170,9 @@ class _Proposals:
         self.lost_Q = vector_norm(queries_QxD - self.rounded_QxD.float(), dim=1) + self.norm_Q * 1.01 / 2**8
 
     def score(self, part_CxD: Tensor, cut_Q: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """(begin, place, score) of all that beat the cut, and some that don't; None if float32 is quicker or safer."""
+        """(begin, place, score) of all that beat the cut, and some that don't; None if float32 is quicker."""
         centred_CxD = part_CxD - self.centre_D
         largest = vector_norm(centred_CxD, dim=1).max()
-        if not largest * self.norm_Q.max() < 1e30:  # a NaN, an infinity, or near to one
-            return None
         least_Q = cut_Q - self.shift_Q - self._error(largest)
         least_Q = (least_Q - least_Q.abs() / 2**6.9).bfloat16()  # |a| / 2^8, and as much for rounding the cut itself
         proposed_QxC = self.rounded_QxD @ centred_CxD.bfloat16().T

@@ -136,6 +136,7 @@ def _side_by_side(tasks: list[tuple], jobs: int) -> Iterator[Progress]:
     if fork_server:
         context.set_forkserver_preload([__name__])
     _release_memory()
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # for the workers; more arenas only hold freed memory
     news = context.Queue()
     with ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(news,)) as pool:
         waiting = {pool.submit(_run_and_tell, *task) for task in tasks}

@@ -115,6 +115,24 @@ def test_the_error_bound_of_bfloat16_holds_and_is_not_idle(dimension, shift):
     assert (computed - exact).abs().max() > allowed.max() / 200
 
 
+@pytest.mark.parametrize(
+    ("query", "best", "worse"),
+    [
+        ([1, -1] * 64, [1 + 2**-8 - 2**-16, 1 - 2**-9 + 2**-16] * 64, [1 + 2**-7, 1] * 38 + [1, 1] * 26),
+        ([1] * 129, [1 + 2**-8 - 2**-16] * 128 + [251 / 512], [1] * 128 + [0.98]),
+    ],
+    ids=["numbers", "numbers and their sum"],
+)
+def test_the_worst_rounding_there_can_be_loses_nothing(query, best, worse, proposed):
+    """Every number of the best row lies next to the middle of two bfloat16, on the side that lowers the score."""
+    query, best, worse = (torch.tensor(numbers, dtype=torch.float32) for numbers in (query, best, worse))
+    corpus = torch.stack([worse, -worse] * 8 + [-worse] * 15 + [best])  # the first 16 are centred
+    rounded = float(query.bfloat16() @ best.bfloat16())
+    assert rounded + 0.25 < query @ worse < query @ best
+    assert top_k(query[None], corpus, 1, chunk=16, bfloat16=True)[1].tolist() == [[31]]
+    assert proposed == [1]
+
+
 @pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("chunk", [3, 40, 4000])
 def test_equal_scores_keep_the_order_of_the_rows(chunk, bfloat16):
@@ -137,6 +155,11 @@ def test_files_are_read_by_mmap(tmp_path, kind, bfloat16):
     found = top_k(stored[:30], opened, 5, chunk=100, bfloat16=bfloat16)
     assert_is_top_k(found, stored[:30].astype(np.float32), stored, 5)
     assert (found[1][:, 0] == np.arange(30)).all()
+
+
+def test_scores_that_underflow_are_equal():
+    corpus = np.float32([[1e-30], [-1e-30], [0], [1e-30]])  # -0.0 is no less than 0.0
+    assert top_k(np.float32([[1e-30], [-1e-30]]), corpus, 4)[1].tolist() == [[0, 1, 2, 3]] * 2
 
 
 def test_tensors_many_blocks_of_queries_and_empty_ones():
