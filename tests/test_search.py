@@ -10,6 +10,8 @@ from gcl_toolkit import DataError, Fields, GCLModel, UserError, search
 from gcl_toolkit.baselines import BM25, oracle_top_k, random_top_k
 from gcl_toolkit.search import _Proposals, top_k
 
+UP, DOWN = 1 + 2**-8 - 2**-16, 1 - 2**-9 + 2**-16  # each about as far from its bfloat16, 1, as can be
+
 
 def assert_is_top_k(found, queries, corpus, k):
     """As float64 brute force finds it; rows whose scores differ by less than float32's rounding may swap."""
@@ -118,10 +120,11 @@ def test_the_error_bound_of_bfloat16_holds_and_is_not_idle(dimension, shift):
 @pytest.mark.parametrize(
     ("query", "best", "worse"),
     [
-        ([1, -1] * 64, [1 + 2**-8 - 2**-16, 1 - 2**-9 + 2**-16] * 64, [1 + 2**-7, 1] * 38 + [1, 1] * 26),
-        ([1] * 129, [1 + 2**-8 - 2**-16] * 128 + [251 / 512], [1] * 128 + [0.98]),
+        ([1, -1] * 64, [UP, DOWN] * 64, [1 + 2**-7, 1] * 38 + [1, 1] * 26),
+        ([1] * 129, [UP] * 128 + [251 / 512], [1] * 128 + [0.98]),
+        ([UP, DOWN] * 64, [UP, -DOWN] * 64, [0.95 * UP, -0.95 * DOWN] * 64),
     ],
-    ids=["numbers", "numbers and their sum"],
+    ids=["numbers", "numbers and their sum", "numbers of row and query"],
 )
 def test_the_worst_rounding_there_can_be_loses_nothing(query, best, worse, proposed):
     """Every number of the best row lies next to the middle of two bfloat16, on the side that lowers the score."""
