@@ -241,15 +241,16 @@ def ranked_gains(
         products + 1, -1, np.int32
     )  # the judged pair of a product for one query; the last place is for -1
     pair_QxK = np.empty(retrieved_QxK.shape, np.int32)
+    last = order.copy()
     for query, (begin, end) in enumerate(pairwise(begin_Q1)):
-        pairs = order[begin:end]
-        judged = qrel_product[pairs]
-        pair_of[judged] = pairs
-        if (twice := pair_of[judged] != pairs).any():
-            product = judged[twice.argmax()]
-            raise DataError(f"qrels: query row {query}, product row {product} is judged twice; keep one grade a pair")
+        judged = qrel_product[order[begin:end]]
+        pair_of[judged] = order[begin:end]
+        last[begin:end] = pair_of[judged]
         pair_QxK[query] = pair_of[retrieved_QxK[query]]
         pair_of[judged] = -1
+    if len(twice := order[last != order]):
+        query, product = qrel_query[twice[0]], qrel_product[twice[0]]
+        raise DataError(f"qrels: query row {query}, product row {product} is judged twice; keep one grade a pair")
     found = np.flatnonzero(pair_QxK >= 0)
     pair_of_found = pair_QxK.ravel()[found]
     if (times := np.bincount(pair_of_found)).max(initial=0) > 1:

@@ -74,8 +74,12 @@ def _best_keys(queries_QxD: Tensor, corpus_NxD: Matrix, k: int, chunk: int | Non
     if bfloat16 is None:
         pays = queries >= 256 and dimension >= 64 and len(corpus_NxD) >= 256 * max(k, 256)
         bfloat16 = pays and (device.type == "cuda" or fast_bfloat16())
-    cells = (2**21 if bfloat16 else 2**22) if device.type == "cpu" else 2**28  # fit the cache, or the GPU's memory
-    chunk = chunk or max(cells // max(queries, dimension if bfloat16 else 256), 1)
+    if device.type == "cuda":
+        chunk = chunk or max(2**28 // max(queries, dimension), 1)
+    elif bfloat16:
+        chunk = chunk or max(2**21 // dimension, 1)  # so that rows and scores stay in the cache
+    else:
+        chunk = chunk or min(max(2**21 // queries, 2**13), 2**16)
     first = max(chunk, 16 * k)  # so that of later chunks at most every 16th row beats the k-th best
     best, proposals = _Best(queries, k, first, device), None
     for start in (0, *range(first, len(corpus_NxD), chunk)):
