@@ -1,0 +1,3 @@
+from gcl_toolkit.cli import main
+
+main()

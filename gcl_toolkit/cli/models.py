@@ -1,0 +1,213 @@
+"""One model: gcl train, evaluate, search, official, index."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.table import Table
+
+from gcl_toolkit import doctor as doctoring
+from gcl_toolkit.cli.common import app, command, console, progress, split_of
+from gcl_toolkit.evaluate import METRICS, evaluate
+from gcl_toolkit.fields import Fields
+from gcl_toolkit.model import GCLModel
+from gcl_toolkit.runs import Run, load_model, writable_folder, write_json
+from gcl_toolkit.search import search, top_k
+from gcl_toolkit.statistics import interval
+from gcl_toolkit.train import TrainConfig, train
+
+DEFAULT_TRAINING = TrainConfig()
+
+
+@app.command(name="train")
+def train_command(
+    data: tyro.conf.Positional[str],
+    out: Path = Path("runs/model"),
+    left: str = "query=1",
+    right: str = "image=0.5,title=0.5",
+    encoder: str = "small",
+    pretrained: str | None = None,
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = DEFAULT_TRAINING,
+) -> None:
+    """Train one model on the in_domain split of some data.
+
+    Args:
+        data: "shop", or a file or folder in a known layout.
+        out: folder of the run: config.json, steps.jsonl, checkpoints/.
+        left: fields of the queries with weights.
+        right: fields of the products with weights.
+        encoder: small, an open_clip name, hf-hub:org/name, text:org/name.
+        pretrained: open_clip's tag or a checkpoint file.
+    """
+    run = Run(out)
+    with console.status(f"reading {data}"):
+        split = split_of(data, "in_domain")
+    sides = Fields.parse(left), Fields.parse(right)
+    model = GCLModel(encoder, left=sides[0], right=sides[1], seed=config.seed, pretrained=pretrained)
+    with progress() as bars:
+        bar = bars.add_task("training", total=config.steps)
+        for record in train(model, split, config, run=run):
+            bars.update(bar, completed=record["step"], description=f"loss {record['loss']:.3f}")
+    console.print(f"{record['seconds']:.0f} s, loss {record['loss']:.3f}; next: gcl evaluate {out} {data}")
+
+
+@app.command(name="evaluate")
+def evaluate_command(
+    run: tyro.conf.Positional[Path],
+    data: tyro.conf.Positional[str],
+    split: tuple[str, ...] = ("in_domain", "novel_query", "novel_document", "zero_shot"),
+    division: str = "test",
+    form: str = "complete",
+    out: Path | None = None,
+) -> None:
+    """Evaluate a trained model: every metric with its interval over queries, split by split.
+
+    Args:
+        run: folder of a run or a model.
+        data: "shop", or a file or folder in a known layout.
+        split: which splits.
+        division: dev, test or all queries.
+        form: complete, or official (grades 1..100, up to 2,000 queries drawn as the official script does).
+        out: also write the per-query table here, as parquet.
+    """
+    import pandas as pd
+
+    model, shown, tables = load_model(run), Table(title=f"{run} on {data}, {division} queries, {form}"), []
+    for column in ("split", "queries", *map(str, METRICS)):
+        shown.add_column(column, justify="right", no_wrap=column == "split")
+    with console.status(f"reading {data}"):
+        parts = {name: split_of(data, name) for name in split}
+    for name, part in parts.items():
+        with console.status(f"evaluating {name}"):
+            table = evaluate(model, part, METRICS, division=division, form=form)
+        shown.add_row(name, str(len(table)), *(str(interval(table[str(metric)])) for metric in METRICS))
+        tables.append(table.assign(split=name))
+    console.print(shown)
+    if out:
+        writable_folder(out.parent)
+        pd.concat(tables).to_parquet(out)
+
+
+@app.command(name="search")
+def search_command(
+    run: tyro.conf.Positional[Path], query: tyro.conf.Positional[str], data: str = "shop", k: int = 10
+) -> None:
+    """The best products for a text, from the held-out documents of some data.
+
+    Args:
+        run: folder of a run, a model, or a study (its gcl-matrix model is taken).
+        query: what to look for.
+        data: "shop", or a file or folder in a known layout.
+        k: how many.
+    """
+    if (run / "study.json").is_file():
+        run = next(iter(sorted(run.glob("runs/*/gcl-matrix/seed_0"))), run)
+    model = load_model(run)
+    with console.status(f"reading {data}"):
+        corpus = split_of(data, "zero_shot").corpus
+        scores, ids = search(model, [query], corpus, k)
+    known = {product: row for row, product in enumerate(corpus["product_id"].to_pylist())}
+    shown = Table(
+        "rank", "cosine", "product_id", *(name for name in corpus.column_names if name in ("title", "category"))
+    )
+    for rank, (score, product) in enumerate(zip(scores[0], ids[0], strict=True), start=1):
+        texts = [
+            str(corpus[name][known[product]].as_py() or "")
+            for name in ("title", "category")
+            if name in corpus.column_names
+        ]
+        shown.add_row(str(rank), f"{score:.3f}", product, *texts)
+    console.print(shown)
+
+
+@app.command(name="official")
+def official_command(
+    run: tyro.conf.Positional[Path],
+    data: tyro.conf.Positional[str],
+    split: str = "zero_shot",
+    division: str = "all",
+    out: Path = Path("runs/official"),
+) -> None:
+    """Evaluate as marqo-ai/GCL's script does, to stand beside published results: output.json, output.csv.
+
+    Args:
+        run: folder of a run or a model; or a ranking, as a TREC run or the script's retrieval.json.
+        data: "shop", or a file or folder in a known layout.
+        split: which split.
+        division: dev or test: the ground truth of MarqoGS's tar where it is there; all: drawn from the whole split.
+        out: folder of the files.
+    """
+    from gcl_toolkit import official
+
+    with console.status(f"reading {data}"):
+        part = split_of(data, split)
+    truth = official.stored_truth(data, part, division) or official.ground_truth(part.only(division))
+    with console.status(f"ranking for {len(truth):,} queries"):
+        found = official.read_run(run) if run.is_file() else official.retrieve(load_model(run), part, truth)
+    summary = official.write(truth, found, out)["summary"]
+    shown = Table(*summary, title=f"{run} on {data}, {split}, {len(truth):,} queries, official form")
+    shown.add_row(*(f"{value[0] if isinstance(value, list) else value:.5f}" for value in summary.values()))
+    console.print(shown)
+    console.print(f"{out / 'output.json'}, {out / 'output.csv'}")
+
+
+@app.command(name="index")
+def index_command(
+    run: tyro.conf.Positional[Path],
+    data: tyro.conf.Positional[str],
+    out: Path = Path("runs/index"),
+    split: str = "zero_shot",
+    kind: str = "FLAT",
+    uri: str | None = None,
+    token: str = "",
+    collection: str = "products",
+    columns: tuple[str, ...] | None = None,
+    also: tuple[Literal["faiss", "parquet", "parquet16"], ...] = (),
+) -> None:
+    """Embed a split's products and write them to a vector store; compare it with exact search.
+
+    Args:
+        run: folder of a run or a model.
+        data: "shop", or a file or folder in a known layout.
+        out: folder of products.db (Milvus Lite), parity.json and what `also` names.
+        split: which split's products and queries.
+        kind: FLAT (exact), IVF_FLAT, HNSW; DISKANN on a cluster only.
+        uri: of a Milvus cluster, such as http://host:19530, instead of the embedded store.
+        token: user:password or API key of the cluster.
+        collection: its name in the store; one of that name is replaced.
+        columns: product columns to filter by; by default all but pictures.
+        also: further files: a FAISS index, parquet of the vectors as float32 or float16.
+    """
+    from gcl_toolkit import index as stores
+    from gcl_toolkit.formats import qrels_of
+
+    writable_folder(out)
+    with console.status(f"reading {data}"):
+        part, model = split_of(data, split), load_model(run)
+    sample = part.sample_queries(200)
+    with console.status(f"embedding {part.corpus.num_rows:,} products"):
+        products, queries = model.embed(part.corpus, "right"), model.embed(sample.queries, "left")
+    place = uri or out / "products.db"
+    with (
+        console.status(f"writing {place}"),
+        stores.MilvusIndex.build(
+            place, products, part.corpus, kind=kind, columns=columns, collection=collection, token=token
+        ) as index,
+    ):
+        exact = part.product_ids[top_k(queries, products, 10)[1]]
+        ids = sample.query_ids
+        report = stores.parity(
+            index, dict(zip(ids, queries, strict=True)), dict(zip(ids, exact, strict=True)), qrels_of(sample)
+        )
+    for name in also:
+        if name == "faiss":
+            stores.write_faiss(products, out / "products.faiss", kind)
+        else:
+            dtype = "float16" if name == "parquet16" else "float32"
+            stores.write_vectors(products, part.product_ids, out / "vectors.parquet", dtype)
+    write_json(out / "parity.json", {"command": command(), "machine": doctoring.machine(), **asdict(report)})
+    console.print(str(report), highlight=False)
+    console.print(f"{place}, {out / 'parity.json'}")

@@ -1,0 +1,225 @@
+"""Studies: gcl demo, compare, report, slices."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import date
+from pathlib import Path
+
+import tyro
+from rich.progress import TaskID
+from rich.table import Table
+
+from gcl_toolkit import doctor as doctoring
+from gcl_toolkit import recipes
+from gcl_toolkit.cli.common import app, command, console, first_world, judged, progress, split_of
+from gcl_toolkit.errors import UserError
+from gcl_toolkit.fields import Fields
+from gcl_toolkit.results import as_markdown
+from gcl_toolkit.runs import writable_folder, write_json
+from gcl_toolkit.sources import load
+from gcl_toolkit.statistics import Difference, Interval
+from gcl_toolkit.study import METHODS, TRAINED, StudyConfig, World, read_study, study
+from gcl_toolkit.summary import results
+from gcl_toolkit.train import TrainConfig
+
+
+@app.command(name="demo")
+def demo(out: Path = Path("runs/demo"), recipe: str = "shop", jobs: int = 0) -> None:
+    """Generate the shop, train every method, evaluate on four splits, write a report.
+
+    Args:
+        out: folder of the study; the same command goes on where it was stopped.
+        recipe: shop (the demo), shop-full (3 shops x 3 seeds), shop-sparse.
+        jobs: runs side by side, each with one thread; 0: one a core (one with a GPU).
+    """
+    chosen = recipes.recipe(recipe)
+    console.print(f"[bold]{chosen.about}[/bold]; about {chosen.minutes:g} minutes on two idle cores")
+    writable_folder(out)
+    with console.status("generating the data"):
+        worlds = chosen.worlds()
+    _run_study(worlds, chosen.study, out, jobs, control=None)
+    for promise in chosen.broken_promises(read_study(out)):
+        console.print(f"[yellow]not as expected:[/yellow] {promise}")
+    console.print(f"Next: open {out}/report.html; gcl search {out} 'red striped mug'; gcl compare --help")
+
+
+@app.command(name="compare")
+def compare(
+    data: tyro.conf.Positional[str],
+    out: Path = Path("runs/compare"),
+    methods: tuple[str, ...] = METHODS,
+    seeds: int = 1,
+    steps: int | None = None,
+    complete: str | None = None,
+    left: str = "query=1",
+    right: str = "image=0.5,title=0.5",
+    encoder: str = "small",
+    pretrained: str | None = None,
+    queries: int | None = None,
+    control: str | None = None,
+    jobs: int = 0,
+) -> None:
+    """Train and compare methods on your data; every gain names its control.
+
+    Args:
+        data: "shop", or a file or folder: MarqoGS (hub parquet or the tar), an own table, saved splits.
+        out: folder of the study; the same command goes on where it was stopped.
+        methods: which methods.
+        seeds: trainings a method, each with other initial weights and another order.
+        steps: training steps a method; TrainConfig's by default.
+        complete: levels, fine to coarse, such as fine_id,coarse_id,top: evaluate on complete grades, rebuilt from
+            queries_meta.parquet and products_meta.parquet, where the listed pairs are only a sample.
+        left: fields of the queries with weights.
+        right: fields of the products with weights.
+        encoder: small, an open_clip name, hf-hub:org/name, text:org/name.
+        pretrained: open_clip's tag or a checkpoint file.
+        queries: so many queries a split, drawn at random, each with its whole list.
+        control: what to tell gains over; by default the strongest control on the dev queries.
+        jobs: runs side by side, each with one thread; 0: one a core (one with a GPU).
+    """
+    writable_folder(out)
+    with console.status(f"reading {data}"):
+        splits = load(data, **({} if queries is None else {"queries": queries}))
+        complete_splits = judged(splits, data, complete)
+    settings = StudyConfig(
+        methods=methods,
+        seeds=seeds,
+        train=TrainConfig() if steps is None else TrainConfig(steps=steps),
+        encoder=encoder,
+        pretrained=pretrained,
+        left=Fields.parse(left),
+        right=Fields.parse(right),
+    )
+    _run_study([World(Path(data).resolve().name, splits, complete_splits)], settings, out, jobs, control=control)
+
+
+@app.command(name="report")
+def report_command(
+    folder: tyro.conf.Positional[Path], data: str | None = None, complete: str | None = None, out: Path | None = None
+) -> None:
+    """Make the report of a study again, or that of one run of gcl train.
+
+    Args:
+        folder: a study, or a run.
+        data: what the study was made of, "shop" or a file or folder: gives texts and pictures of queries.
+        complete: as in gcl compare, where the study was made so.
+        out: the HTML file; report.html in the folder by default.
+    """
+    from gcl_toolkit.report import write_report, write_run_report
+
+    if (folder / "study.json").is_file():
+        path = write_report(folder, [first_world(folder, data, complete)] if data else [], path=out)
+        if not data:
+            console.print("made without texts and pictures of queries; --data shop (or a path) gives them")
+    elif data:
+        raise UserError(f"{folder} holds no study; --data goes with the folder of a study")
+    else:
+        path = write_run_report(folder, path=out)
+    console.print(str(path), highlight=False, soft_wrap=True)
+
+
+@app.command(name="slices")
+def slices_command(
+    folder: tyro.conf.Positional[Path],
+    data: str,
+    split: str = "zero_shot",
+    method: str = "gcl-matrix",
+    control: str | None = None,
+    metric: str = "NDCG@10",
+    division: str = "test",
+    category: str | None = None,
+) -> None:
+    """Where a method of a study gains over its control: head and tail, categories, judged products, query length.
+
+    Args:
+        folder: folder of a study.
+        data: the data it was run on; of several worlds, the one of this name.
+        split: which split.
+        method: which method.
+        control: over which control; by default the strongest on the dev queries.
+        metric: such as NDCG@10 or AP.
+        division: dev, test or all queries.
+        category: a column of the products to slice by.
+    """
+    from gcl_toolkit.slices import by_slice, detectable, per_query, slices
+    from gcl_toolkit.summary import strongest_control
+
+    table = read_study(folder)
+    if Path(data).resolve().name in set(table["world"]):
+        table = table[table["world"] == Path(data).resolve().name]
+    control = control or strongest_control(table, metric)
+    with console.status(f"reading {data}"):
+        labels = slices(split_of(data, split), category)
+    a, b = (per_query(table, name, split, metric, division=division) for name in (method, control))
+    shown = Table("by", "slice", "queries", method, control, "difference", "p (Holm)")
+    for row in by_slice(a, b, labels, metric).itertuples():
+        gap = Interval(row.difference.difference, row.difference.low, row.difference.high)
+        p_value = f"{row.difference.p_value:.3f} (alone)" if row.way == "all" else f"{row.p_corrected:.3f}"
+        shown.add_row(row.way, row.slice, str(row.queries), str(row.a), str(row.b), str(gap), p_value)
+    console.print(f"{metric}, {split}, {division} queries, 95% intervals over queries", highlight=False)
+    console.print(shown)
+    console.print(detectable(a, b), highlight=False)
+
+
+def _run_study(worlds: Sequence[World], config: StudyConfig, out: Path, jobs: int, control: str | None) -> None:
+    from gcl_toolkit.report import write_report
+
+    started = time.perf_counter()
+    train_study(worlds, config, out, jobs)
+    done = [json.loads(path.read_text()) for path in out.glob("runs/*/*/*/done.json")]
+    table = read_study(out)
+    told = {
+        "command": command(),
+        "date": date.today().isoformat(),
+        "machine": doctoring.machine(),
+        "minutes": round(sum(run["train_cpu_seconds"] for run in done) / 60, 1),
+        "data": {world.name: dict(world.splits["in_domain"].card) for world in worlds},
+        **results(table, control=control),
+    }
+    write_json(out / "results.json", told)
+    (out / "results.md").write_text(as_markdown(told))
+    _print_study(told)
+    path = write_report(out, worlds)
+    console.print(f"{(time.perf_counter() - started) / 60:.1f} minutes; {out / 'results.json'}, {path}")
+
+
+def train_study(worlds: Sequence[World], config: StudyConfig, out: Path, jobs: int) -> None:
+    with progress() as bars:
+        tasks: dict[tuple, TaskID] = {}
+        runs = len(worlds) * sum(config.seeds if m in TRAINED else 1 for m in config.methods)
+        whole = bars.add_task("runs", total=runs)
+        for event in study(worlds, config, out, jobs=jobs):
+            key = (event.world, event.method, event.seed)
+            if key not in tasks:
+                tasks[key] = bars.add_task(f"{event.world} {event.method} seed {event.seed}", total=event.total)
+            bars.update(tasks[key], completed=event.done)
+            if event.whole:
+                bars.update(tasks[key], visible=False)
+                bars.advance(whole)
+
+
+def _print_study(told: dict) -> None:
+    cells = told["averages"]["NDCG@10"]
+    shown = Table(title=f"NDCG@10 on {told['division']} queries, 95% intervals")
+    shown.add_column("method", no_wrap=True)
+    for split in next(iter(cells.values())):
+        shown.add_column(split, justify="right")
+    for method, row in cells.items():
+        shown.add_row(method, *map(str, row.values()), style="bold" if method == "gcl-matrix" else "")
+    console.print(shown)
+    _print_gains(told, "gcl-matrix", told["control"], "")
+    _print_gains(told, "gcl-linear", "clip", "; flatters, since plain CLIP takes known positives for negatives")
+
+
+def _print_gains(told: dict, method: str, control: str, remark: str) -> None:
+    names = [field.name for field in fields(Difference)]
+    wanted = {"method": method, "control": control, "metric": "NDCG@10"}
+    rows = [g for g in told["gains"] if {key: g[key] for key in wanted} == wanted]
+    if rows:
+        console.print(f"{method} over {control}{remark}:")
+    for row in rows:
+        console.print(f"  {row['split']:15s} {Difference(**{name: row[name] for name in names})}", highlight=False)
