@@ -81,9 +81,9 @@ RECIPES = {
     ),
     "shop-sparse": Recipe(
         "gcl demo --recipe shop-sparse",
-        "a shop with MarqoGS's 2 training pairs per product",
-        5,
-        _sparse_shops(1),
+        "three shops with MarqoGS's 2 training pairs per product",
+        15,
+        _sparse_shops(3),
     ),
 }
 

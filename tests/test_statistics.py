@@ -21,12 +21,12 @@ def held(hits, runs, chance=0.95):
 # -- interval ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("count", "runs"), [(100, 600), (30, 600)])
-def test_an_interval_holds_the_truth_as_often_as_it_says(count, runs):
+@pytest.mark.parametrize("count", [100, 30])
+def test_an_interval_holds_the_truth_as_often_as_it_says(count):
     """Skewed values in 0..1, as a metric's: Beta(.3, 1.2), mean .2."""
-    rng = np.random.default_rng(count)
+    rng, runs = np.random.default_rng(count), 1000
     intervals = [interval(rng.beta(0.3, 1.2, count), samples=600, seed=i) for i in range(runs)]
-    assert held(sum(low <= 0.2 <= high for _, low, high in intervals), runs)
+    assert 0.93 <= sum(low <= 0.2 <= high for _, low, high in intervals) / runs <= 0.97
     too_low, too_high = (sum(x) for x in zip(*((high < 0.2, low > 0.2) for _, low, high in intervals), strict=True))
     assert abs(too_low - too_high) < 3.5 * np.sqrt(runs * 0.05)  # both tails; percentiles miss far more on one side
 
@@ -110,10 +110,10 @@ def test_the_p_value_is_that_of_all_sign_patterns():
 
 def test_without_a_difference_p_is_uniform_and_the_interval_honest():
     rng = np.random.default_rng(6)
-    found = [paired(rng.beta(0.5, 1, 60), rng.beta(0.5, 1, 60), samples=400, seed=i) for i in range(500)]
+    found = [paired(rng.beta(0.5, 1, 60), rng.beta(0.5, 1, 60), samples=400, seed=i) for i in range(1000)]
     p = np.sort([difference.p_value for difference in found])
-    assert np.abs(p - np.arange(1, 501) / 500).max() < 1.95 / np.sqrt(500)  # Kolmogorov-Smirnov at .001
-    assert held(sum(difference.low <= 0 <= difference.high for difference in found), 500)
+    assert np.abs(p - np.arange(1, 1001) / 1000).max() < 1.95 / np.sqrt(1000)  # Kolmogorov-Smirnov at .001
+    assert 0.93 <= sum(difference.low <= 0 <= difference.high for difference in found) / 1000 <= 0.97
     assert paired(queries([0.5, 0.25]), queries([0.5, 0.25])).p_value == 1
 
 
