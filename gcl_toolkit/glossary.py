@@ -34,6 +34,7 @@ METRICS_MEAN = {
 METHODS_MEAN = {
     "random": "products in random order: the floor",
     "bm25": "words that query and text have in common (BM25), no training",
+    "untrained": "the pretrained encoder as it came",
     "oracle": "the listed products in the order of their scores: the ceiling",
     "clip": "all pairs, w = 1; takes known positives for negatives, so a gain over it alone flatters",
     "clip-masked": "all pairs, w = 1; known positives are no negatives",

@@ -45,8 +45,10 @@ TRAINED: dict[str, dict[str, Any]] = {
     "gcl-matrix": {},
 }
 """Method -> how its TrainConfig differs from the study's. "gcl-linear" and "gcl-reciprocal" are GCL as published."""
-BASELINES = ("random", "bm25", "oracle")
+BASELINES = ("random", "bm25", "oracle", "untrained")
+"""Without training; "untrained" is a pretrained encoder as it came."""
 METHODS = ("random", "bm25", *TRAINED, "oracle")
+"""A study's by default."""
 CONTROLS = ("clip", "clip-masked", "clip-top", "binary-matrix", "top-matrix")
 """What a gain is measured against; `clip` alone flatters, since it takes known positives for negatives."""
 KEYS = ["world", "method", "seed", "split", "division", "query_id"]
@@ -79,8 +81,10 @@ class StudyConfig:
 
     def __post_init__(self):
         for method in self.methods:
-            if method not in METHODS:
-                raise unknown("method", method, METHODS)
+            if method not in (*TRAINED, *BASELINES):
+                raise unknown("method", method, (*TRAINED, *BASELINES))
+        if "untrained" in self.methods and self.encoder == "small":
+            raise UserError("method 'untrained' needs a pretrained encoder; name one with --encoder")
         if self.seeds < 1:
             raise UserError(f"seeds is {self.seeds}; at least 1 is expected")
 
@@ -186,14 +190,16 @@ def _run(world: World, method: str, seed: int, config: StudyConfig, folder: Path
         yield Progress(world.name, method, seed, settings.steps, settings.steps, whole=True)
         return
     run, started, cpu = Run(folder), time.perf_counter(), time.process_time()
-    if method in TRAINED:
+    embeds = method in TRAINED or method == "untrained"
+    if embeds:
         model = GCLModel(config.encoder, left=config.left, right=config.right, seed=seed, pretrained=config.pretrained)
+    if method in TRAINED:
         for record in train(model, world.splits["in_domain"], settings, run=run):
             yield Progress(world.name, method, seed, record["step"], settings.steps)
     training = {"train_seconds": time.perf_counter() - started, "train_cpu_seconds": time.process_time() - cpu}
     tables, embedded = [], {}
     for split, data in world.evaluated().items():
-        if method in TRAINED:
+        if embeds:
             if id(data.corpus) not in embedded:  # two splits share a half of the corpus
                 embedded[id(data.corpus)] = model.embed(data.corpus, "right")
             rows = top_k(model.embed(data.queries, "left"), embedded[id(data.corpus)], DEPTH)[1]

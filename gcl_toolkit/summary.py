@@ -62,17 +62,19 @@ def strongest_control(table: pd.DataFrame, metric: Metric | str = NDCG @ 10, con
     return dev.groupby(["method", "split"])[str(metric)].mean().groupby("method").mean().idxmax()
 
 
+def _of_division(table: pd.DataFrame, division: str) -> pd.DataFrame:
+    return table if division == "all" else table[table["division"] == division]
+
+
 def _splits(table: pd.DataFrame, division: str) -> list[str]:
     """The splits with queries of the division, in their order."""
-    there = set(table["split"] if division == "all" else table.loc[table["division"] == division, "split"])
+    there = set(_of_division(table, division)["split"])
     return [split for split in SPLITS if split in there]
 
 
 def _queries_by_seed(table, method, metric, split, division) -> list[pd.DataFrame]:
     """A world each: query_id x seed."""
-    rows = table[(table["method"] == method) & (table["split"] == split)]
-    if division != "all":
-        rows = rows[rows["division"] == division]
+    rows = _of_division(table[(table["method"] == method) & (table["split"] == split)], division)
     return [
         world.pivot(index="query_id", columns="seed", values=str(metric))
         for _, world in rows.groupby("world", sort=False)
@@ -128,7 +130,7 @@ def results(table: pd.DataFrame, *, control: str | None = None, division: str = 
         "control": control,
         "queries": {
             split: int(rows[["world", "query_id"]].drop_duplicates().shape[0])
-            for split, rows in table[table["division"] == division].groupby("split", sort=False)
+            for split, rows in _of_division(table, division).groupby("split", sort=False)
         },
         "seeds": int(table["seed"].nunique()),
         "worlds": list(table["world"].unique()),

@@ -148,8 +148,8 @@ def test_gcl_bundle_makes_one_of_a_study_and_its_data(made, tmp_path):
 def test_gcl_app_makes_a_small_bundle_only_where_there_is_none(made, tmp_path, monkeypatch, there):
     monkeypatch.chdir(tmp_path)
     calls = []
-    monkeypatch.setattr(cli, "_make_small_bundle", lambda folder: calls.append(("made", folder)))
-    monkeypatch.setattr(cli.doctoring, "version", lambda package: "6.31")
+    monkeypatch.setattr(cli.bundle, "_make_small_bundle", lambda folder: calls.append(("made", folder)))
+    monkeypatch.setattr(cli.bundle.doctoring, "version", lambda package: "6.31")
     monkeypatch.setattr("os.chdir", lambda folder: calls.append(("in", (folder / "app" / "app.py").is_file())))
     monkeypatch.setattr("os.execv", lambda program, command: calls.append(command[1:]))
     if there:
@@ -161,7 +161,7 @@ def test_gcl_app_makes_a_small_bundle_only_where_there_is_none(made, tmp_path, m
 
 
 def test_gcl_app_without_gradio_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(cli.doctoring, "version", lambda package: None)
+    monkeypatch.setattr(cli.bundle.doctoring, "version", lambda package: None)
     with pytest.raises(SystemExit, match="2"):
         main(["app"])
     assert "gradio is not installed; run: make app" in capsys.readouterr().err

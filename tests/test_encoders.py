@@ -100,21 +100,6 @@ def test_a_torn_checkpoint_is_one_clear_line(tmp_path):
         make_encoder(TINY_CLIP, pretrained=str(tmp_path / "m.safetensors"))
 
 
-@pytest.fixture(scope="module")
-def tiny_bert(tmp_path_factory):
-    import transformers
-
-    folder = tmp_path_factory.mktemp("bert")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "query", ":", "red", "mug"]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    transformers.BertModel(config).save_pretrained(folder)
-    return folder
-
-
 def test_a_hugging_face_text_encoder_is_mean_pooled_and_padding_changes_nothing(tiny_bert):
     encoder = make_encoder(f"text:{tiny_bert}", prefix="query: ", length=12).eval()
     with torch.no_grad():

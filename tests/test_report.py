@@ -241,7 +241,7 @@ def test_the_command_takes_the_shop_of_the_study(tmp_path, monkeypatch, name, op
     read_study(tmp_path).assign(world=name).to_parquet(tmp_path / "per_query.parquet")
     write_json(tmp_path / "study.json", {})
     asked = []
-    monkeypatch.setattr(cli, "load", lambda source, **given: asked.append((source, given)) or world.splits)
+    monkeypatch.setattr(cli.common, "load", lambda source, **given: asked.append((source, given)) or world.splits)
     cli.main(["report", str(tmp_path), "--data", "shop"])
     assert asked == [("shop", options)]
     assert "background-image" in (tmp_path / "report.html").read_text()

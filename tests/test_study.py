@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from conftest import ranked
 
-from gcl_toolkit import Fields, TrainConfig, UserError, four_way_split
+from gcl_toolkit import NDCG, Fields, GCLModel, TrainConfig, UserError, evaluate, four_way_split
 from gcl_toolkit.study import METHODS, StudyConfig, World, read_study, study
 from gcl_toolkit.summary import MACRO, averages, gain, results, strongest_control
 
@@ -148,3 +148,22 @@ def test_results_are_json_and_every_gain_names_its_control():
     assert all({"low", "high", "queries", "seeds"} <= set(g) for g in told["gains"])
     assert set(told["averages"]["AP"]) == {"clip", "clip-top", "gcl-matrix"}
     assert set(METHODS) >= set(told["averages"]["AP"])
+
+
+def test_untrained_is_the_pretrained_encoder_as_it_came(tmp_path, tiny_bert):
+    right, encoder = Fields(title=1.0), f"text:{tiny_bert}"
+    config = StudyConfig(methods=("untrained",), encoder=encoder, right=right, seeds=2)
+    for _ in study([world()], config, tmp_path):
+        pass
+    table = read_study(tmp_path)
+    assert set(table["seed"]) == {0}
+    expected = evaluate(GCLModel(encoder, right=right), world().splits["zero_shot"], [NDCG @ 10])["NDCG@10"]
+    found = table[table["split"] == "zero_shot"].set_index("query_id")["NDCG@10"]
+    assert found.to_dict() == pytest.approx(expected.to_dict())
+    with pytest.raises(UserError, match="pretrained encoder"):
+        StudyConfig(methods=("untrained",))
+
+
+def test_all_queries_are_counted_as_all(folder):
+    told = results(read_study(folder), division="all")
+    assert told["queries"] == {name: data.queries.num_rows for name, data in world().splits.items()}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from datetime import date
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from rich.progress import TaskID
@@ -41,7 +42,7 @@ def demo(out: Path = Path("runs/demo"), recipe: str = "shop", jobs: int = 0) -> 
     writable_folder(out)
     with console.status("generating the data"):
         worlds = chosen.worlds()
-    _run_study(worlds, chosen.study, out, jobs, control=None)
+    _run_study(worlds, chosen.study, out, jobs)
     for promise in chosen.broken_promises(read_study(out)):
         console.print(f"[yellow]not as expected:[/yellow] {promise}")
     console.print(f"Next: open {out}/report.html; gcl search {out} 'red striped mug'; gcl compare --help")
@@ -53,7 +54,8 @@ def compare(
     out: Path = Path("runs/compare"),
     methods: tuple[str, ...] = METHODS,
     seeds: int = 1,
-    steps: int | None = None,
+    steps: int = TrainConfig.steps,
+    batch: int = TrainConfig.batch,
     complete: str | None = None,
     left: str = "query=1",
     right: str = "image=0.5,title=0.5",
@@ -61,6 +63,7 @@ def compare(
     pretrained: str | None = None,
     queries: int | None = None,
     control: str | None = None,
+    division: Literal["test", "all"] = "test",
     jobs: int = 0,
 ) -> None:
     """Train and compare methods on your data; every gain names its control.
@@ -68,9 +71,10 @@ def compare(
     Args:
         data: "shop", or a file or folder: MarqoGS (hub parquet or the tar), an own table, saved splits.
         out: folder of the study; the same command goes on where it was stopped.
-        methods: which methods.
+        methods: which methods; also "untrained", a pretrained encoder as it came.
         seeds: trainings a method, each with other initial weights and another order.
-        steps: training steps a method; TrainConfig's by default.
+        steps: training steps a method.
+        batch: pairs or products a step.
         complete: levels, fine to coarse, such as fine_id,coarse_id,top: evaluate on complete grades, rebuilt from
             queries_meta.parquet and products_meta.parquet, where the listed pairs are only a sample.
         left: fields of the queries with weights.
@@ -79,6 +83,7 @@ def compare(
         pretrained: open_clip's tag or a checkpoint file.
         queries: so many queries a split, drawn at random, each with its whole list.
         control: what to tell gains over; by default the strongest control on the dev queries.
+        division: test queries; or all, where nothing was chosen on the dev ones.
         jobs: runs side by side, each with one thread; 0: one a core (one with a GPU).
     """
     writable_folder(out)
@@ -88,13 +93,20 @@ def compare(
     settings = StudyConfig(
         methods=methods,
         seeds=seeds,
-        train=TrainConfig() if steps is None else TrainConfig(steps=steps),
+        train=TrainConfig(steps=steps, batch=batch),
         encoder=encoder,
         pretrained=pretrained,
         left=Fields.parse(left),
         right=Fields.parse(right),
     )
-    _run_study([World(Path(data).resolve().name, splits, complete_splits)], settings, out, jobs, control=control)
+    _run_study(
+        [World(Path(data).resolve().name, splits, complete_splits)],
+        settings,
+        out,
+        jobs,
+        control=control,
+        division=division,
+    )
 
 
 @app.command(name="report")
@@ -165,7 +177,15 @@ def slices_command(
     console.print(detectable(a, b), highlight=False)
 
 
-def _run_study(worlds: Sequence[World], config: StudyConfig, out: Path, jobs: int, control: str | None) -> None:
+def _run_study(
+    worlds: Sequence[World],
+    config: StudyConfig,
+    out: Path,
+    jobs: int,
+    *,
+    control: str | None = None,
+    division: str = "test",
+) -> None:
     from gcl_toolkit.report import write_report
 
     started = time.perf_counter()
@@ -178,7 +198,7 @@ def _run_study(worlds: Sequence[World], config: StudyConfig, out: Path, jobs: in
         "machine": doctoring.machine(),
         "minutes": round(sum(run["train_cpu_seconds"] for run in done) / 60, 1),
         "data": {world.name: dict(world.splits["in_domain"].card) for world in worlds},
-        **results(table, control=control),
+        **results(table, control=control, division=division),
     }
     write_json(out / "results.json", told)
     (out / "results.md").write_text(as_markdown(told))
