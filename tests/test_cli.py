@@ -59,6 +59,19 @@ def test_train_evaluate_search(capsys, table, tmp_path):
     assert out.count("mug") >= 3
 
 
+def test_evaluate_officially(capsys, table, tmp_path):
+    """A model and its ranking, written by the first and read again, give the same files."""
+    gcl(capsys, "train", table(), "--out", tmp_path / "run", "--right", "title=1", "--steps", "2", "--batch", "4")
+    options = (table(), "--official", "--division", "all", "--split", "in_domain")
+    gcl(capsys, "evaluate", tmp_path / "run", *options, "--out", tmp_path / "a")
+    written = tmp_path / "a" / "in_domain"
+    _, shown, _ = gcl(capsys, "evaluate", written / "retrieval.json", *options, "--out", tmp_path / "b")
+    told = json.loads((written / "output.json").read_text())
+    assert f"{told['summary']['mERR']:.5f}" in shown
+    assert json.loads((tmp_path / "b" / "in_domain" / "output.json").read_text()) == told
+    assert (written / "output.csv").read_text().startswith("mAP@1000,mrr@1000,NDCG@10,mERR")
+
+
 def test_compare_writes_a_table_that_names_the_control(capsys, table, tmp_path):
     arguments = ("compare", table(), "--out", tmp_path / "study", *TITLES, "--steps", 2, "--jobs", 1)
     methods = ("--methods", "random", "clip", "clip-top", "gcl-matrix")

@@ -1,4 +1,4 @@
-"""One model: gcl train, evaluate, search, official, index."""
+"""One model: gcl train, evaluate, search, index."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
+import pandas as pd
 import tyro
 from rich.table import Table
 
@@ -14,6 +16,9 @@ from gcl_toolkit.cli.common import app, command, console, progress, split_of
 from gcl_toolkit.evaluate import METRICS, evaluate
 from gcl_toolkit.fields import Fields
 from gcl_toolkit.model import GCLModel
+from gcl_toolkit.official import ground_truth, read_run, retrieve, stored_truth
+from gcl_toolkit.official import write as write_official
+from gcl_toolkit.ranked_data import SPLITS, RankedData
 from gcl_toolkit.runs import Run, load_model, writable_folder, write_json
 from gcl_toolkit.search import search, top_k
 from gcl_toolkit.statistics import interval
@@ -58,37 +63,55 @@ def train_command(
 def evaluate_command(
     run: tyro.conf.Positional[Path],
     data: tyro.conf.Positional[str],
-    split: tuple[str, ...] = ("in_domain", "novel_query", "novel_document", "zero_shot"),
-    division: str = "test",
-    form: str = "complete",
+    split: tuple[str, ...] = SPLITS,
+    division: Literal["dev", "test", "all"] = "test",
+    official: bool = False,
     out: Path | None = None,
 ) -> None:
     """Evaluate a trained model: every metric with its interval over queries, split by split.
 
     Args:
-        run: folder of a run or a model.
+        run: folder of a run or a model; with --official also a ranking: a TREC run or the script's retrieval.json.
         data: "shop", or a file or folder in a known layout.
         split: which splits.
         division: dev, test or all queries.
-        form: complete, or official (grades 1..100, up to 2,000 queries drawn as the official script does).
-        out: also write the per-query table here, as parquet.
+        official: as marqo-ai/GCL's script does, to stand beside published results: its ground truth (MarqoGS's tar has
+            it for dev and test, else up to 2,000 queries are drawn as it draws them), keys, ties and rounding.
+        out: the file for the per-query table (parquet); with --official the folder for output.json and output.csv, a
+            split each, runs/official by default.
     """
-    import pandas as pd
-
-    model, shown, tables = load_model(run), Table(title=f"{run} on {data}, {division} queries, {form}"), []
-    for column in ("split", "queries", *map(str, METRICS)):
-        shown.add_column(column, justify="right", no_wrap=column == "split")
     with console.status(f"reading {data}"):
         parts = {name: split_of(data, name) for name in split}
+    if official:
+        _evaluate_officially(run, data, parts, division, out or Path("runs/official"))
+        return
+    model, shown, tables = load_model(run), Table(title=f"{run} on {data}, {division} queries"), []
+    for column in ("split", "queries", *map(str, METRICS)):
+        shown.add_column(column, justify="right", no_wrap=column == "split")
     for name, part in parts.items():
         with console.status(f"evaluating {name}"):
-            table = evaluate(model, part, METRICS, division=division, form=form)
+            table = evaluate(model, part, METRICS, division=division)
         shown.add_row(name, str(len(table)), *(str(interval(table[str(metric)])) for metric in METRICS))
         tables.append(table.assign(split=name))
     console.print(shown)
     if out:
         writable_folder(out.parent)
         pd.concat(tables).to_parquet(out)
+
+
+def _evaluate_officially(run: Path, data: str, parts: dict[str, RankedData], division: str, out: Path) -> None:
+    columns = {}
+    for name, part in parts.items():
+        truth = stored_truth(data, part, division) or ground_truth(part.only(division))
+        with console.status(f"{name}: ranking for {len(truth):,} queries"):
+            found = read_run(run) if run.is_file() else retrieve(load_model(run), part, truth)
+        summary = write_official(truth, found, out / name)["summary"]
+        columns[name] = {"queries": f"{len(truth):,}"} | {k: f"{np.ravel(v)[0]:.5f}" for k, v in summary.items()}
+    shown = Table("metric", *columns, title=f"{data}, {division} queries, official form")
+    for metric in next(iter(columns.values())):
+        shown.add_row(metric, *(column[metric] for column in columns.values()))
+    console.print(shown)
+    console.print(f"{out}/SPLIT/output.json, output.csv", highlight=False)
 
 
 @app.command(name="search")
@@ -121,37 +144,6 @@ def search_command(
         ]
         shown.add_row(str(rank), f"{score:.3f}", product, *texts)
     console.print(shown)
-
-
-@app.command(name="official")
-def official_command(
-    run: tyro.conf.Positional[Path],
-    data: tyro.conf.Positional[str],
-    split: str = "zero_shot",
-    division: str = "all",
-    out: Path = Path("runs/official"),
-) -> None:
-    """Evaluate as marqo-ai/GCL's script does, to stand beside published results: output.json, output.csv.
-
-    Args:
-        run: folder of a run or a model; or a ranking, as a TREC run or the script's retrieval.json.
-        data: "shop", or a file or folder in a known layout.
-        split: which split.
-        division: dev or test: the ground truth of MarqoGS's tar where it is there; all: drawn from the whole split.
-        out: folder of the files.
-    """
-    from gcl_toolkit import official
-
-    with console.status(f"reading {data}"):
-        part = split_of(data, split)
-    truth = official.stored_truth(data, part, division) or official.ground_truth(part.only(division))
-    with console.status(f"ranking for {len(truth):,} queries"):
-        found = official.read_run(run) if run.is_file() else official.retrieve(load_model(run), part, truth)
-    summary = official.write(truth, found, out)["summary"]
-    shown = Table(*summary, title=f"{run} on {data}, {split}, {len(truth):,} queries, official form")
-    shown.add_row(*(f"{value[0] if isinstance(value, list) else value:.5f}" for value in summary.values()))
-    console.print(shown)
-    console.print(f"{out / 'output.json'}, {out / 'output.csv'}")
 
 
 @app.command(name="index")
