@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "gcl_toolkit"
 LAYERS = {
     "paper": "errors findings weighting fields losses metrics ranked_data statistics",
     "world": "doctor sources encoders model batches index formats",
-    "acts": "runs train search baselines rerank evaluate study summary stages official slices",
+    "acts": "runs train search baselines rerank evaluate study summary stages official slices parity",
     "views": "figures results report page gallery glossary cases bundle",
     "promises": "recipes cli",
 }

@@ -24,6 +24,7 @@ from gcl_toolkit.formats import (
     write_trec_run,
 )
 from gcl_toolkit.metrics import measure
+from gcl_toolkit.sources.check import check
 
 RUN = {"q1": {"d2": 0.1 + 0.2, "d1": 0.3, "d3": -1e-7}, "q0": {"d1": 7.0}}
 QRELS = {"q1": {"d1": 3.0, "d2": 0.5}, "q0": {"d9": 0.0}}
@@ -163,6 +164,16 @@ def test_a_torn_beir_folder_is_told_with_file_and_line(tmp_path, file, line, wor
         written.write(line + "\n")
     with pytest.raises(DataError, match=words):
         read_beir(folder)
+    facts, problems = check(folder)
+    assert not facts
+    assert re.search(words, problems[0])
+
+
+def test_check_tells_what_a_beir_folder_holds(tmp_path):
+    facts, problems = check(beir(tmp_path / "mugs", train=[("q0", "d1", 1)], test=[("q1", "d1", 1), ("q2", "d2", 2)]))
+    assert facts[0].endswith("read as BEIR, in_domain, novel_query")
+    assert "novel_query: 2 queries, 3 products, 2 pairs" in facts
+    assert problems == []
 
 
 def test_what_beir_can_t_hold_is_told(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 from pyarrow import parquet
 
 from gcl_toolkit import DataError, UserError
-from gcl_toolkit.index import MilvusIndex, parity, write_faiss, write_vectors
+from gcl_toolkit.index import MilvusIndex, write_faiss, write_vectors
+from gcl_toolkit.parity import parity
 from gcl_toolkit.search import top_k
 
 pytest.importorskip("pymilvus", reason="the vector store is not installed: pip install 'gcl-toolkit[index]'")

@@ -175,6 +175,7 @@ def index_command(
     """
     from gcl_toolkit import index as stores
     from gcl_toolkit.formats import qrels_of
+    from gcl_toolkit.parity import parity
 
     writable_folder(out)
     with console.status(f"reading {data}"):
@@ -191,7 +192,7 @@ def index_command(
     ):
         exact = part.product_ids[top_k(queries, products, 10)[1]]
         ids = sample.query_ids
-        report = stores.parity(
+        report = parity(
             index, dict(zip(ids, queries, strict=True)), dict(zip(ids, exact, strict=True)), qrels_of(sample)
         )
     for name in also:

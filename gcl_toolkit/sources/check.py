@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from gcl_toolkit import formats
 from gcl_toolkit.errors import DataError
 from gcl_toolkit.findings import findings, numbers, present
 from gcl_toolkit.ranked_data import RankedData, is_image, leaks
@@ -28,6 +29,8 @@ def check(path: str | Path, images: int | None = 1000, seed: int = 0, **options)
     images:  how many images of a corpus to decode, drawn at random; None decodes all. A broken one counts as missing.
     options: those of the source (`columns`, `score`, ... of a table).
     """
+    if formats.is_beir(path):
+        return _check_beir(path)
     try:
         source = layout_of(path)
         module = marqo_gs if source == "marqo_gs" else table
@@ -51,7 +54,16 @@ def check(path: str | Path, images: int | None = 1000, seed: int = 0, **options)
     return facts, problems
 
 
-def _facts(part: Tables) -> Iterator[str]:
+def _check_beir(path: str | Path) -> tuple[list[str], list[str]]:
+    try:
+        splits = formats.load(path)
+    except DataError as error:
+        return [], [str(error)]
+    facts = [f"{name}: {fact}" for name, data in splits.items() for fact in _facts(data)]
+    return [f"{path}: read as BEIR, {', '.join(splits)}", *facts], [f"leak: {leak}" for leak in leaks(splits)]
+
+
+def _facts(part: Tables | RankedData) -> Iterator[str]:
     yield _size(part)
     if {"query_id", "product_id"} <= set(part.qrels.column_names):
         for column, noun in (("query_id", "query"), ("product_id", "product")):
