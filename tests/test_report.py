@@ -17,9 +17,9 @@ from PIL import Image
 from gcl_toolkit import UserError, cli, figures
 from gcl_toolkit.baselines import oracle_top_k
 from gcl_toolkit.evaluate import METRICS, measure_ranking
-from gcl_toolkit.gallery import data_uri
 from gcl_toolkit.ranked_data import SPLITS, four_way_split
 from gcl_toolkit.report import write_report, write_run_report
+from gcl_toolkit.report.gallery import data_uri
 from gcl_toolkit.runs import Run, write_json
 from gcl_toolkit.sources import table as own_table
 from gcl_toolkit.statistics import holm

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from gcl_toolkit import figures, page
-from gcl_toolkit.cases import query_by_query
+from gcl_toolkit import figures
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.glossary import (
     GROUPS,
@@ -24,6 +23,8 @@ from gcl_toolkit.glossary import (
     SPLIT_NAMES,
     SPLITS_MEAN,
 )
+from gcl_toolkit.report import page
+from gcl_toolkit.report.cases import query_by_query
 from gcl_toolkit.runs import read_steps, writable_folder
 from gcl_toolkit.statistics import holm
 from gcl_toolkit.study import CONTROLS, TRAINED, World, read_study

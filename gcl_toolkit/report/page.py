@@ -19,7 +19,7 @@ POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; sc
 
 def page(title: str, under: str, sections: Iterable[str]) -> str:
     """The whole file; `under` stands below the title."""
-    style, script = (files("gcl_toolkit").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
+    style, script = (files("gcl_toolkit.report").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
     return (
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width,initial-scale=1'>"

@@ -9,13 +9,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gcl_toolkit import figures, page
+from gcl_toolkit import figures
 from gcl_toolkit.errors import DataError
 from gcl_toolkit.evaluate import measure_ranking
-from gcl_toolkit.gallery import LEGEND, Gallery
 from gcl_toolkit.glossary import METRIC, OURS, SPLIT_NAMES
 from gcl_toolkit.metrics import NDCG
 from gcl_toolkit.ranked_data import RankedData
+from gcl_toolkit.report import page
+from gcl_toolkit.report.gallery import LEGEND, Gallery
 from gcl_toolkit.study import World
 
 LISTED = 5
