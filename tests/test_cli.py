@@ -46,11 +46,23 @@ TITLES = ("--right", "title=1")
 
 
 def test_train_evaluate_search(capsys, table, tmp_path):
-    status, out, _ = gcl(capsys, "train", table(), "--out", tmp_path / "run", *TITLES, "--steps", 3, "--batch", 8)
+    status, out, _ = gcl(
+        capsys, "train", "--data", table(), "--out", tmp_path / "run", *TITLES, "--steps", 3, "--batch", 8
+    )
     assert status == 0
     assert "next: gcl evaluate" in out
     assert len((tmp_path / "run" / "steps.jsonl").read_text().splitlines()) == 3
-    found = gcl(capsys, "evaluate", tmp_path / "run", table(), "--division", "all", "--out", tmp_path / "table.parquet")
+    found = gcl(
+        capsys,
+        "evaluate",
+        tmp_path / "run",
+        "--data",
+        table(),
+        "--division",
+        "all",
+        "--out",
+        tmp_path / "table.parquet",
+    )
     assert found[0] == 0
     assert "zero_shot" in found[1]
     assert {"NDCG@10", "split"} <= set(pd.read_parquet(tmp_path / "table.parquet").columns)
@@ -61,8 +73,21 @@ def test_train_evaluate_search(capsys, table, tmp_path):
 
 def test_evaluate_officially(capsys, table, tmp_path):
     """A model and its ranking, written by the first and read again, give the same files."""
-    gcl(capsys, "train", table(), "--out", tmp_path / "run", "--right", "title=1", "--steps", "2", "--batch", "4")
-    options = (table(), "--official", "--division", "all", "--split", "in_domain")
+    gcl(
+        capsys,
+        "train",
+        "--data",
+        table(),
+        "--out",
+        tmp_path / "run",
+        "--right",
+        "title=1",
+        "--steps",
+        "2",
+        "--batch",
+        "4",
+    )
+    options = ("--data", table(), "--official", "--division", "all", "--split", "in_domain")
     gcl(capsys, "evaluate", tmp_path / "run", *options, "--out", tmp_path / "a")
     written = tmp_path / "a" / "in_domain"
     _, shown, _ = gcl(capsys, "evaluate", written / "retrieval.json", *options, "--out", tmp_path / "b")
@@ -73,7 +98,7 @@ def test_evaluate_officially(capsys, table, tmp_path):
 
 
 def test_compare_writes_a_table_that_names_the_control(capsys, table, tmp_path):
-    arguments = ("compare", table(), "--out", tmp_path / "study", *TITLES, "--steps", 2, "--jobs", 1)
+    arguments = ("compare", "--data", table(), "--out", tmp_path / "study", *TITLES, "--steps", 2, "--jobs", 1)
     methods = ("--methods", "random", "clip", "clip-top", "gcl-matrix")
     status, out, error = gcl(capsys, *arguments, *methods, "--control", "clip")
     assert status == 0, error
@@ -168,7 +193,7 @@ def test_bad_tables_are_one_clear_line(capsys, table, tmp_path, command, case):
         assert words in out
         return
     arguments = ("--out", tmp_path / "s", *TITLES, "--steps", 1, "--jobs", 1, "--methods", "clip", "gcl-matrix")
-    status, _, error = gcl(capsys, "compare", table(change), *arguments)
+    status, _, error = gcl(capsys, "compare", "--data", table(change), *arguments)
     assert status == 2
     assert words in error
     assert error.startswith("gcl: ")
@@ -185,7 +210,7 @@ def test_a_pair_with_an_unknown_product(capsys, table, tmp_path):
     status, out, _ = gcl(capsys, "data", "check", folder)
     assert status == 1
     assert "is not in the corpus" in out
-    status, _, error = gcl(capsys, "train", folder, "--out", tmp_path / "run", *TITLES)
+    status, _, error = gcl(capsys, "train", "--data", folder, "--out", tmp_path / "run", *TITLES)
     assert status == 2
     assert "is not in the corpus" in error
     assert "\n" not in error
@@ -205,7 +230,7 @@ def test_broken_pictures_count_as_missing_and_are_counted(capsys, tmp_path):
     assert "p3" in out
     assert "p4" in out
     run = ("--out", tmp_path / "run", "--steps", 1, "--batch", 4)
-    status, out, error = gcl(capsys, "train", tmp_path / "pairs.csv", *run)
+    status, out, error = gcl(capsys, "train", "--data", tmp_path / "pairs.csv", *run)
     assert status == 0, error
     assert "count as missing" in out
 
@@ -213,18 +238,18 @@ def test_broken_pictures_count_as_missing_and_are_counted(capsys, tmp_path):
 def test_other_mistakes(capsys, table, tmp_path):
     (tmp_path / "file").touch()
     run = tmp_path / "run"
-    gcl(capsys, "train", table(), "--out", run, *TITLES, "--steps", 1, "--batch", 4)
+    gcl(capsys, "train", "--data", table(), "--out", run, *TITLES, "--steps", 1, "--batch", 4)
     for arguments, words in [
-        (("train", table(), "--out", tmp_path / "file" / "x", *TITLES), "can't be written to"),
-        (("compare", table(), "--out", tmp_path / "file" / "x", *TITLES), "can't be written to"),
-        (("evaluate", run, table(), "--split", "zeroshot"), "no split 'zeroshot'; it has in_domain"),
-        (("evaluate", tmp_path, table()), "holds no model"),
-        (("train", "no/such/file.csv"), "unknown source or path 'no/such/file.csv'"),
-        (("train", table(), "--right", "picture=1", "--out", run), "field 'picture' is not a column"),
-        (("train", table(), "--encoder", "ViT-B-99", "--out", run), "unknown model 'ViT-B-99'"),
-        (("train", table(), "--loss", "clip", "--out", run), "unknown loss 'clip'; known: gcl, matrix"),
+        (("train", "--data", table(), "--out", tmp_path / "file" / "x", *TITLES), "can't be written to"),
+        (("compare", "--data", table(), "--out", tmp_path / "file" / "x", *TITLES), "can't be written to"),
+        (("evaluate", run, "--data", table(), "--split", "zeroshot"), "no split 'zeroshot'; it has in_domain"),
+        (("evaluate", tmp_path, "--data", table()), "holds no model"),
+        (("train", "--data", "no/such/file.csv"), "unknown source or path 'no/such/file.csv'"),
+        (("train", "--data", table(), "--right", "picture=1", "--out", run), "field 'picture' is not a column"),
+        (("train", "--data", table(), "--encoder", "ViT-B-99", "--out", run), "unknown model 'ViT-B-99'"),
+        (("train", "--data", table(), "--loss", "clip", "--out", run), "unknown loss 'clip'; known: gcl, matrix"),
         (("demo", "--recipe", "shoe", "--out", run), "unknown recipe 'shoe'; known: shop"),
-        (("compare", table(), "--methods", "clop", "--out", run), "unknown method 'clop'"),
+        (("compare", "--data", table(), "--methods", "clop", "--out", run), "unknown method 'clop'"),
     ]:
         status, _, error = gcl(capsys, *arguments)
         assert status == 2, arguments
@@ -239,4 +264,4 @@ def test_a_broken_table_file(capsys, tmp_path):
     status, out, _ = gcl(capsys, "data", "check", tmp_path / "pairs.parquet")
     assert status == 1
     assert "pairs.parquet" in out
-    assert gcl(capsys, "train", tmp_path / "pairs.parquet", "--out", tmp_path / "run")[0] == 2
+    assert gcl(capsys, "train", "--data", tmp_path / "pairs.parquet", "--out", tmp_path / "run")[0] == 2

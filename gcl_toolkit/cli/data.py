@@ -55,7 +55,7 @@ def import_(
         tables.write(splits, out)
     for split in splits.values():
         console.print(f"  {split}", highlight=False)
-    console.print(f"next: gcl data check {out}; gcl compare {out}")
+    console.print(f"next: gcl data check {out}; gcl compare --data {out}")
 
 
 @data_app.command(name="make")
@@ -79,4 +79,4 @@ def make(out: tyro.conf.Positional[Path], seed: int = 0, sparse: bool = False, s
             shop.contact_sheet(out / "contact_sheet.png")
     for split in splits.values():
         console.print(f"  {split}", highlight=False)
-    console.print(f"next: gcl data check {out}; gcl compare {out}")
+    console.print(f"next: gcl data check {out}; gcl compare --data {out}")

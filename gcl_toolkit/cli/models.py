@@ -29,7 +29,7 @@ DEFAULT_TRAINING = TrainConfig()
 
 @app.command(name="train")
 def train_command(
-    data: tyro.conf.Positional[str],
+    data: str = "shop",
     out: Path = Path("runs/model"),
     left: str = "query=1",
     right: str = "image=0.5,title=0.5",
@@ -56,13 +56,13 @@ def train_command(
         bar = bars.add_task("training", total=config.steps)
         for record in train(model, split, config, run=run):
             bars.update(bar, completed=record["step"], description=f"loss {record['loss']:.3f}")
-    console.print(f"{record['seconds']:.0f} s, loss {record['loss']:.3f}; next: gcl evaluate {out} {data}")
+    console.print(f"{record['seconds']:.0f} s, loss {record['loss']:.3f}; next: gcl evaluate {out} --data {data}")
 
 
 @app.command(name="evaluate")
 def evaluate_command(
     run: tyro.conf.Positional[Path],
-    data: tyro.conf.Positional[str],
+    data: str = "shop",
     split: tuple[str, ...] = SPLITS,
     division: Literal["dev", "test", "all"] = "test",
     official: bool = False,
@@ -149,7 +149,7 @@ def search_command(
 @app.command(name="index")
 def index_command(
     run: tyro.conf.Positional[Path],
-    data: tyro.conf.Positional[str],
+    data: str = "shop",
     out: Path = Path("runs/index"),
     split: str = "zero_shot",
     kind: str = "FLAT",

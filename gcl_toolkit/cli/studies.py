@@ -50,7 +50,7 @@ def demo(out: Path = Path("runs/demo"), recipe: str = "shop", jobs: int = 0) -> 
 
 @app.command(name="compare")
 def compare(
-    data: tyro.conf.Positional[str],
+    data: str = "shop",
     out: Path = Path("runs/compare"),
     methods: tuple[str, ...] = METHODS,
     seeds: int = 1,
@@ -137,7 +137,7 @@ def report_command(
 @app.command(name="slices")
 def slices_command(
     folder: tyro.conf.Positional[Path],
-    data: str,
+    data: str = "shop",
     split: str = "zero_shot",
     method: str = "gcl-matrix",
     control: str | None = None,
