@@ -151,6 +151,7 @@ def _check_linked(cells: Cells, positions: int) -> None:
         )
 
 
+@np.errstate(all="ignore")  # a step too far, or a jackknife group without a position's clicks: NaN, never taken
 def _fit(cells: Cells, theta_K: np.ndarray, tolerance: float = 1e-7) -> np.ndarray:
     """Hunter's MM steps in log theta, sped up by SQUAREM (Varadhan & Roland 2008), until no theta moves."""
     _, pair_C = np.unique(cells.pair_C, return_inverse=True)

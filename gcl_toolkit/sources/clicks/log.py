@@ -118,8 +118,8 @@ def _open(engine, path: Path, columns: dict[str, str]) -> list[str]:
 
 
 def _cast(name: str, theirs: str, is_text: bool) -> str:
-    """A column of the file as our type; null where it can't be. `trim` keeps the cast out of the CSV reader, which would
-    stop at the first bad value."""
+    """A column of the file as our type; null where it can't be. `trim` keeps the cast out of the CSV reader, which
+    would stop at the first bad value."""
     column = '"' + theirs.replace('"', '""') + '"'
     column = f"trim({column})" if is_text else column
     if name in ("query", "product_id", "session"):

@@ -58,12 +58,12 @@ def simulate(data: RankedData, visitors: Visitors | None = None) -> pa.Table:
     for rows in np.split(order, np.flatnonzero(np.diff(query_N[order])) + 1):
         truth = np.log(101 - score_N[rows])  # what the shop's ranker would like to know
         blurred = (1 - visitors.ranker) * truth + visitors.ranker * truth.std() * rng.standard_normal(len(rows))
-        rank_P = np.log(1 + blurred.argsort().argsort())
+        rank_P = np.log1p(np.argsort(np.argsort(blurred)))
         noise_VxP = visitors.exploration * rng.standard_normal((visitors.visits, len(rows)))
         shown_VxK = np.argsort(rank_P + noise_VxP, axis=1)[:, : visitors.shown]
         click_VxK = _clicks(appeal_N[rows][shown_VxK], visitors, rng)
-        visit, place = np.indices(shown_VxK.shape)
-        parts.append((rows[shown_VxK].ravel(), visit.ravel(), place.ravel() + 1, click_VxK.ravel()))
+        turn, place = np.indices(shown_VxK.shape)
+        parts.append((rows[shown_VxK].ravel(), turn.ravel(), place.ravel() + 1, click_VxK.ravel()))
     pair, visit, position, click = (np.concatenate(column) for column in zip(*parts, strict=True))
     session = query_N[pair].astype(np.int64) * visitors.visits + visit
     seconds = rng.permutation(session.max() + 1)[session] * 60
