@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "gcl_toolkit"
 LAYERS = {
-    "paper": "errors findings weighting fields losses metrics ranked_data statistics",
+    "paper": "errors findings weighting fields losses metrics ranked_data statistics propensity",
     "world": "doctor sources encoders model batches index formats",
     "acts": "runs train search baselines rerank evaluate study summary stages official slices parity",
     "views": "figures results report glossary bundle",
@@ -27,6 +27,7 @@ DOORS = {
     "ranx": {"formats"},
     "datasets": {"sources"},
     "resvg_py": {"sources"},
+    "duckdb": {"sources"},
     "gradio": {"the app, not the package"},
     "tyro": {"cli"},
     "rich": {"cli"},

@@ -1,14 +1,19 @@
-"""Data: gcl data check, import, make."""
+"""Data: gcl data check, import, make; gcl clicks."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+from rich.table import Table
 
-from gcl_toolkit.cli.common import console, data_app
+from gcl_toolkit.cli.common import app, command, console, data_app
 from gcl_toolkit.runs import writable_folder, write_json
+from gcl_toolkit.sources.clicks import ClickConfig
+
+DEFAULT_CLICKS = ClickConfig()
 
 
 @data_app.command(name="check")
@@ -80,3 +85,66 @@ def make(out: tyro.conf.Positional[Path], seed: int = 0, sparse: bool = False, s
     for split in splits.values():
         console.print(f"  {split}", highlight=False)
     console.print(f"next: gcl data check {out}; gcl compare --data {out}")
+
+
+@app.command(name="clicks")
+def clicks_command(
+    log: tyro.conf.Positional[Path],
+    out: Path = Path("runs/clicks"),
+    products: Path | None = None,
+    judgements: Path | None = None,
+    columns: dict[str, str] = {},  # noqa: B006 - read only
+    seed: int = 0,
+    config: Annotated[ClickConfig, tyro.conf.arg(name="")] = DEFAULT_CLICKS,
+) -> None:
+    """Turn an interaction log into scored pairs, with the bias of positions taken out.
+
+    Args:
+        log: CSV, TSV, parquet or JSONL; a row is a product shown at a position, with clicks, carts or purchases.
+        out: the folder to write: scores.parquet, report.json and, with products, the four splits.
+        products: the catalogue, a table with product_id and fields (title, image).
+        judgements: a table (query, product_id, score) to compare the scores with.
+        columns: our name and theirs, in pairs: --columns query search_term clicks clicked.
+        seed: of the split.
+    """
+    from gcl_toolkit.sources import clicks, table
+
+    writable_folder(out)
+    with console.status(f"reading {log}"):
+        found = clicks.read_clicks(log, columns, config)
+    report = found.report()
+    if judgements:
+        judged = clicks.read_judgements(judgements)
+        report["Kendall's tau with the judgements"] = {
+            name: clicks.agreement(found.table, judged, column)
+            for name, column in (("scores", "relevance"), ("interactions per impression", "rate"))
+        }
+    found.table.to_parquet(out / "scores.parquet")
+    write_json(out / "report.json", {"command": command(), **report})
+    _print_clicks(report)
+    if products:
+        with console.status(f"reading {products}"):
+            splits = clicks.as_splits(found, products, seed)
+            table.write(splits, out)
+        for split in splits.values():
+            console.print(f"  {split}", highlight=False)
+        console.print(f"next: gcl data check {out}; gcl compare --data {out}")
+    else:
+        console.print(f"{out}/scores.parquet; with --products the four splits to train on are written too")
+
+
+def _print_clicks(report: dict) -> None:
+    said = ", ".join(f"{count:,} {what}" for what, count in (report["rows"] | report["pairs left out"]).items())
+    console.print(f"rows and pairs: {said}", highlight=False)
+    spread = report["pairs per query"]
+    console.print(
+        f"{report['queries']:,} queries, {report['pairs']:,} scored pairs ({spread['0%']:.0f} to {spread['100%']:.0f} "
+        f"a query, median {spread['50%']:g}), {report['share of pairs with an interaction']:.0%} with an interaction",
+        highlight=False,
+    )
+    shown = Table("position", "propensity", "95% interval", title="how likely a position is looked at")
+    for row in report["propensities"]:
+        shown.add_row(str(row["position"]), f"{row['value']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}")
+    console.print(shown)
+    for name, tau in report.get("Kendall's tau with the judgements", {}).items():
+        console.print(f"Kendall's tau of {name} with the judgements: {tau:.3f}", highlight=False)

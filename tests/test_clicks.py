@@ -1,0 +1,246 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pyarrow import csv, parquet
+
+from gcl_toolkit import DataError, UserError, cli, load
+from gcl_toolkit.sources.clicks import ClickConfig, agreement, as_splits, read_clicks
+from gcl_toolkit.sources.clicks.simulate import Visitors, simulate
+
+ROW = {"query": "red mug", "product_id": "p1", "position": 1, "clicks": 0}
+
+
+def write(path, rows):
+    frame = pd.DataFrame([ROW | row for row in rows])
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    elif path.suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+    return path
+
+
+def scored(path, rows, columns=None, **config):
+    table = read_clicks(write(path, rows), columns, ClickConfig(propensity="none", **config)).table
+    return table.set_index("product_id")
+
+
+# -- the log -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet", ".jsonl"])
+def test_a_log_is_added_up(tmp_path, ending):
+    rows = [
+        {"clicks": 1},
+        {"query": " Red  MUG ", "position": 2, "clicks": 0},
+        {"product_id": "p2", "position": 2, "clicks": 0},
+    ]
+    table = scored(tmp_path / f"log{ending}", rows)
+    assert table["query"].unique().tolist() == ["red mug"]
+    assert table.loc["p1", ["interactions", "impressions", "rate"]].tolist() == [1, 2, 0.5]
+    assert table.loc["p2", ["interactions", "impressions", "rate"]].tolist() == [0, 1, 0]
+    assert table["score"].tolist() == [100, 99]
+    assert table.index.tolist() == ["p1", "p2"]
+
+
+def test_carts_purchases_and_counted_impressions(tmp_path):
+    rows = [
+        {"clicks": 3, "carts": 2, "purchases": 1, "impressions": 50},
+        {"product_id": "p2", "clicks": 1, "carts": 0, "purchases": 0, "impressions": 10},
+    ]
+    table = scored(tmp_path / "log.csv", rows, click=1, cart=4, purchase=10)
+    assert table.loc["p1", ["interactions", "impressions"]].tolist() == [21, 50]
+    assert table.loc["p2", ["interactions", "impressions"]].tolist() == [1, 10]
+
+
+def test_own_column_names(tmp_path):
+    frame = pd.DataFrame({"term": ["a", "a"], "sku": [7, 8], "rank": [1, 2], "clicked": [True, False]})
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    columns = {"query": "term", "product_id": "sku", "position": "rank", "clicks": "clicked"}
+    table = read_clicks(tmp_path / "log.csv", columns, ClickConfig(propensity="none")).table
+    assert table["product_id"].tolist() == ["7", "8"]
+
+
+def test_a_session_counts_a_product_once_where_it_saw_it_first(tmp_path):
+    rows = [
+        {"session": "s", "timestamp": "2026-01-01 10:05:00", "position": 5, "clicks": 1},
+        {"session": "s", "timestamp": "2026-01-01 10:00:00", "position": 2, "clicks": 0},
+        {"session": "s", "timestamp": "2026-01-01 10:06:00", "position": 5, "clicks": 1},
+        {"session": "t", "timestamp": "2026-01-01 10:00:00", "position": 3, "clicks": 0},
+        {"session": None, "timestamp": "2026-01-01 10:00:00", "position": 3, "clicks": 0},
+        {"session": None, "timestamp": "2026-01-01 10:00:00", "position": 3, "clicks": 0},
+    ]
+    found = read_clicks(write(tmp_path / "log.csv", rows), config=ClickConfig(propensity="1"))
+    assert found.table[["interactions", "impressions"]].to_numpy().tolist() == [[1, 4]]
+    assert found.rows["repeated in a session"] == 2
+    assert found.table["relevance"][0] == pytest.approx(1 / (1 / 2 + 3 / 3), rel=0.01)  # looks at positions 2, 3, 3, 3
+
+
+def test_bots_are_left_out(tmp_path):
+    crowd = [{"session": f"s{n}", "product_id": f"p{n % 5}", "clicks": int(n % 5 == 0)} for n in range(50)]
+    zealot = [{"session": "all", "product_id": f"p{n}", "clicks": 1} for n in range(20)]
+    busy = [{"session": "busy", "product_id": f"p{n}", "clicks": 0} for n in range(31)]
+    found = read_clicks(
+        write(tmp_path / "log.csv", [*crowd, *zealot, *busy]), config=ClickConfig(propensity="none", session_rows=30)
+    )
+    assert found.rows["of bots"] == 51
+    assert found.table["impressions"].sum() == 50
+
+
+def test_old_clicks_count_less(tmp_path):
+    rows = [
+        {"timestamp": "2026-01-31", "clicks": 1},
+        {"timestamp": "2026-01-21", "product_id": "p2", "clicks": 1},
+        {"timestamp": "2026-01-11", "product_id": "p3", "clicks": 1},
+    ]
+    table = scored(tmp_path / "log.csv", rows, half_life=10, support=0.2)
+    assert table["interactions"].to_dict() == pytest.approx({"p1": 1, "p2": 0.5, "p3": 0.25})
+    assert table["impressions"].to_dict() == pytest.approx({"p1": 1, "p2": 0.5, "p3": 0.25})
+
+
+def test_support_depth_and_dead_queries(tmp_path):
+    rows = [
+        *[{"clicks": 1}] * 3,
+        {"product_id": "p2"},
+        {"product_id": "p3", "position": 9, "clicks": 1},
+        *[{"query": "nobody", "product_id": "p4"}] * 3,
+    ]
+    found = read_clicks(
+        write(tmp_path / "log.csv", rows), config=ClickConfig(propensity="none", support=2, positions=5)
+    )
+    assert found.table["product_id"].tolist() == ["p1"]
+    assert found.rows == {"read": 8, "below position 5": 1, "of bots": 0, "repeated in a session": 0}
+    assert found.left_out == {"below the support": 1, "of queries nobody used": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"position": 0}, r"row 3: position is not a whole number from 1 \(1 such rows\)"),
+        ({"position": "top"}, "row 3: position is not a whole number"),
+        ({"clicks": -1}, "row 3: clicks is not a number >= 0"),
+        ({"clicks": None}, "row 3: clicks is not a number >= 0"),
+        ({"query": "  "}, "row 3: query is not a text"),
+        ({"product_id": None}, "row 3: product_id is not an id"),
+        ({"timestamp": "yesterday"}, "timestamp is not a date and time"),
+    ],
+)
+def test_a_bad_row_is_one_clear_line(tmp_path, row, words):
+    with pytest.raises(DataError, match=words):
+        read_clicks(write(tmp_path / "log.csv", [{}, {}, row]))
+
+
+def test_a_bad_file_or_column_is_one_clear_line(tmp_path):
+    path = write(tmp_path / "log.csv", [{}])
+    for columns, words in (
+        ({"query": "term"}, "column 'term' is missing; it has query, product_id"),
+        ({"qury": "query"}, "'qury' is no column of a log; known: query"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_clicks(path, columns)
+    pd.DataFrame({"query": ["a"], "product_id": ["p"], "position": [1]}).to_csv(tmp_path / "bare.csv", index=False)
+    with pytest.raises(DataError, match="column 'clicks or carts or purchases' is missing"):
+        read_clicks(tmp_path / "bare.csv")
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match=r"torn.parquet: can't be read"):
+        read_clicks(tmp_path / "torn.parquet")
+    with pytest.raises(DataError, match="no such file"):
+        read_clicks(tmp_path / "none.csv")
+    with pytest.raises(DataError, match="no query has an interaction"):
+        read_clicks(path, config=ClickConfig(propensity="none"))
+    with pytest.raises(DataError, match="needs a column 'timestamp'"):
+        read_clicks(path, config=ClickConfig(half_life=3))
+    with pytest.raises(UserError, match="harvest, none or a number"):
+        read_clicks(path, config=ClickConfig(propensity="guess"))
+
+
+# -- the truth comes back ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shop():
+    return load("shop", products=300, queries=60, per_query=25, size=16, seed=3)["in_domain"]
+
+
+def truth_of(data):
+    query = np.array(data.queries["query"].to_pylist(), object)[data.pairs.query]
+    return pd.DataFrame({"query": query, "product_id": data.product_ids[data.pairs.product], "score": data.pairs.score})
+
+
+@pytest.mark.parametrize("model", ["positions", "cascade"])
+def test_the_true_order_comes_back(tmp_path, shop, model):
+    """A poor ranker, five seeds: debiased scores agree with the truth clearly better than click-through rates."""
+    taus = []
+    for seed in range(5):
+        log = simulate(shop, Visitors(visits=400, ranker=1.0, shown=15, model=model, seed=seed))
+        parquet.write_table(log, tmp_path / "log.parquet")
+        found = read_clicks(tmp_path / "log.parquet")
+        taus.append([agreement(found.table, truth_of(shop), column) for column in ("relevance", "rate")])
+        if model == "positions":
+            assert np.abs(found.propensities.value_K - 1 / np.arange(1, 16.0)).max() < 0.02
+    debiased, raw = np.array(taus).T
+    assert (debiased > raw + 0.1).all(), taus
+    assert debiased.min() > 0.5
+
+
+def test_the_simulation_is_seeded_and_clicks_as_it_says(shop):
+    visitors = Visitors(visits=2000, shown=5, exploration=5.0, eta=1.0, appeal=0.9)
+    log = simulate(shop, visitors)
+    assert log.equals(simulate(shop, visitors))
+    frame = log.to_pandas()
+    rate = frame.groupby("position")["clicks"].mean()
+    assert (rate / rate[1]).tolist() == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4, 1 / 5], rel=0.05)
+    assert (frame.groupby("session").size() == 5).all()
+    cascade = simulate(shop, Visitors(visits=500, shown=5, model="cascade")).to_pandas()
+    assert cascade.groupby("session")["clicks"].sum().max() <= 5
+
+
+# -- out again ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_splits_that_can_be_trained_on(tmp_path, shop, capsys):
+    csv.write_csv(simulate(shop, Visitors(visits=200, shown=10, ranker=1.0)), tmp_path / "log.csv")
+    titles = shop.corpus.select(["product_id", "title"])
+    parquet.write_table(titles, tmp_path / "products.parquet")
+    truth_of(shop).to_csv(tmp_path / "judged.csv", index=False)
+    options = ["--products", tmp_path / "products.parquet", "--judgements", tmp_path / "judged.csv"]
+    cli.main([str(a) for a in ("clicks", tmp_path / "log.csv", "--out", tmp_path / "out", *options)])
+    said = capsys.readouterr().out
+    assert "how likely a position is looked at" in said
+    assert "Kendall's tau of scores with the judgements: 0." in said
+    splits = load(tmp_path / "out")
+    assert list(splits) == ["in_domain", "novel_query", "novel_document", "zero_shot"]
+    assert splits["in_domain"].pairs.score.max() == 100
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["propensities"][0]["value"] == 1
+    assert len(pd.read_parquet(tmp_path / "out" / "scores.parquet")) == report["pairs"]
+
+
+def test_products_that_are_no_longer_sold_are_counted(tmp_path):
+    found = read_clicks(
+        write(tmp_path / "log.csv", [{"clicks": 1}, {"product_id": "gone", "clicks": 1}]),
+        config=ClickConfig(propensity="none"),
+    )
+    parquet.write_table(pa.table({"product_id": ["p1", "p9"], "title": ["a", "b"]}), tmp_path / "p.parquet")
+    splits = as_splits(found, tmp_path / "p.parquet")
+    assert sum(data.qrels.num_rows for data in splits.values()) == 1
+    assert next(iter(splits.values())).card["pairs with unknown products"] == 1
+    parquet.write_table(pa.table({"product_id": ["x"]}), tmp_path / "other.parquet")
+    with pytest.raises(DataError, match="has none of the log's products, such as"):
+        as_splits(found, tmp_path / "other.parquet")
+
+
+def test_a_real_log(real_data, tmp_path):
+    """40,000 impressions of the Open Bandit Dataset: no query, few clicks; three positions at random."""
+    log = pd.read_parquet(real_data("obd") / "impressions.parquet")
+    log[log["policy"] == "random"].to_parquet(tmp_path / "random.parquet")
+    columns = {"query": "campaign", "product_id": "item_id", "clicks": "click"}
+    found = read_clicks(tmp_path / "random.parquet", columns)
+    assert found.table["impressions"].sum() == found.rows["read"]
+    theta = found.propensities
+    assert ((theta.value_K > 0.4) & (theta.value_K < 2.5)).all()  # three places side by side
+    assert (theta.low_K[1:] < 1).all()
