@@ -43,6 +43,12 @@ STYLES = {
     "gcl-linear": (PURPLE, "diamond", "solid"),
     "gcl-reciprocal": (PURPLE, "diamond-open", "dash"),
     "gcl-matrix": (VERMILION, "star", "solid"),
+    "gcl-graded": (VERMILION, "star-open", "dash"),
+    "siglip": (GREEN, "hexagon", "solid"),
+    "bixse": (GREEN, "hexagon-open", "dash"),
+    "rankclip": (BLUE, "pentagon", "solid"),
+    "kl": (BLUE, "pentagon-open", "dash"),
+    "cosent": (BLUE, "triangle-left", "dot"),
 }
 """Method -> colour, symbol, dash."""
 _OTHER = (GREEN, "cross", "dashdot")

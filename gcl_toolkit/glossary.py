@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gcl_toolkit.study import BASELINES, CONTROLS
+from gcl_toolkit.study import BASELINES, CONTROLS, RIVALS
 from gcl_toolkit.summary import MACRO
 
 METRIC = "NDCG@10"
@@ -44,12 +44,19 @@ METHODS_MEAN = {
     "gcl-linear": "one weighted pair a row; the weight is linear in the score",
     "gcl-reciprocal": "one weighted pair a row; the weight falls as 1 / position",
     "gcl-matrix": "score matrix: every known pair of the step pulls, with a weight that rises sharply with its score",
+    "gcl-graded": "gcl-matrix with each pair against worse ones only: equal or better products don't compete with it",
+    "siglip": "is this a known pair, yes or no: each cell of the score matrix alone",
+    "bixse": "each cell of the score matrix alone, with its score as a probability",
+    "rankclip": "score matrix with w = 1, plus the likelihood of the order of the scores",
+    "kl": "score matrix with softmax(score / temperature) of each query and product as target",
+    "cosent": "every pair of cells of a row or column in the order of their scores",
 }
 GROUPS = (
     ("Baselines: the ends of the scale", BASELINES),
     ("Controls: same encoder, steps and batch, without the scores as weights", CONTROLS),
     ("GCL as published", ("gcl-linear", "gcl-reciprocal")),
-    ("Ours", (OURS,)),
+    ("Rivals, on the batches of the score matrix", RIVALS),
+    ("Ours", (OURS, "gcl-graded")),
 )
 PAPER = {
     "in_domain": "+29.3 %",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from gcl_toolkit.summary import MACRO
+
 
 def as_markdown(results: dict) -> str:
     """The tables of a results.json (what `summary.results` gives, with command, date, machine and minutes)."""
@@ -20,18 +22,45 @@ def as_markdown(results: dict) -> str:
         splits = list(next(iter(methods.values())))
         rows = ([method, *(_interval(*cells[split]) for split in splits)] for method, cells in methods.items())
         lines += ["", f"**{metric}**", "", *_table(["method", *splits], rows)]
+    lines += ["", f"**Order and recall** (the mean of the splits; gains over `{results['control']}`)", ""]
+    lines += _table(*order_and_recall(results))
     lines += ["", f"**Gains** (headline control: `{results['control']}`, the strongest on dev queries)", ""]
     rows = ([g["method"], g["control"], g["metric"], g["split"], *_gain(g)] for g in results["gains"])
     lines += _table(["method", "control", "metric", "split", "difference", "relative", "p"], rows)
     return "\n".join(lines) + "\n"
 
 
+def order_and_recall(results: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: of each method NDCG@10 (order) beside AP (recall), the mean of the splits, each with its gain
+    over the headline's control and the gain in the split where it is least."""
+    metrics = [metric for metric in ("NDCG@10", "AP") if metric in results["averages"]]
+    header = ["method", *(cell for metric in metrics for cell in (metric, "gain", "least gain of a split"))]
+    methods = results["averages"][metrics[0]]
+    return header, [
+        [name, *(cell for metric in metrics for cell in _beside(results, name, metric))] for name in methods
+    ]
+
+
+def _beside(results: dict, method: str, metric: str) -> list[str]:
+    mean = f"{results['averages'][metric][method][MACRO][0]:.3f}"
+    wanted = (method, results["control"], metric)
+    gains = {g["split"]: g for g in results["gains"] if (g["method"], g["control"], g["metric"]) == wanted}
+    if not gains:
+        return [mean, "", ""]
+    macro, least = gains.pop(MACRO), min(gains.values(), key=lambda gain: gain["difference"])
+    return [mean, _difference(macro), f"{_difference(least)} {least['split']}"]
+
+
 def _gain(gain: dict) -> tuple[str, str, str]:
     return (
-        f"{gain['difference']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
+        _difference(gain),
         f"{gain['relative']:+.1%} [{gain['relative_low']:+.1%}, {gain['relative_high']:+.1%}]",
         f"{gain['p_value']:.4f}",
     )
+
+
+def _difference(gain: dict) -> str:
+    return f"{gain['difference']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
 
 
 def _interval(mean: float, low: float, high: float) -> str:

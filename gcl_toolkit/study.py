@@ -43,14 +43,24 @@ TRAINED: dict[str, dict[str, Any]] = {
     "binary-matrix": {"weighting": "constant"},
     "top-matrix": {"weighting": "constant", "top_only": True},
     "gcl-matrix": {},
+    "gcl-graded": {"loss": "graded"},
+    "siglip": {"loss": "siglip", "weighting": "constant"},
+    "bixse": {"loss": "bixse", "weighting": "relative"},
+    "rankclip": {"loss": "rankclip", "weighting": "relative"},
+    "kl": {"loss": "kl", "weighting": "relative"},
+    "cosent": {"loss": "cosent", "weighting": "relative"},
 }
 """Method -> how its TrainConfig differs from the study's. "gcl-linear" and "gcl-reciprocal" are GCL as published."""
 BASELINES = ("random", "bm25", "oracle", "untrained")
 """Without training; "untrained" is a pretrained encoder as it came."""
-METHODS = ("random", "bm25", *TRAINED, "oracle")
-"""A study's by default."""
 CONTROLS = ("clip", "clip-masked", "clip-top", "binary-matrix", "top-matrix")
 """What a gain is measured against; `clip` alone flatters, since it takes known positives for negatives."""
+RIVALS = ("siglip", "bixse", "rankclip", "kl", "cosent")
+"""Losses of others, on the batches of the score matrix."""
+METHODS = ("random", "bm25", *CONTROLS, "gcl-linear", "gcl-reciprocal", "gcl-matrix", "oracle")
+"""A study's by default."""
+LABORATORY = ("bm25", *CONTROLS, *RIVALS, "gcl-matrix", "gcl-graded")
+"""Every loss under one budget: those of `gcl lab`."""
 KEYS = ["world", "method", "seed", "split", "division", "query_id"]
 
 

@@ -12,7 +12,7 @@ from gcl_toolkit.evaluate import METRICS
 from gcl_toolkit.metrics import AP, NDCG, Metric
 from gcl_toolkit.ranked_data import SPLITS
 from gcl_toolkit.statistics import Difference, Interval, interval, paired
-from gcl_toolkit.study import CONTROLS
+from gcl_toolkit.study import CONTROLS, TRAINED
 
 MACRO = "macro"
 """The mean over the four splits."""
@@ -111,18 +111,20 @@ def _interval(worlds: list[pd.DataFrame]) -> Interval:
 def results(table: pd.DataFrame, *, control: str | None = None, division: str = "test") -> dict:
     """The summary of a study, ready for JSON: averages, and every gain with its control.
 
-    Gains told: the default against each control, and published GCL against plain CLIP (the paper's comparison).
-    `control` is the one of the headline, the strongest by default.
+    Gains told: the default against each control, published GCL against plain CLIP (the paper's comparison), and every
+    other trained method against `control`, the one of the headline, by default the strongest.
     """
     methods = list(table["method"].unique())
     control = control or strongest_control(table)
     if control not in methods:
         raise unknown("control", control, [name for name in CONTROLS if name in methods])
+    default = [("gcl-matrix", name) for name in CONTROLS]
     published = [(method, "clip") for method in ("gcl-linear", "gcl-reciprocal")]
+    others = [(method, control) for method in TRAINED if method not in CONTROLS]
     told = [
         (method, name, metric)
-        for method, name in [*(("gcl-matrix", name) for name in CONTROLS), *published]
-        for metric in (METRICS if name == control else (NDCG @ 10, AP))
+        for method, name in dict.fromkeys([*default, *published, *others])
+        for metric in (METRICS if (method, name) == ("gcl-matrix", control) else (NDCG @ 10, AP))
         if {method, name} <= set(methods)
     ]
     return {

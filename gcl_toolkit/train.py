@@ -15,7 +15,7 @@ from torch import Tensor
 from gcl_toolkit.batches import Batch, Inputs, MatrixSampler, PairSampler, augment_images
 from gcl_toolkit.doctor import fast_bfloat16
 from gcl_toolkit.errors import UserError, unknown
-from gcl_toolkit.losses import LOSSES, gcl_loss, matrix_loss
+from gcl_toolkit.losses import LOSSES, gcl_loss
 from gcl_toolkit.model import GCLModel
 from gcl_toolkit.ranked_data import RankedData, is_image
 from gcl_toolkit.runs import Run
@@ -27,7 +27,7 @@ class TrainConfig:
     """How to train. The defaults are the score-matrix GCL that DESIGN.md calls the strongest."""
 
     loss: str = "matrix"
-    """"matrix": every known pair of the step pulls; "gcl": one pair a row, the published form."""
+    """"matrix": every known pair of the step pulls; "gcl": one pair a row, the published form; others of `LOSSES`."""
     weighting: str = "sharp"
     """Score -> weight, a name of `weighting.WEIGHTINGS`; "constant" is binary contrastive training."""
     top_only: bool = False
@@ -36,9 +36,9 @@ class TrainConfig:
     """"gcl" only: other rows of the same query or product, and other known pairs, are no negatives."""
     steps: int = 400
     batch: int = 192
-    """Pairs ("gcl") or products ("matrix") a step."""
+    """Pairs ("gcl") or products (all other losses) a step."""
     queries: int = 4096
-    """"matrix": at least this many queries a step, if there are as many."""
+    """All but "gcl": at least this many queries a step, if there are as many."""
     learning_rate: float | None = None
     """None: the encoder's own (4e-3 for the small one, 1e-5 for pretrained ones)."""
     weight_decay: float = 0.05
@@ -129,9 +129,10 @@ def _sampler(data: RankedData, config: TrainConfig) -> PairSampler | MatrixSampl
 
 def _loss(left: Tensor, right: Tensor, batch: Batch, scale: Tensor, config: TrainConfig, known) -> Tensor:
     device = left.device
-    if config.loss == "matrix":
+    if config.loss != "gcl":
         weights, by_query, by_product = (t.to(device) for t in (batch.weights, *batch.totals))
-        return matrix_loss(left, right, weights, logit_scale=scale, query_totals=by_query, document_totals=by_product)
+        totals = {"query_totals": by_query, "document_totals": by_product}
+        return LOSSES[config.loss](left, right, weights, logit_scale=scale, **totals)
     masked = None if known is None else known(batch.queries, batch.products).to(device)
     return gcl_loss(left, right, batch.weights.to(device), logit_scale=scale, not_negative=masked)
 

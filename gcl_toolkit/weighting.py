@@ -74,6 +74,12 @@ def constant(scores: np.ndarray) -> np.ndarray:
 
 
 @register
+def relative(scores: np.ndarray) -> np.ndarray:
+    """score / the highest score: a score as a probability or as a soft target."""
+    return scores / (scores.max(initial=0) or 1)
+
+
+@register
 def linear(scores: np.ndarray) -> np.ndarray:
     """score / 100."""
     return scores / 100

@@ -148,3 +148,83 @@ def matrix_loss(queries, documents, weights, scale, query_totals=None, document_
             total -= weights[i][j] / (query_totals[i] if query_totals else 1) * math.log(by_row)
             total -= weights[i][j] / (document_totals[j] if document_totals else 1) * math.log(by_column)
     return total / (2 * len(documents))
+
+
+def by_rows_and_columns(queries, documents, weights, scale):
+    """(logits, weights) as lists of rows, then the same of columns."""
+    logits = [[scale * sum(x * y for x, y in zip(q, d, strict=True)) for d in documents] for q in queries]
+    return (logits, weights), (
+        [list(c) for c in zip(*logits, strict=True)],
+        [list(c) for c in zip(*weights, strict=True)],
+    )
+
+
+def graded_loss(queries, documents, weights, scale, query_totals, document_totals):
+    total = 0.0
+    sides = zip(by_rows_and_columns(queries, documents, weights, scale), (query_totals, document_totals), strict=True)
+    for (logits, grades), totals in sides:
+        for i, row in enumerate(logits):
+            for j, own in enumerate(row):
+                lower = sum(math.exp(row[k]) for k in range(len(row)) if grades[i][k] < grades[i][j])
+                total -= grades[i][j] / totals[i] * math.log(math.exp(own) / (math.exp(own) + lower))
+    return total / (2 * len(documents))
+
+
+def cross_entropy(logits, targets, bias):
+    total = 0.0
+    for row, wanted in zip(logits, targets, strict=True):
+        for logit, target in zip(row, wanted, strict=True):
+            yes = 1 / (1 + math.exp(-logit - bias))
+            total -= target * math.log(yes) + (1 - target) * math.log(1 - yes)
+    return total
+
+
+def bixse_loss(queries, documents, targets, scale, bias=None):
+    """The bias by golden-section search, where none is given."""
+    logits, _ = by_rows_and_columns(queries, documents, targets, scale)[0]
+    low, high, golden = -30.0, 30.0, (math.sqrt(5) - 1) / 2
+    while bias is None and high - low > 1e-9:
+        a, b = high - golden * (high - low), low + golden * (high - low)
+        low, high = (low, b) if cross_entropy(logits, targets, a) < cross_entropy(logits, targets, b) else (a, high)
+    return cross_entropy(logits, targets, (low + high) / 2 if bias is None else bias) / len(documents)
+
+
+def siglip_loss(queries, documents, weights, scale, bias=None):
+    return bixse_loss(queries, documents, [[float(w > 0) for w in row] for row in weights], scale, bias)
+
+
+def cosent_loss(queries, documents, weights, scale):
+    total = 0.0
+    for logits, grades in by_rows_and_columns(queries, documents, weights, scale):
+        for row, grade in zip(logits, grades, strict=True):
+            pairs = [(a, b) for a in range(len(row)) for b in range(len(row)) if grade[a] > grade[b]]
+            total += math.log(1 + sum(math.exp(row[b] - row[a]) for a, b in pairs)) / len(logits)
+    return total / 2
+
+
+def kl_loss(queries, documents, scores, scale, temperature=0.1):
+    total = 0.0
+    for logits, rows in by_rows_and_columns(queries, documents, scores, scale):
+        found = []
+        for row, score in zip(logits, rows, strict=True):
+            known = [j for j in range(len(row)) if score[j] > 0]
+            target = {j: math.exp(score[j] / temperature) for j in known}
+            target = {j: t / sum(target.values()) for j, t in target.items()}
+            model = {j: math.exp(row[j]) / sum(math.exp(x) for x in row) for j in known}
+            found += [sum(target[j] * math.log(target[j] / model[j]) for j in known)] * bool(known)
+        total += sum(found) / len(found)
+    return total / 2
+
+
+def rankclip_loss(queries, documents, weights, scale):
+    binary, total = [[float(w > 0) for w in row] for row in weights], 0.0
+    sides = by_rows_and_columns(queries, documents, weights, scale)
+    for logits, grades in sides:
+        disorder = []
+        for row, grade in zip(logits, grades, strict=True):
+            for j in range(len(row)):
+                left = sum(math.exp(row[k]) for k in range(len(row)) if grade[k] <= grade[j])
+                disorder += [math.log(left) - row[j]] * (grade[j] > 0)
+        total += sum(disorder) / len(disorder) / 2
+    counts = [[max(1.0, sum(w > 0 for w in row)) for row in grades] for _, grades in sides]
+    return total + matrix_loss(queries, documents, binary, scale, *counts)

@@ -9,6 +9,7 @@ from conftest import png
 
 from gcl_toolkit import cli
 from gcl_toolkit.sources import load
+from gcl_toolkit.study import LABORATORY, RIVALS
 
 
 def gcl(capsys, *arguments):
@@ -110,6 +111,23 @@ def test_compare_writes_a_table_that_names_the_control(capsys, table, tmp_path):
     status, _, error = gcl(capsys, *arguments, "--methods", "random", "gcl-matrix")
     assert (status, error) == (2, error)
     assert "no control in the study" in error
+
+
+def test_lab_adds_every_loss_to_the_runs_of_compare(capsys, table, tmp_path):
+    folder = tmp_path / "study"
+    settings = ("--data", table(), "--out", folder, *TITLES, "--steps", 2, "--batch", 8, "--jobs", 1)
+    assert gcl(capsys, "compare", *settings, "--methods", "clip")[0] == 0
+    clip = folder / "runs" / "pairs.csv" / "clip" / "seed_0" / "done.json"
+    before = clip.stat().st_mtime_ns
+    status, out, error = gcl(capsys, "lab", *settings)
+    assert status == 0, error
+    assert clip.stat().st_mtime_ns == before
+    told = json.loads((folder / "results.json").read_text())
+    assert set(told["averages"]["AP"]) == set(LABORATORY)
+    over = {(gain["method"], gain["metric"]) for gain in told["gains"] if gain["control"] == told["control"]}
+    assert over >= {(method, metric) for method in (*RIVALS, "gcl-graded") for metric in ("NDCG@10", "AP")}
+    assert "Order and recall" in out
+    assert "| bixse | 0." in (folder / "results.md").read_text().split("**Order and recall**")[1]
 
 
 def test_data_make_and_check(capsys, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from gcl_toolkit import figures
-from gcl_toolkit.study import METHODS
+from gcl_toolkit.study import LABORATORY, METHODS
 
 
 def test_scores_shows_each_mean_between_its_ends():
@@ -18,9 +18,9 @@ def test_scores_shows_each_mean_between_its_ends():
 
 
 def test_methods_differ_by_symbol_and_those_of_one_colour_by_dash():
-    assert set(figures.STYLES) == set(METHODS)
-    assert len({symbol for _, symbol, _ in figures.STYLES.values()}) == len(METHODS)
-    assert len({(colour, dash) for colour, _, dash in figures.STYLES.values()}) == len(METHODS)
+    assert set(figures.STYLES) == {*METHODS, *LABORATORY}
+    assert len({symbol for _, symbol, _ in figures.STYLES.values()}) == len(figures.STYLES)
+    assert len({(colour, dash) for colour, _, dash in figures.STYLES.values()}) == len(figures.STYLES)
 
 
 def test_curves_are_means_of_stretches():

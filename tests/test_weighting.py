@@ -12,6 +12,7 @@ SCORES = np.array([100.0, 99, 91, 90, 51, 50, 1])  # positions 1, 2, 10, 11, 50,
     [
         ("constant", [1, 1, 1, 1, 1, 1, 1]),
         ("linear", [1, 0.99, 0.91, 0.9, 0.51, 0.5, 0.01]),
+        ("relative", [1, 0.99, 0.91, 0.9, 0.51, 0.5, 0.01]),
         ("sqrt", [1, 2**-0.5, 10**-0.5, 11**-0.5, 50**-0.5, 51**-0.5, 0.1]),
         ("reciprocal", [1, 1 / 2, 1 / 10, 1 / 11, 1 / 50, 1 / 51, 1 / 100]),
         ("log", [1 / np.log2(1 + p) for p in (1, 2, 10, 11, 50, 51, 100)]),
@@ -33,6 +34,11 @@ def test_every_registered_function_never_rises_as_the_position_grows():
 def test_graded_reads_levels_not_values_and_zero_has_no_weight():
     assert to_weights([100, 60, 30, 60, 0], "graded") == pytest.approx([1, 0.1, 0.01, 0.1, 0])
     assert to_weights([3, 2, 1], "graded") == pytest.approx([1, 0.1, 0.01])
+
+
+def test_relative_is_a_share_of_the_highest_score():
+    assert to_weights([3, 2, 1, 0], "relative") == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    assert to_weights([0, 0], "relative") == pytest.approx([0, 0])
 
 
 def test_sharp_is_graded_for_grades_and_reciprocal_for_positions():

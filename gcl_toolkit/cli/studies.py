@@ -1,11 +1,11 @@
-"""Studies: gcl demo, compare, report, slices."""
+"""Studies: gcl demo, compare, lab, report, slices."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
 from typing import Literal
@@ -19,11 +19,11 @@ from gcl_toolkit import recipes
 from gcl_toolkit.cli.common import app, command, console, first_world, judged, progress, split_of
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.fields import Fields
-from gcl_toolkit.results import as_markdown
+from gcl_toolkit.results import as_markdown, order_and_recall
 from gcl_toolkit.runs import writable_folder, write_json
 from gcl_toolkit.sources import load
 from gcl_toolkit.statistics import Difference, Interval
-from gcl_toolkit.study import METHODS, TRAINED, StudyConfig, World, read_study, study
+from gcl_toolkit.study import LABORATORY, METHODS, TRAINED, StudyConfig, World, read_study, study
 from gcl_toolkit.summary import results
 from gcl_toolkit.train import TrainConfig
 
@@ -48,65 +48,82 @@ def demo(out: Path = Path("runs/demo"), recipe: str = "shop", jobs: int = 0) -> 
     console.print(f"Next: open {out}/report.html; gcl search {out} 'red striped mug'; gcl compare --help")
 
 
-@app.command(name="compare")
-def compare(
-    data: str = "shop",
-    out: Path = Path("runs/compare"),
-    methods: tuple[str, ...] = METHODS,
-    seeds: int = 1,
-    steps: int = TrainConfig.steps,
-    batch: int = TrainConfig.batch,
-    complete: str | None = None,
-    left: str = "query=1",
-    right: str = "image=0.5,title=0.5",
-    encoder: str = "small",
-    pretrained: str | None = None,
-    queries: int | None = None,
-    control: str | None = None,
-    division: Literal["test", "all"] = "test",
-    jobs: int = 0,
-) -> None:
-    """Train and compare methods on your data; every gain names its control.
+@dataclass(frozen=True)
+class Comparison:
+    """What gcl compare and gcl lab ask for."""
 
-    Args:
-        data: "shop", or a file or folder: MarqoGS (hub parquet or the tar), an own table, saved splits.
-        out: folder of the study; the same command goes on where it was stopped.
-        methods: which methods; also "untrained", a pretrained encoder as it came.
-        seeds: trainings a method, each with other initial weights and another order.
-        steps: training steps a method.
-        batch: pairs or products a step.
-        complete: levels, fine to coarse, such as fine_id,coarse_id,top: evaluate on complete grades, rebuilt from
-            queries_meta.parquet and products_meta.parquet, where the listed pairs are only a sample.
-        left: fields of the queries with weights.
-        right: fields of the products with weights.
-        encoder: small, an open_clip name, hf-hub:org/name, text:org/name.
-        pretrained: open_clip's tag or a checkpoint file.
-        queries: so many queries a split, drawn at random, each with its whole list.
-        control: what to tell gains over; by default the strongest control on the dev queries.
-        division: test queries; or all, where nothing was chosen on the dev ones.
-        jobs: runs side by side, each with one thread; 0: one a core (one with a GPU).
-    """
-    writable_folder(out)
-    with console.status(f"reading {data}"):
-        splits = load(data, **({} if queries is None else {"queries": queries}))
-        complete_splits = judged(splits, data, complete)
-    settings = StudyConfig(
-        methods=methods,
-        seeds=seeds,
-        train=TrainConfig(steps=steps, batch=batch),
-        encoder=encoder,
-        pretrained=pretrained,
-        left=Fields.parse(left),
-        right=Fields.parse(right),
-    )
-    _run_study(
-        [World(Path(data).resolve().name, splits, complete_splits)],
-        settings,
-        out,
-        jobs,
-        control=control,
-        division=division,
-    )
+    data: str = "shop"
+    """"shop", a recipe (its data), or a file or folder: MarqoGS (hub parquet or tar), an own table, saved splits."""
+    out: Path = Path("runs/compare")
+    """Folder of the study; whole runs found there are not repeated, so the same command goes on where it stopped."""
+    methods: tuple[str, ...] = METHODS
+    """Which methods; also "untrained", a pretrained encoder as it came."""
+    seeds: int = 1
+    """Trainings a method, each with other initial weights and another order."""
+    steps: int = TrainConfig.steps
+    """Training steps a method."""
+    batch: int = TrainConfig.batch
+    """Pairs or products a step."""
+    complete: str | None = None
+    """Levels, fine to coarse, such as fine_id,coarse_id,top: evaluate on complete grades, rebuilt from
+    queries_meta.parquet and products_meta.parquet, where the listed pairs are only a sample."""
+    left: str = "query=1"
+    """Fields of the queries with weights."""
+    right: str = "image=0.5,title=0.5"
+    """Fields of the products with weights."""
+    encoder: str = "small"
+    """small, an open_clip name, hf-hub:org/name, text:org/name."""
+    pretrained: str | None = None
+    """open_clip's tag or a checkpoint file."""
+    queries: int | None = None
+    """So many queries a split, drawn at random, each with its whole list."""
+    control: str | None = None
+    """What to tell gains over; by default the strongest control on the dev queries."""
+    division: Literal["test", "all"] = "test"
+    """Test queries; or all, where nothing was chosen on the dev ones."""
+    jobs: int = 0
+    """Runs side by side, each with one thread; 0: one a core (one with a GPU)."""
+
+    def worlds(self) -> Sequence[World]:
+        if self.data in recipes.RECIPES and self.data != "shop":  # which is a source too
+            return recipes.RECIPES[self.data].worlds()
+        splits = load(self.data, **({} if self.queries is None else {"queries": self.queries}))
+        return [World(Path(self.data).resolve().name, splits, judged(splits, self.data, self.complete))]
+
+    def study(self) -> StudyConfig:
+        return StudyConfig(
+            methods=self.methods,
+            seeds=self.seeds,
+            train=TrainConfig(steps=self.steps, batch=self.batch),
+            encoder=self.encoder,
+            pretrained=self.pretrained,
+            left=Fields.parse(self.left),
+            right=Fields.parse(self.right),
+        )
+
+
+@dataclass(frozen=True)
+class Laboratory(Comparison):
+    """`Comparison` with every loss."""
+
+    out: Path = Path("runs/lab")
+    methods: tuple[str, ...] = LABORATORY
+
+
+@app.command(name="compare")
+def compare(settings: tyro.conf.OmitArgPrefixes[Comparison]) -> None:
+    """Train and compare methods on your data; every gain names its control."""
+    writable_folder(settings.out)
+    config = settings.study()
+    with console.status(f"reading {settings.data}"):
+        worlds = settings.worlds()
+    _run_study(worlds, config, settings.out, settings.jobs, control=settings.control, division=settings.division)
+
+
+@app.command(name="lab")
+def lab(settings: tyro.conf.OmitArgPrefixes[Laboratory]) -> None:
+    """The laboratory of losses: gcl compare with the controls, the losses of others and ours."""
+    compare(settings)
 
 
 @app.command(name="report")
@@ -230,6 +247,11 @@ def _print_study(told: dict) -> None:
         shown.add_column(split, justify="right")
     for method, row in cells.items():
         shown.add_row(method, *map(str, row.values()), style="bold" if method == "gcl-matrix" else "")
+    console.print(shown)
+    header, rows = order_and_recall(told)
+    shown = Table(*header, title=f"Order and recall, mean of the splits; gains over {told['control']}")
+    for row in rows:
+        shown.add_row(*row)
     console.print(shown)
     _print_gains(told, "gcl-matrix", told["control"], "")
     _print_gains(told, "gcl-linear", "clip", "; flatters, since plain CLIP takes known positives for negatives")
