@@ -27,16 +27,24 @@ class NoRoom(UserError):
     """Something could not be written; what was there before is intact."""
 
 
-def save_checkpoint(folder: Path, step: int, model: GCLModel, state: Mapping[str, Tensor], before: int | None) -> Path:
-    """Write folder/step_N; `before` is the step of the whole checkpoint to keep beside it, all others are removed.
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: GCLModel,
+    state: Mapping[str, Tensor],
+    before: int | None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write folder/step_N, of the model with other `weights` if given.
 
+    `before` is the step of the whole checkpoint to keep beside it; all others are removed.
     Raises NoRoom, with the older checkpoints intact, when the disk is full or the folder is gone.
     """
     target = folder / f"step_{step}"
     beside = folder / f"step_{step}.part"
     try:
         shutil.rmtree(beside, ignore_errors=True)
-        model.save(beside)
+        model.save(beside, weights)
         save_file({name: value.contiguous() for name, value in state.items()}, beside / STATE)
         manifest = {"step": step, "sha256": {file.name: _sha256(file) for file in sorted(beside.iterdir())}}
         (beside / MANIFEST).write_text(json.dumps(manifest, indent=1))

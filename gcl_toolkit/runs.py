@@ -45,7 +45,7 @@ class Run:
 
     def __init__(self, folder: str | Path, *, resume: bool = False, about: Mapping[str, object] | None = None):
         self.folder, self.resume, self.about = writable_folder(folder), resume, dict(about or {})
-        self._whole: int | None = None
+        self.whole: Path | None = None  # the newest checkpoint known to be whole
 
     def configure(self, config: Mapping[str, object]) -> None:
         """Start the run: write config.json, or, to resume, hold `config` against the one that is there."""
@@ -59,6 +59,7 @@ class Run:
                         "same, or begin anew in another folder"
                     )
             return
+        path.unlink(missing_ok=True)
         (self.folder / "steps.jsonl").write_text("")
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         write_json(path, {**config, **self.about})
@@ -68,28 +69,36 @@ class Run:
             with (self.folder / "steps.jsonl").open("a") as steps:
                 steps.write(json.dumps(record) + "\n")
         except OSError as error:
-            kept = "no checkpoint yet" if self._whole is None else f"the checkpoint of step {self._whole} is whole"
+            kept = f"{self.whole} is whole" if self.whole else "there is no checkpoint yet"
             raise NoRoom(f"{self.folder / 'steps.jsonl'} could not be written ({told(error)}); {kept}") from None
 
-    def checkpoint(self, model: GCLModel, step: int, state: Mapping[str, Tensor] | None = None) -> Path:
-        """Save the model and the state of its training as checkpoints/step_N; the one before is kept too."""
+    def checkpoint(
+        self,
+        model: GCLModel,
+        step: int,
+        state: Mapping[str, Tensor] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Path:
+        """Save the model, with other weights if given, and the state of its training as checkpoints/step_N; the one
+        before is kept too."""
         steps = self.folder / "steps.jsonl"
         if steps.is_file():
             with steps.open("a") as written:
                 os.fsync(written.fileno())
-        folder = save_checkpoint(self.folder / "checkpoints", step, model, state or {}, self._whole)
-        self._whole = step
+        before = step_of(self.whole) if self.whole else None
+        folder = save_checkpoint(self.folder / "checkpoints", step, model, state or {}, before, weights)
+        self.whole = folder
         return folder
 
     def newest(self) -> Path | None:
         """Where to go on: the newest whole checkpoint, or None to begin at step 0. Later records are taken back."""
-        folder = newest_checkpoint(self.folder / "checkpoints") if self.resume else None
-        self._whole = step_of(folder) if folder else None
-        return folder
+        self.whole = newest_checkpoint(self.folder / "checkpoints") if self.resume else None
+        return self.whole
 
     def rewind(self) -> list[dict]:
         """Take back the records after the step of `newest`; returns those before."""
-        kept = [r for r in read_steps(self.folder) if r["step"] <= (self._whole or 0)]
+        done = step_of(self.whole) if self.whole else 0
+        kept = [record for record in read_steps(self.folder) if record["step"] <= done]
         _write_text(self.folder / "steps.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
         return kept
 

@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "gcl_toolkit"
 LAYERS = {
     "paper": "errors findings weighting fields losses metrics ranked_data statistics",
     "world": "doctor sources encoders model batches index formats",
-    "acts": "runs train search baselines rerank evaluate study summary stages official slices parity",
+    "acts": "checkpoints runs adapt engine train search baselines rerank evaluate study summary stages official slices "
+    "parity",
     "views": "figures results report glossary bundle",
     "promises": "recipes cli",
 }
@@ -28,6 +29,8 @@ DOORS = {
     "datasets": {"sources"},
     "resvg_py": {"sources"},
     "gradio": {"the app, not the package"},
+    "accelerate": {"engine"},
+    "peft": {"adapt"},
     "tyro": {"cli"},
     "rich": {"cli"},
 }
