@@ -55,7 +55,7 @@ def save_checkpoint(
         _sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
-        kept = "there is no older one" if before is None else f"the one of step {before} is whole"
+        kept = "there is no older one" if before is None else f"step_{before} is whole"
         raise NoRoom(f"{target} could not be written ({told(error)}); {kept}; make room there") from None
     for other in folder.iterdir():
         if other.name not in (target.name, f"step_{before}"):
@@ -103,7 +103,7 @@ def step_of(checkpoint: Path) -> int:
 
 def told(error: Exception) -> str:
     """An error of the file system in few words."""
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return getattr(error, "strerror", None) or str(error).splitlines()[0].removeprefix("Error while serializing: ")
 
 
 def _all(folder: Path) -> Iterator[Path]:
