@@ -124,12 +124,13 @@ def _steps(batches: _Batches, motor: Engine, config: TrainConfig, run: Run | Non
         motor.log(record, step + 1)
         if run and motor.main:
             run.record(record)
+        if motor.in_a_row >= motor.config.patience:
+            raise UserError(_diverged(motor, step + 1, run))
+        if run and motor.main:
             due = time.perf_counter() - saved >= 60 * motor.config.save_minutes
             if (taken and due) or step + 1 == config.steps:
                 run.checkpoint(model, step + 1, motor.state(), motor.weights())
                 saved = time.perf_counter()
-        if motor.in_a_row >= motor.config.patience:
-            raise UserError(_diverged(motor, step + 1, run))
         yield record
 
 

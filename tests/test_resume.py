@@ -1,4 +1,4 @@
-"""Killed at any instant, also inside a checkpoint write, training goes on and ends with the same weights, bit by bit."""
+"""Killed at any instant, also inside a checkpoint write, training ends with the same weights, bit by bit."""
 
 import json
 import os
