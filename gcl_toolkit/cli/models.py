@@ -56,7 +56,7 @@ def train_command(
         pretrained: open_clip's tag or a checkpoint file.
         resume: go on with the run in this folder, with the settings that it was begun with; leave out all others.
     """
-    arguments = {"data": data, "left": left, "right": right, "encoder": encoder, "pretrained": pretrained}
+    arguments: dict[str, Any] = {"data": data, "left": left, "right": right, "encoder": encoder, "pretrained": pretrained}
     if resume:
         out, (arguments, config, engine) = resume, _begun_with(resume)
     run = Run(out, resume=resume is not None, about={"arguments": arguments})
