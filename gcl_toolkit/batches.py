@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import io
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -54,7 +57,8 @@ class Inputs:
         self.encoder, self.strict, self.fields = encoder, strict, fields
         self.broken: dict[int, str] = {}
         self._id = table.column_names[0]
-        self._table, self._pool = table, ThreadPoolExecutor(workers)
+        self._table, self._pool = table, ThreadPoolExecutor(max(1, workers))
+        self.late = False  # whether pictures are decoded anew each time
         self._values: dict[str, Tensor] = {}
         self._present: dict[str, Tensor] = {}
         for name in fields:
@@ -63,6 +67,8 @@ class Inputs:
                 self._present[name] = _has_image(column)
                 if len(column) * 3 * (encoder.image_size or 0) ** 2 <= cache_bytes:
                     self._decode_all(name)
+                else:
+                    self.late = True
             else:
                 texts = column.to_pylist()
                 self._present[name] = torch.tensor([not is_missing(text) for text in texts])
@@ -239,20 +245,62 @@ def _epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch, 1)).permutation(count)
 
 
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
+
+
+def ahead(make: Callable[[_Item], _Made], items: Iterable[_Item], count: int) -> Iterator[_Made]:
+    """make(item) of every item, in order, up to `count` of them made by a thread while one is in use."""
+    if count == 0:
+        yield from map(make, items)
+        return
+    waiting: deque[Future] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(make, item))
+                if len(waiting) > count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 # -- augmentation ------------------------------------------------------------------------------------------------------
 
 
+class Noise(NamedTuple):
+    """How N pictures are changed: a flip (bools), a shift (N x 2, pixels), a factor of the brightness."""
+
+    flip: Tensor
+    shift: Tensor
+    brightness: Tensor
+
+    @classmethod
+    def draw(cls, count: int, size: int, generator: torch.Generator) -> Noise:
+        """Half are flipped, shifts go up to 1/8 of the side, brightness changes by up to 20%."""
+        flip = torch.rand(count, generator=generator) < 0.5
+        shift = torch.randint(-(size // 8), size // 8 + 1, (count, 2), generator=generator)
+        return cls(flip, shift, 0.8 + 0.4 * torch.rand(count, 1, 1, 1, generator=generator))
+
+    def of(self, rows: slice) -> Noise:
+        return Noise(*(part[rows] for part in self))
+
+    def added(self, pixels: Tensor) -> Tensor:
+        """uint8 N x 3 x S x S -> float 0..255, on the device of the pixels."""
+        count, _, _, size = pixels.shape
+        flip, shift, brightness = (part.to(pixels.device) for part in self)
+        images = pixels.float()
+        images[flip] = images[flip].flip(3)
+        span = torch.arange(size, device=pixels.device)
+        rows = (span[None] + shift[:, :1]).clamp(0, size - 1)
+        columns = (span[None] + shift[:, 1:]).clamp(0, size - 1)
+        which = torch.arange(count, device=pixels.device)[:, None, None]
+        images = images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        return (images * brightness).clamp(0, 255)
+
+
 def augment_images(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip, shift by up to 1/8 of the side, change brightness by up to 20%: uint8 N x 3 x S x S -> float 0..255."""
-    count, _, _, size = pixels.shape
-    images = pixels.float()
-    flip = torch.rand(count, generator=generator) < 0.5
-    images[flip] = images[flip].flip(3)
-    reach = size // 8
-    shift = torch.randint(-reach, reach + 1, (count, 2), generator=generator)
-    span = torch.arange(size)
-    rows = (span[None] + shift[:, :1]).clamp(0, size - 1)
-    columns = (span[None] + shift[:, 1:]).clamp(0, size - 1)
-    images = images[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    brightness = 0.8 + 0.4 * torch.rand(count, 1, 1, 1, generator=generator)
-    return (images * brightness).clamp(0, 255)
+    """Flip, shift, change brightness: uint8 N x 3 x S x S -> float 0..255."""
+    return Noise.draw(len(pixels), pixels.shape[-1], generator).added(pixels)

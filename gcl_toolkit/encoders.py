@@ -29,6 +29,7 @@ class Encoder(nn.Module):
     image_size: int | None = None  # None: this encoder reads no pictures
     initial_logit_scale: float = 1 / 0.07
     learning_rate: float = 1e-5  # the peak that suits fine-tuning
+    image_parts: tuple[str, ...] = ()  # how the names of the image tower's parameters begin
     image_mean: Tensor
     image_std: Tensor
 
@@ -59,6 +60,10 @@ class Encoder(nn.Module):
 
     def learn_vocabulary(self, texts: Iterable[str]) -> None:
         """Called once before training with the training texts; pretrained encoders have their vocabulary."""
+
+    def checkpoint_gradients(self) -> None:
+        """Keep fewer activations and compute them again in the backward pass."""
+        raise UserError(f"{self.spec['name']} can't recompute its activations; leave recompute out")
 
     def normalised(self, pixels: Tensor) -> Tensor:
         return (pixels.float() / 255 - self.image_mean) / self.image_std
@@ -96,6 +101,7 @@ class SmallEncoder(Encoder):
 
     initial_logit_scale = 10.0
     learning_rate = 4e-3
+    image_parts = ("trunk.", "image_head.")
 
     def __init__(
         self,
@@ -185,6 +191,8 @@ def _words(text: str) -> list[str]:
 class OpenClipEncoder(Encoder):
     """Any open_clip model, by its name and checkpoint."""
 
+    image_parts = ("model.visual.",)
+
     def __init__(self, name: str, *, pretrained: str | None = None):
         super().__init__()
         import open_clip
@@ -215,6 +223,9 @@ class OpenClipEncoder(Encoder):
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         return self._tokenize(list(texts))
+
+    def checkpoint_gradients(self) -> None:
+        self.model.set_grad_checkpointing()
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         return self.model.encode_image(self.normalised(pixels))
@@ -248,6 +259,9 @@ class TextEncoder(Encoder):
         texts = [self.prefix + text for text in texts]
         made = self._tokenize(texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
         return torch.where(made["attention_mask"].bool(), made["input_ids"], -1)  # -1: padding
+
+    def checkpoint_gradients(self) -> None:
+        self.model.gradient_checkpointing_enable()
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
         tokens = tokens[:, : max(1, int((tokens >= 0).sum(1).max()))]

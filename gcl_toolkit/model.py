@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +43,7 @@ class GCLModel(nn.Module):
             self.encoder = make_encoder(encoder, **encoder_options)
         start = torch.tensor(float(logit_scale or self.encoder.initial_logit_scale))
         self.log_logit_scale = nn.Parameter(start.log())
+        self.log_field_weights: nn.ParameterDict | None = None
 
     @property
     def dimension(self) -> int:
@@ -56,18 +58,33 @@ class GCLModel(nn.Module):
         return self.log_logit_scale.device
 
     def fields(self, side: str) -> Fields:
-        """The fields of "left" (queries) or "right" (products)."""
-        return {"left": self.left, "right": self.right}[side]
+        """The fields of "left" (queries) or "right" (products); while their weights are learnt, as they are now."""
+        fields = {"left": self.left, "right": self.right}[side]
+        if self.log_field_weights is None:
+            return fields
+        weights = self.log_field_weights[side].softmax(0).tolist()
+        return Fields(**dict(zip(fields, weights, strict=True)))
+
+    def learn_fields(self) -> None:
+        """Make the weights of the fields parameters; `settle_fields` makes numbers of them again."""
+        sides = {side: torch.tensor([*self.fields(side).values()]).log() for side in ("left", "right")}
+        self.log_field_weights = nn.ParameterDict({side: nn.Parameter(logs) for side, logs in sides.items()})
+
+    def settle_fields(self) -> None:
+        self.left, self.right = self.fields("left"), self.fields("right")
+        self.log_field_weights = None
 
     def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor], side: str) -> Tensor:
         """Fused embeddings, N x D and L2-normalised. inputs: field -> uint8 pixels or token ids; present: N bools."""
-        fields = self.fields(side)
+        fields: Mapping[str, Any] = {"left": self.left, "right": self.right}[side]
         encoded = {}
         for name in fields:
             image = inputs[name].dim() == 4
             encode = self.encoder.encode_images if image else self.encoder.encode_texts
-            encoded[name] = encode(inputs[name].to(self.device)).float()
-        return fuse(encoded, {name: present[name].to(self.device) for name in fields}, fields)
+            encoded[name] = encode(inputs[name].to(self.device, non_blocking=True)).float()
+        if self.log_field_weights is not None:
+            fields = dict(zip(fields, self.log_field_weights[side].softmax(0), strict=True))
+        return fuse(encoded, {name: present[name].to(self.device, non_blocking=True) for name in fields}, fields)
 
     def embed(self, table: pa.Table, side: str, *, batch: int = 256, progress: Callable | None = None) -> np.ndarray:
         """Embeddings of every row of a queries ("left") or corpus ("right") table: float32, rows x D."""
@@ -85,24 +102,30 @@ class GCLModel(nn.Module):
         self.train(was_training)
         return np.concatenate(parts) if parts else np.empty((0, self.dimension), np.float32)
 
-    def save(self, folder: str | Path) -> None:
-        """Write model.json and model.safetensors into a folder."""
+    def save(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write model.json and model.safetensors into a folder; `weights` are saved instead of the model's own."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         description = {
             "encoder": self.encoder.spec,
-            "left": dict(self.left),
-            "right": dict(self.right),
+            "left": dict(self.fields("left")),
+            "right": dict(self.fields("right")),
             "seed": self.seed,
         }
         (folder / "model.json").write_text(json.dumps(description, indent=1))
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / "model.safetensors")
+        weights = self.state_dict() if weights is None else weights
+        save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors")
+
+    @staticmethod
+    def is_saved_in(folder: Path) -> bool:
+        """Whether a folder holds the files of a saved model."""
+        return (folder / "model.json").is_file() and (folder / "model.safetensors").is_file()
 
     @classmethod
     def load(cls, folder: str | Path) -> GCLModel:
         """Open what `save` wrote; no pickle is read."""
         folder = Path(folder)
-        if not (folder / "model.json").is_file() or not (folder / "model.safetensors").is_file():
+        if not cls.is_saved_in(folder):
             raise UserError(f"{folder} holds no model; model.json and model.safetensors are expected")
         said = json.loads((folder / "model.json").read_text())
         spec = dict(said["encoder"])

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from gcl_toolkit.batches import Batch, Inputs, MatrixSampler, PairSampler, augment_images
-from gcl_toolkit.doctor import fast_bfloat16
+from gcl_toolkit.batches import Batch, Inputs, MatrixSampler, Noise, PairSampler, ahead
+from gcl_toolkit.checkpoints import step_of
+from gcl_toolkit.engine import Engine, EngineConfig
 from gcl_toolkit.errors import UserError, unknown
-from gcl_toolkit.losses import LOSSES, gcl_loss
+from gcl_toolkit.losses import LOSSES
+from gcl_toolkit.losses.distributed import local_form, own_share, rank, ranks
 from gcl_toolkit.model import GCLModel
 from gcl_toolkit.ranked_data import RankedData, is_image
 from gcl_toolkit.runs import Run
 from gcl_toolkit.weighting import is_top, to_weights
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -48,70 +55,195 @@ class TrainConfig:
     """Flip, shift and brightness of pictures; dropped words."""
     max_logit_scale: float = 100.0
     precision: str = "auto"
-    """"float32", "bfloat16", or "auto": bfloat16 where the processor multiplies in it."""
+    """"float32", "bfloat16", "float16", or "auto": bfloat16 where the processor multiplies in it."""
     seed: int = 0
 
     def __post_init__(self):
         if self.loss not in LOSSES:
             raise unknown("loss", self.loss, LOSSES)
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise unknown("precision", self.precision, ("auto", "float32", "bfloat16"))
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
         for name in ("steps", "batch", "queries"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; at least 1 is expected")
 
 
 def train(
-    model: GCLModel, data: RankedData, config: TrainConfig | None = None, *, run: Run | None = None
+    model: GCLModel,
+    data: RankedData,
+    config: TrainConfig | None = None,
+    *,
+    engine: EngineConfig | None = None,
+    run: Run | None = None,
 ) -> Iterator[dict]:
-    """Train `model` in place on the pairs of `data`; yields {step, loss, logit_scale, learning_rate, seconds}.
+    """Train `model` in place on the pairs of `data`; yields {step, loss, logit_scale, learning_rate, seconds, skipped}.
 
-    Stop early by leaving the loop. With a `run` the records and, at the end, a checkpoint are written to its folder.
+    Stop early by leaving the loop. With a `run` the records and checkpoints are written to its folder; one that resumes
+    goes on after its newest whole checkpoint and ends, on a CPU in float32, with the weights of an undisturbed one, bit
+    by bit. Raises UserError after too many NaN steps in a row, and when the disk is full.
     """
-    config = config or TrainConfig()
+    config, options = config or TrainConfig(), engine or EngineConfig()
     sampler = _sampler(data, config)
     _learn_vocabulary(model, data)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    queries = Inputs(model.encoder, data.queries, model.left)
-    products = Inputs(model.encoder, data.corpus, model.right)
-    for broken in (queries.broken, products.broken):
-        if broken:
-            first = next(iter(broken.values()))
-            warnings.warn(f"{len(broken):,} pictures count as missing; {first}", stacklevel=2)
-    known = _known_pairs(data) if config.mask and config.loss == "gcl" else None
-    if run:
-        run.configure({"train": asdict(config), "model": model.encoder.spec["name"], "data": repr(data)})
-    peak = config.learning_rate or model.encoder.learning_rate
-    optimizer = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=peak)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
-    model.train()
-    started = time.perf_counter()
-    for step in range(config.steps):
-        batch = sampler(step)
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=_use_bfloat16(config, model.device)):
-            left = model(*_augmented(model, queries, batch.queries, config, generator), "left")
-            right = model(*_augmented(model, products, batch.products, config, generator), "right")
-        loss = _loss(left, right, batch, model.logit_scale, config, known)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        rate = schedule.get_last_lr()[0]
-        schedule.step()
+    motor = Engine(
+        model,
+        options,
+        peak=config.learning_rate or model.encoder.learning_rate,
+        decay=config.weight_decay,
+        precision=config.precision,
+        folder=run.folder if run else None,
+    )
+    try:
+        yield from _steps(_Batches(motor, data, sampler, config), motor, config, run)
+    finally:
+        motor.finish()
+
+
+def _steps(batches: _Batches, motor: Engine, config: TrainConfig, run: Run | None) -> Iterator[dict]:
+    model, accumulate = motor.model, motor.config.accumulate
+    start, earlier = _begin(batches, motor, config, run)
+    started = saved = time.perf_counter()
+    made = batches.made(range(start * accumulate, config.steps * accumulate))
+    for step in range(start, config.steps):
+        loss = torch.zeros((), device=motor.device)
+        with motor.randomness(_seed(config, step) + (1 << 50)):
+            for _ in range(accumulate):
+                loss += motor.backward(*next(made))
+        share = _rate(step, config)
+        value, taken = motor.update(loss, share)
         with torch.no_grad():
             model.log_logit_scale.clamp_(0, math.log(config.max_logit_scale))
         record = {
             "step": step + 1,
-            "loss": loss.item(),
+            "loss": value,
             "logit_scale": model.logit_scale.item(),
-            "learning_rate": rate,
-            "seconds": time.perf_counter() - started,
+            "learning_rate": motor.peak * share,
+            "seconds": earlier + time.perf_counter() - started,
+            "skipped": motor.skipped,
         }
-        if run:
+        motor.log(record, step + 1)
+        if run and motor.main:
             run.record(record)
-            if step + 1 == config.steps:
-                run.checkpoint(model, step + 1)
+        if motor.in_a_row >= motor.config.patience:
+            raise UserError(_diverged(motor, step + 1, run))
+        if run and motor.main:
+            due = time.perf_counter() - saved >= 60 * motor.config.save_minutes
+            if (taken and due) or step + 1 == config.steps:
+                run.checkpoint(model, step + 1, motor.state(), motor.weights())
+                saved = time.perf_counter()
         yield record
+
+
+def _begin(batches: _Batches, motor: Engine, config: TrainConfig, run: Run | None) -> tuple[int, float]:
+    """Start the run, or set everything to where it stopped: the steps and the seconds that are done."""
+    if not run:
+        return 0, 0.0
+    if motor.main:
+        run.configure({"train": asdict(config), "engine": asdict(motor.config), **batches.about()})
+    checkpoint = run.newest()
+    if checkpoint:
+        motor.restore(checkpoint)
+    if not (run.resume and motor.main):
+        return step_of(checkpoint) if checkpoint else 0, 0.0
+    records = run.rewind()
+    return step_of(checkpoint) if checkpoint else 0, records[-1]["seconds"] if records else 0.0
+
+
+def _diverged(motor: Engine, step: int, run: Run | None) -> str:
+    kept = f"; the last good checkpoint is {run.whole}" if run and run.whole else ""
+    return (
+        f"{motor.in_a_row} steps in a row, to step {step}, had a NaN or infinite loss or gradient and were "
+        f"skipped{kept}; lower the learning rate, or train in float32"
+    )
+
+
+class _Batches:
+    """What the steps of a training see: this rank's rows, prepared, and the loss of the whole batch."""
+
+    def __init__(self, motor: Engine, data: RankedData, sampler: PairSampler | MatrixSampler, config: TrainConfig):
+        self.motor, self.data, self.sampler, self.config = motor, data, sampler, config
+        model, workers = motor.model, motor.config.workers
+        self.queries = Inputs(model.encoder, data.queries, model.left, workers=workers)
+        self.products = Inputs(model.encoder, data.corpus, model.right, workers=workers)
+        for broken in (self.queries.broken, self.products.broken):
+            if broken:
+                warnings.warn(f"{len(broken):,} pictures count as missing; {next(iter(broken.values()))}", stacklevel=4)
+        late = self.queries.late or self.products.late or motor.device.type == "cuda"
+        self.ahead = 2 if workers and late else 0
+        self.known = _known_pairs(data) if config.mask and config.loss == "gcl" else None
+
+    def about(self) -> dict[str, object]:
+        """What the run was made of, for its config.json."""
+        digest = hashlib.blake2b(digest_size=8)
+        for array in self.data.pairs:
+            digest.update(np.ascontiguousarray(array).tobytes())
+        data = f"{self.data!r}, pairs {digest.hexdigest()}"
+        return {"model": self.motor.model.encoder.spec["name"], "data": data, "ranks": ranks()}
+
+    def made(self, indices: range) -> Iterator[tuple]:
+        """Arguments for Engine.backward, batch by batch."""
+        for batch, sides in ahead(self._prepared, indices, self.ahead):
+            yield partial(self._loss, batch), *(self._chunks(side, *rows) for side, rows in sides.items())
+
+    def _prepared(self, index: int) -> tuple[Batch, dict]:
+        batch = self.sampler(index)
+        generator = torch.Generator().manual_seed(_seed(self.config, index) + rank() * (1 << 40))
+        return batch, {
+            "left": self._rows(self.queries, batch.queries, generator),
+            "right": self._rows(self.products, batch.products, generator),
+        }
+
+    def _rows(self, inputs: Inputs, rows: np.ndarray, generator: torch.Generator) -> tuple[dict, dict, dict]:
+        values, present = inputs.rows(rows[own_share(len(rows))])
+        noise = {}
+        if self.config.augment:
+            for name, value in values.items():
+                if value.dim() == 4:
+                    noise[name] = Noise.draw(len(value), value.shape[-1], generator)
+                else:
+                    values[name] = inputs.encoder.drop_words(value, generator)
+        if self.motor.device.type == "cuda":
+            values = {name: value.pin_memory() for name, value in values.items()}
+        return values, present, noise
+
+    def _chunks(self, side: str, values: dict, present: dict, noise: dict) -> list[Callable[[], Tensor]]:
+        count = len(next(iter(present.values())))
+        size = self.motor.config.chunk or count
+
+        def embed(rows: slice) -> Tensor:
+            inputs = {name: value[rows].to(self.motor.device, non_blocking=True) for name, value in values.items()}
+            inputs |= {name: drawn.of(rows).added(inputs[name]) for name, drawn in noise.items()}
+            return self.motor.model(inputs, {name: there[rows] for name, there in present.items()}, side)
+
+        return [partial(embed, slice(start, start + size)) for start in range(0, count, size)]
+
+    def _loss(self, batch: Batch, left: Tensor, right: Tensor) -> Tensor:
+        """The loss, or with Matryoshka dimensions its mean over them; this rank's share of it."""
+        loss = self._objective(batch)
+        dimensions = self.motor.config.dimensions
+        if not dimensions:
+            return loss(left, right)
+        values = [loss(normalize(left[:, :d], dim=-1), normalize(right[:, :d], dim=-1)) for d in dimensions]
+        return torch.stack(values).mean()
+
+    def _objective(self, batch: Batch) -> Callable[[Tensor, Tensor], Tensor]:
+        scale, device = self.motor.model.logit_scale, self.motor.device
+        loss = local_form(LOSSES[self.config.loss])
+        if self.config.loss != "gcl":
+            weights, by_query, by_product = (t.to(device) for t in (batch.weights, *batch.totals))
+            totals = {"query_totals": by_query, "document_totals": by_product}
+            return partial(loss, weights=weights, logit_scale=scale, **totals)
+        own = own_share(len(batch.queries))
+        masked = None
+        if self.known and ranks() == 1:
+            masked = self.known(batch).to(device)
+        elif self.known:
+            masked = self.known(batch, rows=own).to(device), self.known(batch, columns=own).T.to(device)
+        return partial(loss, weights=batch.weights[own].to(device), logit_scale=scale, not_negative=masked)
+
+
+def _seed(config: TrainConfig, step: int) -> int:
+    return config.seed * 1_000_003 + step
 
 
 def _sampler(data: RankedData, config: TrainConfig) -> PairSampler | MatrixSampler:
@@ -127,36 +259,17 @@ def _sampler(data: RankedData, config: TrainConfig) -> PairSampler | MatrixSampl
     return MatrixSampler(data, weights, top, size=config.batch, queries=config.queries, seed=config.seed)
 
 
-def _loss(left: Tensor, right: Tensor, batch: Batch, scale: Tensor, config: TrainConfig, known) -> Tensor:
-    device = left.device
-    if config.loss != "gcl":
-        weights, by_query, by_product = (t.to(device) for t in (batch.weights, *batch.totals))
-        totals = {"query_totals": by_query, "document_totals": by_product}
-        return LOSSES[config.loss](left, right, weights, logit_scale=scale, **totals)
-    masked = None if known is None else known(batch.queries, batch.products).to(device)
-    return gcl_loss(left, right, batch.weights.to(device), logit_scale=scale, not_negative=masked)
-
-
-def _augmented(model: GCLModel, inputs: Inputs, rows: np.ndarray, config: TrainConfig, generator: torch.Generator):
-    values, present = inputs.rows(rows)
-    if config.augment:
-        for name, value in values.items():
-            image = value.dim() == 4
-            values[name] = augment_images(value, generator) if image else model.encoder.drop_words(value, generator)
-    return values, present
-
-
 def _known_pairs(data: RankedData):
-    """A function (query rows, product rows) -> N x N bools: the cells that are the same query, the same product or
-    another known pair with a score > 0."""
+    """A function of a batch -> N x N bools: the cells that are the same query, the same product or another known pair
+    with a score > 0; of some of its rows and columns only."""
     query, product, score = data.pairs
     keys = np.unique((query * data.corpus.num_rows + product)[score > 0])
 
-    def known(queries: np.ndarray, products: np.ndarray) -> Tensor:
-        cell_NxN = queries[:, None] * data.corpus.num_rows + products[None, :]
+    def known(batch: Batch, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
+        cell_NxN = batch.queries[rows, None] * data.corpus.num_rows + batch.products[None, columns]
         place = np.searchsorted(keys, cell_NxN).clip(max=len(keys) - 1)
-        masked = (keys[place] == cell_NxN) | (queries[:, None] == queries) | (products[:, None] == products)
-        return torch.from_numpy(masked)
+        same = [ids[rows, None] == ids[None, columns] for ids in (batch.queries, batch.products)]
+        return torch.from_numpy((keys[place] == cell_NxN) | same[0] | same[1])
 
     return known
 
@@ -172,21 +285,8 @@ def _learn_vocabulary(model: GCLModel, data: RankedData) -> None:
         model.encoder.learn_vocabulary(texts)
 
 
-def _decay_groups(model: GCLModel, decay: float) -> list[dict]:
-    """Weight decay for matrices only: gains, biases and the logit scale have none."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
-    others = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]
-    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-
-
 def _rate(step: int, config: TrainConfig) -> float:
     rising = max(1, round(config.warmup * config.steps))
     if step < rising:
         return (step + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, config.steps - rising)))
-
-
-def _use_bfloat16(config: TrainConfig, device: torch.device) -> bool:
-    if config.precision != "auto":
-        return config.precision == "bfloat16"
-    return device.type == "cuda" or fast_bfloat16()

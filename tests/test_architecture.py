@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "gcl_toolkit"
 LAYERS = {
     "paper": "errors findings weighting fields losses metrics ranked_data statistics propensity",
     "world": "doctor sources encoders model batches index formats",
-    "acts": "runs train search baselines rerank evaluate study summary stages official slices parity",
+    "acts": "checkpoints runs adapt engine train search baselines rerank evaluate study summary stages official slices "
+    "parity",
     "views": "figures results report glossary bundle",
     "promises": "recipes cli",
 }
@@ -29,6 +30,8 @@ DOORS = {
     "resvg_py": {"sources"},
     "duckdb": {"sources"},
     "gradio": {"the app, not the package"},
+    "accelerate": {"engine"},
+    "peft": {"adapt"},
     "tyro": {"cli"},
     "rich": {"cli"},
 }

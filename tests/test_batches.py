@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import png, ranked
 
-from gcl_toolkit.batches import Inputs, MatrixSampler, PairSampler, augment_images
+from gcl_toolkit.batches import Inputs, MatrixSampler, Noise, PairSampler, ahead, augment_images
 from gcl_toolkit.encoders import make_encoder
 from gcl_toolkit.errors import DataError
 from gcl_toolkit.fields import Fields
@@ -125,3 +125,25 @@ def test_augmentation_is_seeded_keeps_the_range_and_moves_at_most_an_eighth():
     assert (rows - 16).abs().max() == 4
     assert (columns - 15.5).abs().max() == 4.5
     assert len(set(columns.tolist())) > 5
+
+
+def test_noise_of_some_rows_is_theirs():
+    pixels = torch.randint(0, 255, (7, 3, 16, 16), dtype=torch.uint8)
+    noise = Noise.draw(7, 16, torch.Generator().manual_seed(1))
+    assert torch.equal(noise.of(slice(2, 5)).added(pixels[2:5]), noise.added(pixels)[2:5])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_items_made_ahead_come_in_order_and_leaving_early_ends_the_thread(count):
+    made = []
+
+    def make(item):
+        made.append(item)
+        return item * item
+
+    assert list(ahead(make, range(6), count)) == [0, 1, 4, 9, 16, 25]
+    made.clear()
+    for value in ahead(make, range(100), count):
+        if value == 4:
+            break
+    assert len(made) <= 3 + count + 1

@@ -1,6 +1,7 @@
 """The command line as its user meets it: what works, and one clear line with a non-zero exit for each bad input."""
 
 import json
+import sys
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -8,6 +9,7 @@ import pytest
 from conftest import png
 
 from gcl_toolkit import cli
+from gcl_toolkit.runs import read_steps
 from gcl_toolkit.sources import load
 from gcl_toolkit.study import LABORATORY, RIVALS
 
@@ -265,7 +267,10 @@ def test_other_mistakes(capsys, table, tmp_path):
         (("train", "--data", "no/such/file.csv"), "unknown source or path 'no/such/file.csv'"),
         (("train", "--data", table(), "--right", "picture=1", "--out", run), "field 'picture' is not a column"),
         (("train", "--data", table(), "--encoder", "ViT-B-99", "--out", run), "unknown model 'ViT-B-99'"),
-        (("train", "--data", table(), "--loss", "clip", "--out", run), "unknown loss 'clip'; known: gcl, matrix"),
+        (
+            ("train", "--data", table(), "--loss", "clip", "--out", run),
+            "unknown loss 'clip'; known: bixse, cosent, gcl",
+        ),
         (("demo", "--recipe", "shoe", "--out", run), "unknown recipe 'shoe'; known: shop"),
         (("compare", "--data", table(), "--methods", "clop", "--out", run), "unknown method 'clop'"),
     ]:
@@ -283,3 +288,26 @@ def test_a_broken_table_file(capsys, tmp_path):
     assert status == 1
     assert "pairs.parquet" in out
     assert gcl(capsys, "train", "--data", tmp_path / "pairs.parquet", "--out", tmp_path / "run")[0] == 2
+
+
+def test_a_stopped_training_says_how_to_go_on_and_does(capsys, table, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    settings = ("--steps", 4, "--batch", 8, "--save-minutes", 0, "--workers", 2)
+
+    def stopped(records):
+        for record in records:
+            yield record
+            if record["step"] == 2:
+                raise KeyboardInterrupt
+
+    module = sys.modules["gcl_toolkit.cli.models"]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train", lambda *a, train=module.train, **k: stopped(train(*a, **k)))
+        status, _, error = gcl(capsys, "train", "--data", table(), "--out", run, *TITLES, *settings)
+    assert (status, error) == (130, f"gcl: stopped; gcl train --resume {run} goes on after step_2")
+    status, out, _ = gcl(capsys, "train", "--resume", run)
+    assert status == 0
+    assert "loss" in out
+    assert [record["step"] for record in read_steps(run)] == [1, 2, 3, 4]
+    assert "all steps were done" in gcl(capsys, "train", "--resume", run)[1]
+    assert "holds no run to go on with" in gcl(capsys, "train", "--resume", tmp_path / "none")[2]

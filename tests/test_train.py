@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gcl_toolkit import NDCG, GCLModel, RankedData, TrainConfig, UserError, evaluate, train
+from gcl_toolkit.batches import Batch
 from gcl_toolkit.fields import Fields
 from gcl_toolkit.runs import Run, load_model, read_steps
 from gcl_toolkit.train import _known_pairs
@@ -90,9 +91,9 @@ def test_a_run_is_written_as_it_goes(tmp_path):
 
 def test_known_pairs_are_masked_also_off_the_diagonal():
     data = words_shop(2, 2)  # q0: p0 p1, q1: p2 p3
-    known = _known_pairs(data)(np.array([0, 1]), np.array([0, 2]))
+    known = _known_pairs(data)(Batch(np.array([0, 1]), np.array([0, 2]), torch.ones(2)))
     assert known.tolist() == [[True, False], [False, True]]
-    known = _known_pairs(data)(np.array([0, 1, 0]), np.array([0, 2, 1]))
+    known = _known_pairs(data)(Batch(np.array([0, 1, 0]), np.array([0, 2, 1]), torch.ones(3)))
     assert known.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
 
 
@@ -108,7 +109,7 @@ def test_top_only_never_sees_a_lower_grade():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"loss": "clip"}, "unknown loss 'clip'; known: gcl, matrix"),
+        ({"loss": "clip"}, "unknown loss 'clip'; known: bixse, cosent, gcl"),
         ({"precision": "int8"}, "unknown precision"),
         ({"steps": 0}, "steps is 0; at least 1"),
         ({"batch": -3}, "batch is -3"),

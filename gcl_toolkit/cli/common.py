@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -19,7 +20,7 @@ from gcl_toolkit.ranked_data import RankedData
 from gcl_toolkit.sources import load
 from gcl_toolkit.study import World, read_study
 
-console = Console()
+console = Console(quiet=os.environ.get("RANK", "0") != "0")
 app = tyro.extras.SubcommandApp()
 data_app = tyro.extras.SubcommandApp()
 app.command(data_app, name="data", help="Look at data, make data.")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,6 +16,8 @@ from rich.table import Table
 
 from gcl_toolkit import doctor as doctoring
 from gcl_toolkit.cli.common import app, command, console, progress, split_of
+from gcl_toolkit.engine import EngineConfig
+from gcl_toolkit.errors import UserError
 from gcl_toolkit.evaluate import METRICS, evaluate
 from gcl_toolkit.fields import Fields
 from gcl_toolkit.model import GCLModel
@@ -25,6 +30,7 @@ from gcl_toolkit.statistics import interval
 from gcl_toolkit.train import TrainConfig, train
 
 DEFAULT_TRAINING = TrainConfig()
+DEFAULT_ENGINE = EngineConfig()
 
 
 @app.command(name="train")
@@ -35,9 +41,11 @@ def train_command(
     right: str = "image=0.5,title=0.5",
     encoder: str = "small",
     pretrained: str | None = None,
+    resume: Path | None = None,
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = DEFAULT_TRAINING,
+    engine: Annotated[EngineConfig, tyro.conf.arg(name="")] = DEFAULT_ENGINE,
 ) -> None:
-    """Train one model on the in_domain split of some data.
+    """Train one model on the in_domain split of some data; by torchrun or accelerate launch, on many GPUs.
 
     Args:
         data: "shop", or a file or folder in a known layout.
@@ -46,17 +54,58 @@ def train_command(
         right: fields of the products with weights.
         encoder: small, an open_clip name, hf-hub:org/name, text:org/name.
         pretrained: open_clip's tag or a checkpoint file.
+        resume: go on with the run in this folder, with the settings that it was begun with; leave out all others.
     """
-    run = Run(out)
-    with console.status(f"reading {data}"):
-        split = split_of(data, "in_domain")
-    sides = Fields.parse(left), Fields.parse(right)
-    model = GCLModel(encoder, left=sides[0], right=sides[1], seed=config.seed, pretrained=pretrained)
-    with progress() as bars:
-        bar = bars.add_task("training", total=config.steps)
-        for record in train(model, split, config, run=run):
-            bars.update(bar, completed=record["step"], description=f"loss {record['loss']:.3f}")
-    console.print(f"{record['seconds']:.0f} s, loss {record['loss']:.3f}; next: gcl evaluate {out} --data {data}")
+    arguments: dict[str, Any] = {
+        "data": data,
+        "left": left,
+        "right": right,
+        "encoder": encoder,
+        "pretrained": pretrained,
+    }
+    if resume:
+        out, (arguments, config, engine) = resume, _begun_with(resume)
+    run = Run(out, resume=resume is not None, about={"arguments": arguments})
+    with console.status(f"reading {arguments['data']}"):
+        split = split_of(arguments["data"], "in_domain")
+    sides = Fields.parse(arguments["left"]), Fields.parse(arguments["right"])
+    model = GCLModel(
+        arguments["encoder"], left=sides[0], right=sides[1], seed=config.seed, pretrained=arguments["pretrained"]
+    )
+    record = _train(model, split, config, engine, run)
+    told = f"{record['seconds']:.0f} s, loss {record['loss']:.3f}" if record else "all steps were done already"
+    skipped = f", {record['skipped']} steps skipped for NaN" if record.get("skipped") else ""
+    console.print(f"{told}{skipped}; next: gcl evaluate {out} --data {arguments['data']}")
+
+
+def _train(model: GCLModel, data: RankedData, config: TrainConfig, engine: EngineConfig, run: Run) -> dict:
+    """The last record, or {}. Stopped, by Ctrl-C or SIGTERM, it says how to go on."""
+    record: dict = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with progress() as bars:
+            bar = bars.add_task("training", total=config.steps)
+            for record in train(model, data, config, engine=engine, run=run):
+                bars.update(bar, completed=record["step"], description=f"loss {record['loss']:.3f}")
+    except KeyboardInterrupt:
+        kept = f"after {run.whole.name}" if run.whole else "from the start, since there is no checkpoint yet"
+        print(f"gcl: stopped; gcl train --resume {run.folder} goes on {kept}", file=sys.stderr)
+        sys.exit(130)
+    return record
+
+
+def _begun_with(folder: Path) -> tuple[dict, TrainConfig, EngineConfig]:
+    """The settings in the config.json of a run of `gcl train`."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no run to go on with ({path.name} is missing); start it with gcl train")
+    said = json.loads(path.read_text())
+    if not {"arguments", "train", "engine"} <= said.keys():
+        raise UserError(f"{path} is not of gcl train; begin anew in another folder")
+    engine: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in said["engine"].items()
+    }
+    return said["arguments"], TrainConfig(**said["train"]), EngineConfig(**engine)
 
 
 @app.command(name="evaluate")

@@ -9,6 +9,7 @@ W (queries x documents) holds the weight of every known pair, 0 elsewhere. With 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -28,8 +29,13 @@ def matrix_loss(
     or none), so that a query with a hundred products counts no more than one with two.
     """
     logits_NxM = logit_scale * queries @ documents.T
-    by_query = weights if query_totals is None else weights / query_totals[:, None]
-    by_document = weights if document_totals is None else weights / document_totals[None, :]
+    by_query = weights if query_totals is None else weights / _above_zero(query_totals)[:, None]
+    by_document = weights if document_totals is None else weights / _above_zero(document_totals)[None, :]
     rows = (by_query * logits_NxM.log_softmax(1)).sum()
     columns = (by_document * logits_NxM.log_softmax(0)).sum()
     return -(rows + columns) / (2 * documents.shape[0])
+
+
+def _above_zero(totals: Tensor) -> Tensor:
+    """Totals of 0 belong to weights that are all 0; the loss there is 0, not NaN."""
+    return totals.clamp(min=torch.finfo(totals.dtype).tiny)

@@ -1,0 +1,126 @@
+"""Checkpoints: step_N/ with the model, the state of its training and a manifest of checksums; the last two are kept.
+
+One is written beside and renamed, so that a process killed at any instant leaves the older ones whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gcl_toolkit.errors import UserError
+from gcl_toolkit.model import GCLModel
+
+STATE, MANIFEST = "state.safetensors", "manifest.json"
+
+
+class NoRoom(UserError):
+    """Something could not be written; what was there before is intact."""
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: GCLModel,
+    state: Mapping[str, Tensor],
+    before: int | None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write folder/step_N, of the model with other `weights` if given.
+
+    `before` is the step of the whole checkpoint to keep beside it; all others are removed.
+    Raises NoRoom, with the older checkpoints intact, when the disk is full or the folder is gone.
+    """
+    target = folder / f"step_{step}"
+    beside = folder / f"step_{step}.part"
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        model.save(beside, weights)
+        save_file({name: value.contiguous() for name, value in state.items()}, beside / STATE)
+        manifest = {"step": step, "sha256": {file.name: _sha256(file) for file in sorted(beside.iterdir())}}
+        (beside / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for path in (*beside.iterdir(), beside):
+            _sync(path)
+        shutil.rmtree(target, ignore_errors=True)  # a torn one, when training went on from an older one
+        beside.rename(target)
+        _sync(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        kept = "there is no older one" if before is None else f"step_{before} is whole"
+        raise NoRoom(f"{target} could not be written ({told(error)}); {kept}; make room there") from None
+    for other in folder.iterdir():
+        if other.name not in (target.name, f"step_{before}"):
+            shutil.rmtree(other, ignore_errors=True)
+    return target
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole step_N in a folder, or None; warns of every newer one that isn't whole."""
+    for path in sorted(_all(folder), key=step_of, reverse=True):
+        fault = fault_of(path)
+        if fault is None:
+            return path
+        warnings.warn(f"{path} is not whole: {fault}; the checkpoint before it is used, if there is one", stacklevel=2)
+    return None
+
+
+def fault_of(checkpoint: Path) -> str | None:
+    """What is missing, torn or altered in a checkpoint; None if nothing is."""
+    if not (checkpoint / MANIFEST).is_file() and not (checkpoint / STATE).is_file():
+        return None if GCLModel.is_saved_in(checkpoint) else "it is empty"  # written before there were manifests
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        expected, said = manifest["sha256"], manifest["step"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} can't be read ({told(error)})"
+    if said != step_of(checkpoint):
+        return f"{MANIFEST} is of step {said}"
+    for name in sorted({*expected, "model.json", "model.safetensors", STATE}):
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if _sha256(checkpoint / name) != expected.get(name):
+            return f"{name} is torn or altered (its sha256 isn't the manifest's)"
+    return None
+
+
+def load_state(checkpoint: Path) -> dict[str, Tensor]:
+    """The state that `save_checkpoint` was given."""
+    return load_file(checkpoint / STATE)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step_"))
+
+
+def told(error: Exception) -> str:
+    """An error of the file system in few words."""
+    return getattr(error, "strerror", None) or str(error).splitlines()[0].removeprefix("Error while serializing: ")
+
+
+def _all(folder: Path) -> Iterator[Path]:
+    for path in folder.glob("step_*"):
+        if path.is_dir() and path.name.removeprefix("step_").isdigit():
+            yield path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """To the disk itself, so that a rename is never seen before what it names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

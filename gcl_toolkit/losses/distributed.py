@@ -1,0 +1,211 @@
+"""Losses of a batch that lies on many ranks, and of one whose activations don't fit into memory.
+
+A rank embeds its own rows, gathers everybody's embeddings with their gradients, and computes its share of the loss: the
+ranks' values *sum* to the loss of the whole batch in one process, and so do their gradients (`sum_gradients`). Without
+torch.distributed there is one rank, and the same functions give the plain loss.
+
+Gradient caching after Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gcl_toolkit.losses.gcl import gcl_loss
+from gcl_toolkit.losses.matrix import matrix_loss
+
+BUCKET = 1 << 25
+"""Numbers a message of `sum_gradients`."""
+
+
+def ranks() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if ranks() > 1 else 0
+
+
+def own_share(count: int) -> slice:
+    """The rows of `count` that are this rank's; the shares differ by one row at most."""
+    few, more = divmod(count, ranks())
+    start = rank() * few + min(rank(), more)
+    return slice(start, start + few + (rank() < more))
+
+
+def gather(own: Tensor) -> Tensor:
+    """n x ... of every rank -> N x ..., in the order of the ranks. Its gradient is the sum of all ranks' gradients."""
+    return own if ranks() == 1 else _Gather.apply(own)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, own):
+        counts = own.new_zeros(ranks(), dtype=torch.int64)
+        counts[rank()] = len(own)
+        dist.all_reduce(counts)
+        sizes = counts.tolist()
+        padded = own.new_zeros(max(sizes), *own.shape[1:])
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        start = sum(sizes[: rank()])
+        ctx.rows = slice(start, start + len(own))
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient[ctx.rows]
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Add up the gradients of all ranks, in place."""
+    bucket: list[Tensor] = []
+    gradients = [p.grad for p in parameters if p.grad is not None] if ranks() > 1 else []
+    for i, gradient in enumerate(gradients):
+        bucket.append(gradient)
+        if sum(g.numel() for g in bucket) >= BUCKET or i + 1 == len(gradients):
+            flat = torch.cat([g.reshape(-1) for g in bucket])
+            dist.all_reduce(flat)
+            for g, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                g.copy_(part.view(g.shape))
+            bucket = []
+
+
+# -- losses ------------------------------------------------------------------------------------------------------------
+
+
+def whole_batch(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """This rank's share of any `loss(left, right, ...)`: every rank computes it whole, on the gathered embeddings.
+
+    The further arguments are those of the whole batch. Right for every loss; the local forms below divide the work.
+    """
+
+    def share(left: Tensor, right: Tensor, *arguments, **options) -> Tensor:
+        return loss(gather(left), gather(right), *arguments, **options) / ranks()
+
+    return share
+
+
+def local_gcl_loss(
+    left: Tensor,
+    right: Tensor,
+    weights: Tensor | None = None,
+    *,
+    logit_scale: Tensor | float,
+    query_ids: Tensor | None = None,
+    product_ids: Tensor | None = None,
+    not_negative: tuple[Tensor, Tensor] | None = None,
+    normalise_weights: bool = True,
+) -> Tensor:
+    """This rank's share of `gcl_loss`, from its n of the N pairs; all arguments are of the n pairs.
+
+    not_negative: two n x N bools, own queries x all products and own products x all queries.
+    """
+    weights_n = torch.ones_like(left[:, 0]) if weights is None else weights.to(left.dtype)
+    weights_N = gather(weights_n)
+    if normalise_weights:
+        weights_n = weights_n / weights_N.mean().clamp(min=torch.finfo(left.dtype).tiny)
+    same = [own[:, None] == gather(own)[None] for own in (query_ids, product_ids) if own is not None]
+    row_masks, column_masks = ([*same, mask] for mask in not_negative) if not_negative else (same, same)
+    rows_n = _cross_entropy(logit_scale * left @ gather(right).T, row_masks)
+    columns_n = _cross_entropy(logit_scale * right @ gather(left).T, column_masks)
+    return (weights_n * (rows_n + columns_n)).sum() / (2 * len(weights_N))
+
+
+def _cross_entropy(logits_nxN: Tensor, masks: Sequence[Tensor]) -> Tensor:
+    """-log softmax at each row's own pair, n; masked cells are no negatives."""
+    own = own_share(logits_nxN.shape[1])
+    if own.stop - own.start != len(logits_nxN):
+        raise ValueError(
+            f"rank {rank()} has {len(logits_nxN)} of {logits_nxN.shape[1]} pairs; those of own_share are expected"
+        )
+    is_own = torch.zeros_like(logits_nxN, dtype=torch.bool)
+    is_own[:, own].fill_diagonal_(True)
+    for mask_nxN in masks:
+        logits_nxN = logits_nxN.masked_fill(mask_nxN & ~is_own, -torch.inf)
+    return torch.logsumexp(logits_nxN, 1) - logits_nxN[:, own].diagonal()
+
+
+def local_matrix_loss(
+    queries: Tensor,
+    documents: Tensor,
+    weights: Tensor,
+    *,
+    logit_scale: Tensor | float,
+    query_totals: Tensor | None = None,
+    document_totals: Tensor | None = None,
+) -> Tensor:
+    """This rank's share of `matrix_loss`, from its n of the N queries and m of the M documents.
+
+    weights (N x M) and the totals (N, M) are those of the whole batch, in the order of the ranks.
+    """
+
+    def one_way(own: Tensor, others: Tensor, weights_NxM: Tensor, totals: Tensor | None) -> Tensor:
+        mine = own_share(len(weights_NxM))
+        share_nxM = weights_NxM[mine]
+        if totals is not None:
+            share_nxM = share_nxM / totals[mine, None].clamp(min=torch.finfo(totals.dtype).tiny)
+        return (share_nxM * (logit_scale * own @ others.T).log_softmax(1)).sum()
+
+    rows = one_way(queries, gather(documents), weights, query_totals)
+    columns = one_way(documents, gather(queries), weights.T, document_totals)
+    return -(rows + columns) / (2 * weights.shape[1])
+
+
+def local_form(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A loss as each rank computes its share; with one rank the loss itself."""
+    if ranks() == 1:
+        return loss
+    divided: dict[Callable, Callable[..., Tensor]] = {gcl_loss: local_gcl_loss, matrix_loss: local_matrix_loss}
+    return divided.get(loss) or whole_batch(loss)
+
+
+# -- batches larger than memory ----------------------------------------------------------------------------------------
+
+
+def cached_backward(
+    loss: Callable[..., Tensor], *sides: Sequence[Callable[[], Tensor]], scale: Tensor | float = 1.0
+) -> Tensor:
+    """The value of loss(left, right) and the gradients of scale * loss, with the activations of one chunk at a time.
+
+    sides: for the left and the right, functions that each embed a chunk of rows. All chunks are embedded without a
+    graph, the loss gives the gradients of the embeddings, and each chunk is embedded again, with the same random
+    numbers (dropout), to carry them on to the parameters.
+    """
+    states, embedded = [], []
+    for chunks in sides:
+        parts = []
+        for chunk in chunks:
+            states.append(_random_state())
+            with torch.no_grad():
+                parts.append(chunk())
+        embedded.append(parts)
+    wholes = [torch.cat(parts).requires_grad_() for parts in embedded]
+    value = loss(*wholes)
+    (scale * value).backward()
+    replay = iter(states)
+    for chunks, parts, whole in zip(sides, embedded, wholes, strict=True):
+        gradients = torch.zeros_like(whole) if whole.grad is None else whole.grad
+        for chunk, gradient in zip(chunks, gradients.split([len(part) for part in parts]), strict=True):
+            _set_random_state(next(replay))
+            again = chunk()
+            if again.requires_grad:
+                again.backward(gradient)
+    return value.detach()
+
+
+def _random_state() -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1])

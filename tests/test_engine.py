@@ -1,0 +1,270 @@
+"""What the engine may do to a training, each against what it should come to."""
+
+from functools import partial
+
+import pytest
+import torch
+from conftest import ranked
+from ranks import on_ranks
+from test_train import words_shop
+from torch import nn
+
+from gcl_toolkit import Fields, GCLModel, TrainConfig, UserError, train
+from gcl_toolkit.adapt import groups, lock
+from gcl_toolkit.engine import Engine, EngineConfig
+from gcl_toolkit.losses import gcl_loss, matrix_loss
+from gcl_toolkit.runs import Run, load_model
+from gcl_toolkit.train import _learn_vocabulary
+
+BOTH = Fields(image=0.6, title=0.4)
+PLAIN = {"steps": 6, "batch": 8, "precision": "float32", "learning_rate": 1e-2, "augment": False}
+
+
+def small_model(**options):
+    return GCLModel("small", right=BOTH, dimension=16, image_size=16, width=8, **options)
+
+
+def trained(engine=None, run=None, model=None, data=None, **config):
+    model = model or small_model()
+    settings = TrainConfig(**{**PLAIN, **config})
+    return model, list(train(model, data or ranked(6, 12), settings, engine=EngineConfig(**engine or {}), run=run))
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def close(ours, theirs, tolerance=1e-6):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], atol=tolerance, rtol=0, msg=lambda t, n=name: f"{n}: {t}")
+
+
+# -- guards ------------------------------------------------------------------------------------------------------------
+
+
+class Breaks(nn.Module):
+    """Passes on what it gets, but NaN (or a NaN gradient) in its training calls from `first` to `last`."""
+
+    def __init__(self, first, last, gradient=False):
+        super().__init__()
+        self.first, self.last, self.gradient, self.calls = first, last, gradient, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if not self.first <= self.calls <= self.last:
+            return x
+        if self.gradient:
+            x.register_hook(lambda gradient: gradient * torch.nan)
+            return x
+        return x * torch.nan
+
+
+def breaking(first_step, last_step, **options):
+    """A model of texts alone; two calls a step."""
+    model = GCLModel("small", right=Fields(title=1.0), dimension=16)
+    model.encoder.text_tower.append(Breaks(2 * first_step - 1, 2 * last_step, **options))
+    return model
+
+
+@pytest.mark.parametrize("gradient", [False, True], ids=["loss", "gradient"])
+def test_a_step_with_nan_is_skipped_and_counted(gradient):
+    model = breaking(3, 4, gradient=gradient)
+    seen = []
+    for record in train(model, words_shop(), TrainConfig(**PLAIN)):
+        seen.append((record["skipped"], state(model)))
+    assert [skipped for skipped, _ in seen] == [0, 0, 1, 2, 2, 2]
+    assert all(torch.equal(seen[1][1][name], seen[3][1][name]) for name in seen[0][1])
+    assert any(not torch.equal(seen[3][1][name], seen[4][1][name]) for name in seen[0][1])
+    assert all(value.isfinite().all() for value in state(model).values())
+
+
+def test_too_many_in_a_row_stop_it_with_the_last_good_checkpoint(tmp_path):
+    model = breaking(4, 100)
+    with pytest.raises(UserError, match=r"3 steps in a row, to step 6, had a NaN.*last good checkpoint is .*step_3"):
+        trained({"patience": 3, "save_minutes": 0}, Run(tmp_path), model, words_shop())
+    assert all(value.isfinite().all() for value in state(load_model(tmp_path)).values())
+
+
+def test_the_logit_scale_is_clamped():
+    _, records = trained(max_logit_scale=10.5, learning_rate=0.2, data=words_shop(), model=breaking(0, -1))
+    scales = [record["logit_scale"] for record in records]
+    assert max(scales) <= 10.5 + 1e-4
+    assert min(scales) >= 1 - 1e-6
+
+
+@pytest.mark.parametrize("loss", ["gcl", "matrix"])
+def test_weights_that_are_all_zero_give_zero_loss(loss):
+    left, right = (torch.randn(4, 5, requires_grad=True) for _ in range(2))
+    if loss == "gcl":
+        value = gcl_loss(left, right, torch.zeros(4), logit_scale=10.0)
+    else:
+        totals = {"query_totals": torch.zeros(4), "document_totals": torch.zeros(4)}
+        value = matrix_loss(left, right, torch.zeros(4, 4), logit_scale=10.0, **totals)
+    value.backward()
+    assert value == 0
+    assert (left.grad == 0).all()
+    assert (right.grad == 0).all()
+
+
+# -- gradients ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["gcl", "matrix"])
+def test_a_batch_in_chunks_is_the_batch(loss):
+    whole, chunked = trained(loss=loss), trained({"chunk": 3}, loss=loss)
+    assert [r["loss"] for r in chunked[1]] == pytest.approx([r["loss"] for r in whole[1]], abs=1e-4)
+    close(state(chunked[0]), state(whole[0]), 1e-3)  # Adam enlarges the rounding of small gradients
+
+
+def test_accumulated_batches_give_the_mean_of_their_gradients():
+    """The gradient of a batch once is that of the same batch twice, accumulated; that of another batch is not."""
+
+    def gradients(accumulate, *batches):
+        model = small_model(vocabulary=["a"])
+        config = EngineConfig(accumulate=accumulate)
+        motor = Engine(model, config, peak=0.0, decay=0.0, precision="float32", folder=None)
+        for rows in batches:
+            left, right = (partial(model.encoder.encode_texts, torch.tensor(rows)[:, None]), lambda: torch.ones(3, 16))
+            motor.backward(lambda a, b: (a * b).sum(), [left], [right])
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    close(gradients(1, [1, 0, 1]), gradients(2, [1, 0, 1], [1, 0, 1]))
+    with pytest.raises(AssertionError):
+        close(gradients(1, [1, 0, 1]), gradients(2, [1, 0, 1], [1, 1, 1]))
+
+
+def test_half_precision_trains_with_a_gradient_scaler():
+    _, records = trained(precision="float16")
+    assert records[-1]["loss"] < records[0]["loss"]
+
+
+# -- what is trained ---------------------------------------------------------------------------------------------------
+
+
+def moved(model):
+    """Names of the parameters that training changed."""
+    fresh = small_model()
+    _learn_vocabulary(fresh, ranked(6, 12))
+    return {name for name, value in state(fresh).items() if not torch.equal(value, state(model)[name])}
+
+
+def test_a_locked_tower_stays_as_it_is():
+    model, _ = trained({"lock": "image"})
+    assert moved(model) == {n for n in state(model) if not n.startswith(("encoder.trunk", "encoder.image_head"))}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(UserError, match="small has no audio tower"):
+        lock(model.encoder, "audio")
+
+
+def test_adapters_are_merged_into_what_is_saved_and_into_the_model(tmp_path):
+    pytest.importorskip("peft")
+    model, records = trained({"lora": 2}, Run(tmp_path))
+    adapted = ("image_head", "text_tower.1", "text_head")
+    assert moved(model) == {"log_logit_scale", *(f"encoder.{name}.weight" for name in adapted)}
+    close(state(load_model(tmp_path)), state(model))
+    assert records[-1]["loss"] < records[0]["loss"]
+
+
+def test_averaged_weights_are_the_average():
+    model, decay = small_model(), 0.7
+    raw = [state(model) for _ in train(model, ranked(6, 12), TrainConfig(**PLAIN), engine=EngineConfig(ema=decay))]
+    close(raw[-1], state(trained()[0]))  # averaging leaves the training as it is
+    expected = small_model()
+    _learn_vocabulary(expected, ranked(6, 12))
+    expected = state(expected)
+    for weights in raw:
+        expected = {name: decay * expected[name] + (1 - decay) * weights[name] for name in weights}
+    close(state(model), expected, 1e-5)
+
+
+def test_layers_below_learn_more_slowly():
+    model = GCLModel("ViT-S-32-alt", right=Fields(image=1))
+    rates = {}
+    for group in groups(model, 0.05, 1e-3, 0.5):
+        for parameter in group["params"]:
+            rates[id(parameter)] = group["peak"]
+    peak = {name: rates[id(p)] / 1e-3 for name, p in model.named_parameters()}
+    layers = 1 + max(int(n.split(".")[5]) for n in peak if n.startswith("encoder.model.visual.transformer.resblocks"))
+    assert peak["log_logit_scale"] == 1
+    assert peak["encoder.model.visual.proj"] == 1
+    assert peak[f"encoder.model.visual.transformer.resblocks.{layers - 1}.ln_1.weight"] == pytest.approx(0.5)
+    assert peak["encoder.model.visual.transformer.resblocks.0.ln_1.weight"] == pytest.approx(0.5**layers)
+    assert peak["encoder.model.visual.conv1.weight"] == pytest.approx(0.5 ** (layers + 1))
+    assert peak["encoder.model.token_embedding.weight"] < peak["encoder.model.transformer.resblocks.0.ln_1.weight"]
+    assert sum(len(group["params"]) for group in groups(model, 0.05, 1e-3, 1.0)) == len(list(model.parameters()))
+
+
+def test_the_loss_of_matryoshka_dimensions_is_their_mean():
+    full = [trained({"dimensions": d}, steps=1)[1][0]["loss"] for d in ((), (16,), (8,), (8, 16))]
+    assert full[0] == pytest.approx(full[1], abs=1e-6)
+    assert full[3] == pytest.approx((full[1] + full[2]) / 2, abs=1e-6)
+    assert full[2] != pytest.approx(full[1], abs=1e-3)
+    with pytest.raises(UserError, match="numbers from 1 to 16"):
+        trained({"dimensions": (17,)})
+
+
+def test_learnt_field_weights_become_the_fields(tmp_path):
+    model, _ = trained({"learn_fields": True}, Run(tmp_path), steps=20)
+    assert model.right["image"] != pytest.approx(0.6, abs=1e-3)
+    assert sum(model.right.values()) == pytest.approx(1)
+    assert load_model(tmp_path).right == model.right
+    assert "log_field_weights.right" not in state(model)
+
+
+@pytest.mark.parametrize("engine", [{"lora": 2, "ema": 0.5}, {"learn_fields": True, "ema": 0.9}, {"accumulate": 2}])
+def test_whatever_is_trained_can_be_resumed(tmp_path, engine):
+    undisturbed, _ = trained(engine)
+    settings = {**engine, "save_minutes": 0}
+    for record in train(
+        small_model(), ranked(6, 12), TrainConfig(**PLAIN), engine=EngineConfig(**settings), run=Run(tmp_path)
+    ):
+        if record["step"] == 3:
+            break
+    resumed, records = trained(settings, Run(tmp_path, resume=True))
+    assert records[0]["step"] == 4
+    assert all(torch.equal(a, b) for a, b in zip(state(resumed).values(), state(undisturbed).values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ema": 1.0}, "ema 1 in"),
+        ({"layer_decay": 0.0}, "layer_decay 0 is expected"),
+        ({"chunk": 0}, "chunk is 0"),
+        ({"accumulate": 0}, "accumulate is 0"),
+        ({"workers": -1}, "workers is -1"),
+        ({"lock": "audio"}, "lock 'audio'"),
+        ({"log": ("paper",)}, "tensorboard or wandb"),
+    ],
+)
+def test_a_wrong_setting_is_told(settings, words):
+    with pytest.raises(UserError, match=words):
+        EngineConfig(**settings)
+
+
+def test_a_model_that_cannot_recompute_says_so():
+    with pytest.raises(UserError, match="small can't recompute"):
+        trained({"recompute": True})
+
+
+# -- trackers and many processes ---------------------------------------------------------------------------------------
+
+
+def test_tensorboard_gets_the_records(tmp_path):
+    pytest.importorskip("tensorboard")
+    trained({"log": ("tensorboard",)}, Run(tmp_path))
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
+def on_a_rank(loss, chunk):
+    model, records = trained({"chunk": chunk}, loss=loss)
+    return {name: value.numpy() for name, value in state(model).items()}, records[-1]["loss"]
+
+
+@pytest.mark.parametrize(("loss", "chunk"), [("gcl", None), ("matrix", 2)])
+def test_two_ranks_train_as_one_process_does(loss, chunk):
+    alone, records = trained(loss=loss)
+    for weights, last in on_ranks(2, on_a_rank, loss, chunk):
+        assert last == pytest.approx(records[-1]["loss"], abs=1e-4)
+        close({name: torch.from_numpy(value) for name, value in weights.items()}, state(alone), 1e-3)
