@@ -12,7 +12,7 @@ LAYERS = {
     "paper": "errors findings weighting fields losses metrics ranked_data statistics",
     "world": "doctor sources encoders model batches index formats",
     "acts": "runs train search baselines rerank evaluate study summary stages official slices parity",
-    "views": "figures results report page gallery glossary cases bundle",
+    "views": "figures results report page gallery glossary cases space bundle",
     "promises": "recipes cli",
 }
 LEVEL = {name: level for level, names in enumerate(LAYERS.values()) for name in names.split()}
@@ -21,6 +21,7 @@ DOORS = {
     "transformers": {"encoders"},
     "sentence_transformers": {"rerank"},
     "plotly": {"figures"},
+    "umap": {"space"},
     "bm25s": {"baselines"},
     "pymilvus": {"index"},
     "faiss": {"index"},

@@ -18,6 +18,7 @@ import pytest
 import small_bundle
 
 from app.service import Service
+from app.state import TABS
 from gcl_toolkit.bundle import read_bundle
 from gcl_toolkit.metrics import NDCG
 
@@ -188,7 +189,7 @@ def test_a_row_of_the_queries_opens_its_comparison(page, url, service):
 def test_the_csv_holds_every_query_and_no_formula(page, url, service, tmp_path):
     visit(page, url, tab="queries", split="in_domain", division="all", a=A, b=B)
     with page.expect_download() as download:
-        page.locator("a.csv:visible").click()
+        page.locator("a.download:visible").click()
     download.value.save_as(tmp_path / "queries.csv")
     with (tmp_path / "queries.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -198,7 +199,7 @@ def test_the_csv_holds_every_query_and_no_formula(page, url, service, tmp_path):
     assert not [row for row in rows if re.match(r"\s*[=+@-]", row["query"])]
 
 
-@pytest.mark.parametrize("tab", ["search", "compare", "queries", "about"])
+@pytest.mark.parametrize("tab", TABS)
 def test_hostile_titles_and_queries_stay_text(page, url, service, tab):
     """The page fixture fails the test when anything is executed."""
     for query in ("${alert(3)}", '{{constructor.constructor("alert(4)")()}}'):
@@ -217,12 +218,12 @@ def test_a_wrong_address_is_told_in_a_line_and_the_page_works(page, url):
     assert parse_qs(urlsplit(page.url).query)["tab"] == ["search"]
 
 
-@pytest.mark.parametrize("tab", ["search", "compare", "queries", "about"])
+@pytest.mark.parametrize("tab", TABS)
 def test_a_phone_shows_every_tab_without_sideways_scrolling(page, url, tab):
     page.set_viewport_size({"width": 390, "height": 844})
     visit(page, url, tab=tab)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    assert page.locator("button[role=tab]:visible").all_inner_texts() == ["Search", "Compare", "Queries", "About"]
+    assert page.locator("button[role=tab]:visible").all_inner_texts() == [tab.capitalize() for tab in TABS]
 
 
 @pytest.mark.parametrize("path", ["gradio_api/file=/etc/passwd", "file=/etc/passwd", "gradio_api/file=app/app.py"])
