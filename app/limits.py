@@ -93,17 +93,19 @@ def row(what: str, said: Any, rows: int) -> int | None:
     return int(text)
 
 
-def polygon(said: Any) -> np.ndarray | None:
-    """Corners of "x,y;x,y;...", C x 2; None for nothing said."""
+def polygon(said: Any) -> tuple[str, np.ndarray] | None:
+    """Whose map, "a" or "b", and the corners, C x 2, of "a:x,y;x,y;..."; None for nothing said."""
     if not isinstance(said, str) or not said:
         return None
-    corners = said[: MAX_CORNERS * 40].split(";")
+    panel, _, rest = said[: MAX_CORNERS * 40].partition(":")
+    known("map of the lasso", panel, ("a", "b"))
+    corners = rest.split(";")
     if not 3 <= len(corners) <= MAX_CORNERS:
         raise UserError(f"the lasso has {len(corners)} corners; 3 to {MAX_CORNERS} are expected")
     pairs = [corner.split(",") for corner in corners]
     if any(len(pair) != 2 for pair in pairs):
         raise UserError("a corner of the lasso is no pair x,y of numbers")
-    return np.array([[number("corner of the lasso", value, -1e6, 1e6) for value in pair] for pair in pairs])
+    return panel, np.array([[number("corner of the lasso", value, -1e6, 1e6) for value in pair] for pair in pairs])
 
 
 def picture(data: Any) -> bytes:

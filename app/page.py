@@ -11,11 +11,12 @@ import gradio as gr
 from app import draw
 from app.controls import CONTROLS, HIDDEN, REDRAW, make, update
 from app.service import Service
-from app.tabs import about, compare, queries, search
+from app.tabs import about, compare, map, queries, search
+from app.tabs.map import MAP
 from gcl_toolkit.errors import UserError
 
 HERE = Path(__file__).parent
-TABS = {"search": search, "compare": compare, "queries": queries, "about": about}
+TABS = {"search": search, "compare": compare, "queries": queries, "map": map, "about": about}
 TITLE = "GCL Toolkit"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 
@@ -57,6 +58,9 @@ class Page:
             elif REDRAW.get(name):
                 with gr.Row(elem_classes="tab-controls"):
                     self._add(start, *REDRAW[name])
+            if name == "map":
+                script = (HERE / "map.js").read_text()
+                self.map = gr.HTML(MAP, apply_default_css=False, js_on_load=script, min_width=0)
             self.views[name] = gr.HTML(apply_default_css=False, js_on_load=(HERE / "page.js").read_text(), min_width=0)
         return tab
 
@@ -76,6 +80,7 @@ class Page:
         for name, place in self.places.items():
             place.select(self._open(name), inputs, [self.tab, *self.views.values()], **QUIET)
             self.views[name].click(self._touch, inputs, everything, **QUIET)
+        self.map.click(self._touch, inputs, everything, **QUIET)
         self.upload.upload(self._upload, [self.upload, *inputs], everything, **QUIET)
         self.blocks.load(self._visit, None, everything, **QUIET)
 
@@ -96,6 +101,8 @@ class Page:
         found, said = event._data if isinstance(event._data, dict) else {}, _said(values)
         if "query" in found:
             return self._show(said | {"tab": "compare", "query": str(found["query"])})
+        if "ask" in found:
+            return self._show(said | {"query": self.service.label(found["ask"])})
         return self._show(said | {name: str(found[name]) for name in HIDDEN if name in found})
 
     def _upload(self, data, *values) -> list:

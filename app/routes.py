@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
+from app import limits, mapping
 from app.export import to_csv, to_html
 from app.service import Service
 from app.state import State
@@ -38,6 +40,13 @@ def add_routes(app: FastAPI, service: Service) -> None:
     def upload(digest: str, said: dict) -> bytes:
         return service.encoders.picture(digest)
 
+    def point(row: str, said: dict) -> str:
+        items = len(service.bundle.items)
+        place = limits.row("point", row, items + len(service.bundle.queries)) or 0
+        if place >= items:
+            return json.dumps({"title": f"query: {service.label(place - items)}", "picture": False})
+        return json.dumps({"title": service.product(place, 0, 0.0).title, "picture": bool(service.image(place))})
+
     def saved(draw: Callable[[Service, State], str]) -> Callable[..., str]:
         return lambda said: draw(service, service.state(said))
 
@@ -50,13 +59,26 @@ def add_routes(app: FastAPI, service: Service) -> None:
     serve("picture/{item}", "image/webp", picture, FOREVER)
     serve("upload/{digest}", "image/webp", upload, FOREVER)
     serve("plotly.js", "text/javascript; charset=utf-8", lambda said: script(), FOREVER)
+    serve(
+        "points/{model}",
+        "application/octet-stream",
+        lambda model, said: mapping.points(service, model).tobytes(),
+        FOREVER,
+    )
+    serve("colours", "application/octet-stream", lambda said: mapping.colours(service, service.state(said)).tobytes())
+    serve("point/{row}", "application/json", point, FOREVER)
     serve("queries.csv", "text/csv; charset=utf-8", saved(queries_csv), _named("queries.csv"))
+    serve("selection.csv", "text/csv; charset=utf-8", saved(selection_csv), _named("selection.csv"))
     serve("comparison.html", "text/html; charset=utf-8", saved(to_html), _named("comparison.html"))
 
 
 def queries_csv(service: Service, state: State) -> str:
     names = {"a": f"{state.metric} {state.a}", "b": f"{state.metric} {state.b}"}
     return to_csv(queries.chosen(service, state).rename(columns=names))
+
+
+def selection_csv(service: Service, state: State) -> str:
+    return to_csv(mapping.selected(service, state))
 
 
 def _named(name: str) -> dict[str, str]:

@@ -82,6 +82,10 @@ class Service:
             *(f"{way}: {name}" for way in table for name in sorted(table[way].dropna().unique(), key=_by_number)),
         ]
 
+    def label(self, row: Any) -> str:
+        """The label of a query row; "" for a row that there isn't."""
+        return next((label for names in self.labels.values() for label, r in names.items() if str(r) == str(row)), "")
+
     def choices(self, split: str) -> list[str]:
         return list(self.labels[limits.known("split", split, self.bundle.splits)])[: limits.MAX_CHOICES]
 
@@ -184,7 +188,7 @@ class Service:
         split, ask = limits.known("split", split, self.bundle.splits), Ask(self.text(query))
         limits.whole("k", k, limits.MAX_K)
         rankers = [self.ranker(name) for name in (a, b)]
-        ranks = {r.name: _ranks(self._fused(split, ask, r, [*r.fields.values()])) for r in rankers}
+        ranks = {name: self.ranks(split, query, name) for name in (a, b)}
         first, second = (self._ranking(split, ask, r, [*r.fields.values()], k, ranks) for r in rankers)
         start = self.bundle.items_of(split).start
         items, scores = self.judged(split, ask)
@@ -224,6 +228,11 @@ class Service:
             return None
         a, b = (pd.Series(table[name].to_numpy(), index=table["query_id"], name=metric) for name in ("a", "b"))
         return paired(a, b, samples=2000)
+
+    def ranks(self, split: str, query: str, model: str) -> np.ndarray:
+        """The rank of every product of a split by a model with its own weights: N integers from 1."""
+        ranker, split = self.ranker(model), limits.known("split", split, self.bundle.splits)
+        return _ranks(self._fused(split, Ask(self.text(query)), ranker, [*ranker.fields.values()]))
 
     # -- ranking -------------------------------------------------------------------------------------------------------
 

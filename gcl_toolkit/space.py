@@ -93,7 +93,7 @@ def _project(vectors_MxD: np.ndarray, start_Mx2: np.ndarray | None, seed: int) -
         from umap import UMAP
 
         start = "spectral" if start_Mx2 is None else 10 * start_Mx2
-        mapper = UMAP(n_neighbors=15, min_dist=0.1, metric="cosine", init=start, random_state=seed, n_jobs=1)
+        mapper = UMAP(n_neighbors=15, min_dist=0.4, metric="cosine", init=start, random_state=seed, n_jobs=1)
         return mapper.fit_transform(vectors_MxD), "UMAP"
 
 

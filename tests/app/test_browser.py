@@ -1,38 +1,24 @@
 """The page in a real browser: the system's Chromium, driven by playwright; skipped, with the reason, without them."""
 
 import csv
-import importlib.util
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from pathlib import Path
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
+import chrome
 import pytest
 import small_bundle
+from chrome import chromium, in_the_address, page, served, view, visit
 
 from app.service import Service
 from app.state import TABS
 from gcl_toolkit.bundle import read_bundle
 from gcl_toolkit.metrics import NDCG
 
-ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+chrome.needed()
+__all__ = ["chromium", "page"]
 A, B = "gcl-matrix", "clip"
-WAIT = 120_000
-"""Milliseconds, for machines that do other things at the same time."""
-
-for package in ("gradio", "playwright"):
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed; pip install -e '.[app,dev]'", allow_module_level=True)
-if CHROMIUM is None:
-    pytest.skip("no chromium on this machine", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -47,67 +33,8 @@ def service(folder):
 
 @pytest.fixture(scope="module")
 def url(folder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "app.app", str(folder), "--port", str(port)]
-    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    base = f"http://127.0.0.1:{port}/"
-    try:
-        deadline = time.monotonic() + 300
-        while server.poll() is None and time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(base, timeout=5) as answer:
-                    answer.read()
-                break
-            except OSError:
-                time.sleep(0.3)
-        assert server.poll() is None, "the app ended before it served a page"
-        yield base
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(chromium, url):
-    """A fresh page; afterwards: nothing went to another host, nothing was executed, the console is free of errors."""
-    page, found = chromium.new_page(viewport={"width": 1440, "height": 1000}), []
-    page.set_default_timeout(WAIT)
-    page.on("console", lambda m: found.append(f"console: {m.text}") if m.type == "error" else None)
-    page.on("pageerror", lambda error: found.append(f"error: {error}"))
-    page.on("dialog", lambda dialog: (found.append(f"executed: {dialog.message}"), dialog.dismiss()))
-    page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else found.append(f"to: {r.url}"))
-    yield page
-    page.close()
-    assert found == []
-
-
-def visit(page, url, **said):
-    page.goto(url + "?" + "&".join(f"{key}={quote(str(value), safe='')}" for key, value in said.items()))
-    view(page).wait_for()
-
-
-def view(page):
-    return page.locator(".view:visible")
-
-
-def in_the_address(page, **said):
-    """Wait until the address bar says so."""
-    for key, value in said.items():
-        page.wait_for_function(
-            "([key, value]) => new URLSearchParams(location.search).get(key) === value", arg=[key, str(value)]
-        )
+    with served(folder) as address:
+        yield address
 
 
 def titles(page):
