@@ -11,13 +11,14 @@ from app.service import Service
 from app.state import COLOURS, LOOKS, ORDERS, PANELS, State
 from gcl_toolkit.weighting import WEIGHTINGS
 
-HIDDEN = ("image", "item", "lasso", "weighting", "temperature", "score")
+HIDDEN = ("image", "item", "lasso")
 """Said by clicks, not by inputs."""
 CONTROLS = tuple(field.name for field in fields(State) if field.name != "tab")
 REDRAW = {
     "compare": ("look",),
     "queries": ("metric", "order", "division", "slice"),
     "map": ("panels", "colour"),
+    "playground": ("weighting", "temperature", "score"),
 }
 """Tab -> its own inputs; those of Search stand beside its upload button."""
 

@@ -14,7 +14,7 @@ from app.service import Ask, Service
 from app.state import State
 from gcl_toolkit.metrics import NDCG
 
-GROUPS = 9
+GROUPS = 18
 """Categories with a colour of their own; the others share one."""
 QUERY, HIDDEN = 31, 255
 """Colours of a query without one of its own, and of the queries of other splits."""

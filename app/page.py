@@ -11,12 +11,20 @@ import gradio as gr
 from app import draw
 from app.controls import CONTROLS, HIDDEN, REDRAW, make, update
 from app.service import Service
-from app.tabs import about, compare, map, queries, search
+from app.tabs import about, compare, map, playground, queries, search, training
 from app.tabs.map import MAP
 from gcl_toolkit.errors import UserError
 
 HERE = Path(__file__).parent
-TABS = {"search": search, "compare": compare, "queries": queries, "map": map, "about": about}
+TABS: dict[str, Any] = {
+    "search": search,
+    "compare": compare,
+    "queries": queries,
+    "map": map,
+    "playground": playground,
+    "training": training,
+    "about": about,
+}
 TITLE = "GCL Toolkit"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 

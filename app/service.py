@@ -70,6 +70,11 @@ class Service:
         bounds = np.linspace(scores.min(), scores.max(), LEVELS + 1) if len(scores) else np.zeros(LEVELS + 1)
         return np.ceil(bounds) if (scores % 1 == 0).all() else bounds
 
+    @cached_property
+    def best_score(self) -> float:
+        """The largest score, on the scale 1..100 where scores go beyond 100."""
+        return float(np.clip(self.bundle.qrels["score"].max(), 1, 100))
+
     @property
     def divisions(self) -> list[str]:
         return ["all", *sorted(self.bundle.queries["division"].dropna().unique())]
@@ -131,7 +136,7 @@ class Service:
             lasso=str(said["lasso"]) if limits.polygon(said.get("lasso")) is not None else "",
             weighting=chosen("weighting", [*WEIGHTINGS], "reciprocal"),
             temperature=limits.number("temperature", _or(said.get("temperature"), 0.05), 0.005, 0.5),
-            score=limits.number("score", _or(said.get("score"), 100), 1, 100),
+            score=limits.number("score", _or(said.get("score"), self.best_score), 1, 100),
         )
 
     def image(self, item: int) -> bytes:

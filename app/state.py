@@ -16,7 +16,7 @@ USES = {
     "queries": ("split", "a", "b", "metric", "order", "division", "slice"),
     "map": ("split", "query", "a", "b", "panels", "colour", "lasso", "item"),
     "playground": ("split", "query", "a", "weighting", "temperature", "score"),
-    "training": ("metric",),
+    "training": (),
     "about": (),
 }
 """Tab -> what it shows: the parameters of its URL."""

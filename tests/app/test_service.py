@@ -24,7 +24,8 @@ from app.export import to_csv, to_html
 from app.limits import MAX_K, MAX_QUERY
 from app.service import Ask, Service
 from app.state import TABS, USES
-from app.tabs import about, compare, queries, search
+from app.tabs import about, compare, playground, queries, search, training
+from app.tabs import map as map_tab
 from gcl_toolkit import UserError
 from gcl_toolkit.bundle import read_bundle
 from gcl_toolkit.metrics import NDCG, measure
@@ -341,7 +342,7 @@ def test_a_state_comes_back_from_its_url(service, tab):
             "order": "worst",
             "division": "dev",
         }
-        said |= {"lasso": "0,0;1,0;1,1.5", "weighting": "linear", "temperature": 0.2, "score": 7}
+        said |= {"lasso": "b:0,0;1,0;1,1.5", "weighting": "linear", "temperature": 0.2, "score": 7}
         said["slice"] = service.slices("novel_query")[-1]
         state = service.state(said | {"tab": tab, "image": service.encoders.keep(small_bundle.png(3, 9))})
         back = service.state(dict(parse_qsl(state.url()[1:])))
@@ -366,10 +367,11 @@ def test_a_state_comes_back_from_its_url(service, tab):
         ({"item": "24"}, "no product row 24"),
         ({"item": "٣"}, "no product row"),
         ({"item": "9" * 99}, "no product row"),
-        ({"lasso": "1,2;3,4"}, "2 corners; 3 to 64"),
-        ({"lasso": "1;2;3"}, "pair"),
-        ({"lasso": "0,0;1,1;" * 99}, "corners"),
-        ({"lasso": "nan,0;1,1;2,3"}, "number from"),
+        ({"lasso": "a:1,2;3,4"}, "2 corners; 3 to 64"),
+        ({"lasso": "a:1;2;3"}, "pair"),
+        ({"lasso": "b:" + "0,0;1,1;" * 99}, "corners"),
+        ({"lasso": "c:0,0;1,1;2,3"}, "unknown map of the lasso"),
+        ({"lasso": "a:nan,0;1,1;2,3"}, "number from"),
         ({"image": "../x"}, "not kept"),
         ({"temperature": "0"}, "number from 0.005 to 0.5"),
         ({"score": "101"}, "number from 1 to 100"),
@@ -399,9 +401,18 @@ class Page(HTMLParser):
         self.text += data
 
 
-DRAWN = {"search": search, "compare": compare, "queries": queries, "about": about}
+DRAWN = {
+    "search": search,
+    "compare": compare,
+    "queries": queries,
+    "map": map_tab,
+    "playground": playground,
+    "training": training,
+    "about": about,
+}
 TAGS = {"section", "header", "p", "h3", "span", "ol", "ul", "li", "img", "div", "dl", "dt", "dd", "b", "small", "i"}
 TAGS |= {"table", "thead", "tbody", "tr", "th", "td", "button", "a", "aside", "h4", "svg", "path"}
+TAGS |= {"details", "summary", "sub", "figure", "figcaption"}
 
 
 @pytest.mark.parametrize("tab", DRAWN)
@@ -441,7 +452,7 @@ def test_safe_is_undone_by_a_browser_and_by_nothing_less():
 
 
 def test_nothing_in_the_page_is_a_template_or_sets_html():
-    script = (APP / "page.js").read_text()
+    script = "".join(path.read_text() for path in APP.glob("*.js"))
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function|\$\{|\{\{|`", script)
     for path in APP.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -507,13 +518,13 @@ from app.torch_free import leave_torch_out
 leave_torch_out()
 from app.export import to_csv
 from app.service import Service
-from app.tabs import about, compare, queries, search
+from app.tabs import about, compare, map, playground, queries, search, training
 from gcl_toolkit.bundle import read_bundle
 service = Service(read_bundle({str(folder)!r}))
-drawn = [tab.draw(service, service.state()) for tab in (search, compare, queries, about)]
+drawn = [tab.draw(service, service.state()) for tab in (search, compare, queries, map, playground, training, about)]
 heavy = [m for m in ("torch", "gradio", "open_clip", "transformers") if m in sys.modules]
 service.search("in_domain", "some mug", "clip")
 print(json.dumps([len(drawn), heavy, "torch" in sys.modules]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=APP.parent)
-    assert json.loads(done.stdout or "null") == [4, [], True], done.stderr
+    assert json.loads(done.stdout or "null") == [7, [], True], done.stderr
