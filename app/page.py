@@ -97,7 +97,12 @@ class Page:
         return [self._draw(name, said) if name == said["tab"] else gr.skip() for name in TABS]
 
     def _open(self, tab: str) -> Callable:
-        return lambda *values: [tab, *self._redraw(tab, *values[1:])]
+        """Gradio also says "select" of the tab that a page starts with, before the URL is read: that changes nothing."""
+
+        def opened(now: str, *values) -> list:
+            return [gr.skip()] * (len(TABS) + 1) if now == tab else [tab, *self._redraw(tab, *values)]
+
+        return opened
 
     def _set(self, name: str) -> Callable:
         """What another split or model makes meaningless goes back to its default."""
