@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from app import draw
+from app.api import add_api
 from app.controls import CONTROLS, HIDDEN, REDRAW, make, update
 from app.service import Service
 from app.tabs import about, compare, map, playground, queries, search, training
@@ -45,6 +46,7 @@ class Page:
             with gr.Tabs(selected=start.tab, elem_id="tabs") as self.tabs:
                 self.places = {name: self._tab(name, start) for name in TABS}
             self._connect()
+            add_api(service)
 
     def _add(self, start, *names: str) -> None:
         self.controls.update({name: make(name, self.service, start) for name in names})

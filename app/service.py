@@ -91,6 +91,16 @@ class Service:
         """The label of a query row; "" for a row that there isn't."""
         return next((label for names in self.labels.values() for label, r in names.items() if str(r) == str(row)), "")
 
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.bundle.items["product_id"])}
+
+    def row(self, product_id: Any) -> int:
+        """The row of a product by its id."""
+        if not isinstance(product_id, str) or product_id not in self._rows:
+            raise UserError(f"there is no product {str(product_id)[: limits.MAX_QUERY]!r} in this bundle")
+        return self._rows[product_id]
+
     def choices(self, split: str) -> list[str]:
         return list(self.labels[limits.known("split", split, self.bundle.splits)])[: limits.MAX_CHOICES]
 
