@@ -28,13 +28,13 @@ def add_api(service: Service) -> None:
         k: int = 10,
     ) -> dict:
         """The first k products for a query: {"model", "metrics", "products": [{"rank", "product_id", ...}]}."""
-        state = service.state({"split": split, "a": model, "query": query})
-        return _ranking(service.search(state.split, state.query, state.a, weight, k, more=more, less=less))
+        state = service.state({"split": split, "a": model})
+        return _ranking(service.search(state.split, query, state.a, weight, k, more=more, less=less))
 
     def compare(query: str, split: str = "", a: str = "", b: str = "", k: int = 10) -> dict:
         """Two models and the ideal order for a query: {"sentence", "a", "b", "ideal"}."""
-        state = service.state({"split": split, "a": a, "b": b, "query": query})
-        told = service.compare(state.split, state.query, state.a, state.b, k)
+        state = service.state({"split": split, "a": a, "b": b})
+        told = service.compare(state.split, query, state.a, state.b, k)
         ideal = [_product(product) for product in told.ideal]
         return {"sentence": told.sentence, "a": _ranking(told.a), "b": _ranking(told.b), "ideal": ideal}
 

@@ -64,8 +64,15 @@ def _dropdown(label: str, **more: Any) -> tuple[type, dict]:
     return gr.Dropdown, {"label": label, "min_width": 140, **more}
 
 
-def _slider(label: str, low: float, high: float, step: float) -> tuple[type, dict]:
-    return gr.Slider, {"label": label, "minimum": low, "maximum": high, "step": step, "min_width": 200}
+def _slider(elem_id: str, label: str, low: float, high: float, step: float) -> tuple[type, dict]:
+    return gr.Slider, {
+        "elem_id": elem_id,
+        "label": label,
+        "minimum": low,
+        "maximum": high,
+        "step": step,
+        "min_width": 200,
+    }
 
 
 _KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -89,6 +96,6 @@ _KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "panels": (gr.Radio, {"label": "Maps", "elem_id": "panels", "min_width": 150}),
     "colour": _dropdown("Colour by", elem_id="colour"),
     "weighting": _dropdown("Score → weight", elem_id="weighting"),
-    "temperature": _slider("Temperature τ", 0.005, 0.5, 0.005),
-    "score": _slider("Score of the first pair", 1, 100, 1),
+    "temperature": _slider("temperature", "Temperature τ", 0.005, 0.5, 0.005),
+    "score": _slider("score", "Score of the first pair", 1, 100, 1),
 }

@@ -124,6 +124,8 @@ def picture(data: Any) -> bytes:
             small = image.convert("RGB")
     except UserError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # pillow's own limit, before ours
+        raise UserError(f"the picture has far too many pixels; at most {MAX_PIXELS:,} are read") from None
     except Exception:  # whatever a decoder stumbles over
         raise UserError("the file can't be read as a picture; a JPEG, PNG or WebP file is expected") from None
     small.thumbnail((SIDE, SIDE))

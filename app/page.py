@@ -99,7 +99,7 @@ class Page:
         return [self._draw(name, said) if name == said["tab"] else gr.skip() for name in TABS]
 
     def _open(self, tab: str) -> Callable:
-        """Gradio also says "select" of the tab that a page starts with, before the URL is read: that changes nothing."""
+        """Gradio also selects the tab that a page starts with, before the URL is read: that changes nothing."""
 
         def opened(now: str, *values) -> list:
             return [gr.skip()] * (len(TABS) + 1) if now == tab else [tab, *self._redraw(tab, *values)]

@@ -11,8 +11,9 @@ import pytest
 import small_bundle
 from chrome import chromium, in_the_address, page, served, view, visit
 
+from app import playground
 from app.service import Service
-from app.state import TABS
+from app.state import TABS, USES
 from gcl_toolkit.bundle import read_bundle
 from gcl_toolkit.metrics import NDCG
 
@@ -133,9 +134,106 @@ def test_hostile_titles_and_queries_stay_text(page, url, service, tab):
         split = next(s for s in service.bundle.splits if query in service.labels[s])
         visit(page, url, tab=tab, split=split, query=query, division="all")
         assert page.locator(".view script, .view [onerror], .view [onload], .view [onmouseover]").count() == 0
-        in_the_address(page, query=query)
+        in_the_address(page, tab=tab, **({"query": query} if "query" in USES[tab] else {}))
     if tab == "queries":
         assert page.locator(".queries button").all_inner_texts() != []
+
+
+def test_a_picture_from_this_machine_is_searched_and_forgotten_again(page, url, service):
+    visit(page, url, split="in_domain", query=a_query(service, "in_domain"))
+    picture = small_bundle.png(9 * 7, 70)
+    page.locator("#upload input[type=file], input[type=file]").first.set_input_files(
+        {"name": "mug.png", "mimeType": "image/png", "buffer": picture}
+    )
+    page.locator(".asked").wait_for()
+    digest = service.encoders.keep(picture)
+    in_the_address(page, image=digest)
+    expected = service.search("in_domain", a_query(service, "in_domain"), A, 0.5, 20, image=digest)
+    assert titles(page) == [p.title for p in expected.products]
+    page.goto(page.url)
+    page.locator(".asked").wait_for()
+    assert titles(page) == [p.title for p in expected.products]
+    page.get_by_label("Search by text again").click()
+    page.locator(".asked").wait_for(state="detached")
+    assert titles(page) == expected_titles(service, a_query(service, "in_domain"), 0.5, "in_domain")
+
+
+def test_terms_rank_anew_and_stand_in_the_address(page, url, service):
+    visit(page, url, split="zero_shot", query=a_query(service))
+    box = page.locator("#more textarea, #more input").first
+    box.fill("some mug:2")
+    box.press("Enter")
+    in_the_address(page, more="some mug:2")
+    expected = service.search("zero_shot", a_query(service), A, 0.5, 20, more="some mug:2")
+    assert titles(page) == [p.title for p in expected.products]
+
+
+def test_a_card_opens_the_neighbours_in_both_models_spaces(page, url, service):
+    visit(page, url, split="zero_shot", query=a_query(service))
+    item = int(page.locator(".card").nth(2).get_attribute("data-item"))
+    page.locator(".card").nth(2).click()
+    page.locator(".details").wait_for()
+    in_the_address(page, item=item)
+    for model in (A, B):
+        near = page.locator(f".strip[data-model={model}] li").evaluate_all(
+            "all => all.map(e => Number(e.dataset.item))"
+        )
+        assert near == [p.item for p in service.neighbours(item, model).products]
+    page.get_by_label("Close the details").click()
+    page.locator(".details").wait_for(state="detached")
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_every_view_comes_back_from_its_address(page, url, service, tab):
+    said = {"split": "in_domain", "query": a_query(service, "in_domain"), "a": B, "b": A, "weight": 0.25, "item": 3}
+    said |= {"look": "lines", "metric": "AP", "order": "spread", "division": "all", "panels": "a", "colour": "score"}
+    said |= {"weighting": "linear", "temperature": 0.2, "score": 55, "more": "some mug:0.5"}
+    visit(page, url, tab=tab, **said)
+    in_the_address(page, tab=tab, **{name: said[name] for name in USES[tab] if name in said})
+    first = page.locator(".view:visible").inner_text()
+    page.goto(page.url)
+    view(page).wait_for()
+    assert page.locator(".view:visible").inner_text() == first
+    for name, place in (("weight", "#weight"), ("temperature", "#temperature"), ("score", "#score")):
+        if name in USES[tab]:
+            assert float(page.locator(f"{place} input[type=number]").input_value()) == said[name]
+
+
+def test_the_playground_follows_its_sliders(page, url, service):
+    visit(page, url, tab="playground", weighting="linear")
+    box = page.locator("#score input[type=number]")
+    box.fill("7")
+    box.press("Enter")
+    in_the_address(page, score="7.0")
+    made = playground.batch(service, service.state({"weighting": "linear", "score": 7}))
+    shown = page.locator(".pairs tbody tr td:nth-child(6)").all_inner_texts()
+    assert shown == [f"{weight:.3f}" for weight in made.weights]
+    page.locator(".figure .main-svg").first.wait_for()
+    assert page.locator(".modebar-btn[data-title*=loud], .modebar-btn[data-title*=hare]").count() == 0
+
+
+def test_training_draws_its_curves(page, url):
+    visit(page, url, tab="training")
+    page.locator(".figure .main-svg").first.wait_for()
+    assert set(page.locator(".legendtext").all_inner_texts() or page.locator(".legendtext").all_text_contents()) == {
+        A,
+        B,
+    }
+
+
+def test_a_saved_comparison_opens_without_a_server_and_asks_for_nothing(page, url, service, tmp_path, chromium):
+    visit(page, url, tab="compare", split="zero_shot", query=a_query(service))
+    with page.expect_download() as download:
+        page.locator("a.download:visible").click()
+    download.value.save_as(tmp_path / "comparison.html")
+    other, asked = chromium.new_page(), []
+    other.on("request", lambda request: asked.append(request.url))
+    other.goto((tmp_path / "comparison.html").as_uri())
+    told = service.compare("zero_shot", a_query(service), A, B)
+    assert other.locator(".sentence").inner_text() == told.sentence
+    assert other.locator(".hit").count() == len(told.a.products) + len(told.b.products) + len(told.ideal)
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    other.close()
 
 
 def test_a_wrong_address_is_told_in_a_line_and_the_page_works(page, url):
@@ -150,7 +248,10 @@ def test_a_phone_shows_every_tab_without_sideways_scrolling(page, url, tab):
     page.set_viewport_size({"width": 390, "height": 844})
     visit(page, url, tab=tab)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    assert page.locator("button[role=tab]:visible").all_inner_texts() == [tab.capitalize() for tab in TABS]
+    shown = page.locator("button[role=tab]:visible").all_inner_texts()
+    page.locator(".overflow-menu button").first.click()
+    more = page.locator(".overflow-dropdown button:visible").all_inner_texts()
+    assert sorted(name.strip() for name in (*shown, *more)) == sorted(name.capitalize() for name in TABS)
 
 
 @pytest.mark.parametrize("path", ["gradio_api/file=/etc/passwd", "file=/etc/passwd", "gradio_api/file=app/app.py"])
