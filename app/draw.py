@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import base64
+import json
 from collections.abc import Mapping
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from app.answers import LEVELS, Product, Ranking
 from app.service import Service
 from app.state import State
 from gcl_toolkit.metrics import NDCG, Metric
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 _ALSO = str.maketrans({"$": "&#36;", "{": "&#123;", "}": "&#125;", "`": "&#96;"})
 
@@ -39,12 +43,11 @@ def heading(letter: str, model: str) -> str:
     return f'<h3><span class="letter">{letter}</span> {safe(model)}</h3>'
 
 
-def picture(service: Service, product: Product) -> str:
-    """The stored picture, in the page itself; the title stands beside it, so it is decoration for a screen reader."""
-    data = service.image(product.item)
-    if not data:
+def picture(service: Service, item: int) -> str:
+    """The stored picture, by its own route; the title stands beside it, so it is decoration for a screen reader."""
+    if not service.bundle.items["thumbnail_size"].iat[item]:
         return '<span class="picture none">no picture</span>'
-    return f'<img class="picture" alt="" src="data:image/webp;base64,{base64.b64encode(data).decode()}">'
+    return f'<img class="picture" alt="" loading="lazy" src="gcl/picture/{item}?v={service.version}">'
 
 
 def badge(product: Product) -> str:
@@ -80,3 +83,49 @@ def values(ranking: Ranking, definitions: Mapping[Metric, str], other: Ranking |
             f"<dt>{safe(metric)}</dt><dd>{number(value)}{made}</dd></div>"
         )
     return f'<dl class="values">{"".join(cells)}</dl>'
+
+
+def figure(made: go.Figure) -> str:
+    """A place where page.js draws a plotly figure."""
+    from gcl_toolkit.figures import CONFIG
+
+    said = json.loads(made.to_json()) | {"config": CONFIG}
+    height = said["layout"]["height"]
+    return f'<div class="figure" style="height:{height}px" data-figure="{safe(json.dumps(said))}"></div>'
+
+
+def download(state: State, name: str, told: str) -> str:
+    return f'<a class="download" download href="gcl/{name}{safe(state.url())}">{safe(told)}</a>'
+
+
+def details(service: Service, state: State) -> str:
+    """The chosen product: its texts, and the products nearest to it in each model's own space; "" when none is."""
+    if not state.item:
+        return ""
+    item = int(state.item)
+    product, texts = service.product(item, 0, float("nan")), service.bundle.items.iloc[item]
+    skipped = ("product_id", service.bundle.manifest["title"], "thumbnail_start", "thumbnail_size")
+    facts = "".join(
+        f"<dt>{safe(name)}</dt><dd>{safe(text)}</dd>"
+        for name, text in texts.items()
+        if name not in skipped and isinstance(text, str)
+    )
+    strips = "".join(
+        f'<h4>Nearest in {safe(model)}’s own space</h4><ol class="strip" data-model="{safe(model)}">'
+        + "".join(_near(service, near) for near in service.neighbours(item, model).products)
+        + "</ol>"
+        for model in dict.fromkeys((state.a, state.b))
+    )
+    return (
+        f'<aside class="details"><button type="button" class="close" data-item="" aria-label="Close the details">×'
+        f'</button><div class="about">{picture(service, item)}<div><p class="title">{safe(product.title)}</p>'
+        f"<dl><dt>id</dt><dd>{safe(product.product_id)}</dd>{facts}</dl></div></div>{strips}</aside>"
+    )
+
+
+def _near(service: Service, near: Product) -> str:
+    told = f"{safe(near.title)} ({safe(near.product_id)})"
+    return (
+        f'<li data-item="{near.item}" title="{told}">{picture(service, near.item)}'
+        f'<span class="facts">{number(near.cosine)}</span></li>'
+    )

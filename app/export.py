@@ -1,12 +1,30 @@
-"""Tables as CSV that a spreadsheet may open."""
+"""What is saved: tables as CSV that a spreadsheet may open, a comparison as one HTML file."""
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
+import re
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from app.draw import safe
+from app.service import Service
+from app.state import State
+from app.tabs import compare
+
+STYLE = Path(__file__).parent / "style.css"
+PLAIN = """
+:root { color-scheme: light; --body-text-color: #0f172a; --body-background-fill: #fff; --border-color-primary: #e2e8f0;
+  --background-fill-secondary: #f8fafc; --link-text-color: #1d4ed8; }
+body { font: 16px/1.4 system-ui, sans-serif; color: var(--body-text-color); max-width: 1440px; margin: 1rem auto;
+  padding: 0 1rem; }
+.download, .close { display: none; }
+"""
+"""What gradio's theme gives the page."""
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -22,3 +40,21 @@ def _safe(cell: Any) -> Any:
     if isinstance(cell, str):
         return f"'{cell}" if cell.lstrip()[:1] in ("=", "+", "-", "@") or cell[:1] in ("\t", "\r", "\n") else cell
     return "" if pd.isna(cell) else f"{cell:.6f}" if isinstance(cell, float) else cell
+
+
+def to_html(service: Service, state: State) -> str:
+    """The comparison as one file: pictures inside, no script, nothing from elsewhere."""
+
+    def embedded(found: re.Match) -> str:
+        data = base64.b64encode(service.image(int(found[1]))).decode()
+        return f'src="data:image/webp;base64,{data}"'
+
+    body = re.sub(r'src="gcl/picture/([0-9]+)[^"]*"', embedded, compare.draw(service, state))
+    title = safe(f"{state.query}: {state.a} and {state.b}")
+    where = safe(f"{service.bundle.manifest['world']}, {state.split}")
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><title>{title}</title>'
+        f"<style>{STYLE.read_text()}{PLAIN}</style><h1>{title}</h1><p>{where}</p>{body}</html>"
+    )

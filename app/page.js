@@ -1,4 +1,4 @@
-// Runs once for every view: its URL goes into the address bar, rows of queries open, a product lights up everywhere.
+// Runs once for every view: its URL goes into the address bar, rows and products open, figures are drawn.
 const sync = () => {
   const view = element.querySelector("[data-url]");
   if (!view || !view.offsetParent) return;
@@ -7,15 +7,37 @@ const sync = () => {
   if (theme) url.searchParams.set("__theme", theme);
   history.replaceState(null, "", url);
 };
-watch("value", sync);
-new IntersectionObserver(sync).observe(element);
+const plotly = () => {
+  window.gclPlotly ||= new Promise((done, failed) => {
+    const script = document.createElement("script");
+    Object.assign(script, { src: "gcl/plotly.js", onload: () => done(window.Plotly), onerror: failed });
+    document.head.append(script);
+  });
+  return window.gclPlotly;
+};
+const figures = async () => {
+  for (const place of element.querySelectorAll("[data-figure]")) {
+    const said = JSON.parse(place.dataset.figure);
+    delete place.dataset.figure;
+    (await plotly()).newPlot(place, said.data, said.layout, said.config);
+  }
+};
+const drawn = () => {
+  if (!element.offsetParent) return;
+  sync();
+  figures();
+  document.dispatchEvent(new CustomEvent("gcl-drawn", { detail: element }));
+};
+watch("value", drawn);
+new IntersectionObserver(drawn).observe(element);
 element.addEventListener("click", (event) => {
-  const row = event.target.closest("[data-query]");
-  if (row) trigger("click", { query: row.dataset.query });
+  if (event.target.closest("a")) return;
+  const touched = event.target.closest("[data-query], [data-item], [data-image], [data-lasso]");
+  if (touched) trigger("click", { ...touched.dataset });
 });
 const light = (event, on) => {
   const row = event.target.closest && event.target.closest("[data-item]");
-  if (!row) return;
+  if (!row || !row.dataset.item) return;
   for (const same of element.querySelectorAll("[data-item]"))
     same.classList.toggle("lit", on && same.dataset.item === row.dataset.item);
 };

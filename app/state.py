@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
-TABS = ("search", "compare", "queries", "about")
-ORDERS = {"win": "wins first", "loss": "losses first", "worst": "worst first"}
+ORDERS = {"win": "wins first", "loss": "losses first", "worst": "worst first", "spread": "largest difference"}
+LOOKS = {"lists": "side by side", "lines": "rank-flow lines"}
+COLOURS = ("category", "score", "split", "difference")
+PANELS = {"both": "A and B", "a": "A alone"}
+
+USES = {
+    "search": ("split", "query", "a", "weight", "more", "less", "image", "item"),
+    "compare": ("split", "query", "a", "b", "look", "item"),
+    "queries": ("split", "a", "b", "metric", "order", "division", "slice"),
+    "map": ("split", "query", "a", "b", "panels", "colour", "lasso", "item"),
+    "playground": ("split", "query", "a", "weighting", "temperature", "score"),
+    "training": (),
+    "about": (),
+}
+"""Tab -> what it shows: the parameters of its URL."""
+TABS = tuple(USES)
 
 
 @dataclass(frozen=True)
 class State:
-    """query: a stored query's label or any text; a, b: models; weight: of the first field; metric: as it prints."""
+    """query: a stored query's label or any text; a, b: models; item: the row of the product in the details.
+
+    weight: of the first field; more, less: terms, "red:0.8, striped"; image: digest of an uploaded picture. metric, as
+    it prints; slice: "way: name". lasso: "x,y;x,y;...". score: of the first pair in the playground's batch.
+    """
 
     tab: str
     split: str
@@ -19,9 +37,22 @@ class State:
     a: str
     b: str
     weight: float
+    more: str
+    less: str
+    image: str
+    item: str
+    look: str
     metric: str
     order: str
     division: str
+    slice: str
+    panels: str
+    colour: str
+    lasso: str
+    weighting: str
+    temperature: float
+    score: float
 
     def url(self) -> str:
-        return "?" + urlencode({field.name: getattr(self, field.name) for field in fields(self)})
+        said = {name: getattr(self, name) for name in ("tab", *USES[self.tab])}
+        return "?" + urlencode({name: value for name, value in said.items() if value != ""})

@@ -13,7 +13,7 @@ LAYERS = {
     "world": "doctor sources encoders model batches index formats",
     "acts": "checkpoints runs adapt engine train search baselines rerank evaluate study summary stages official slices "
     "parity",
-    "views": "figures results report glossary bundle",
+    "views": "figures results report glossary space bundle",
     "promises": "recipes cli",
 }
 LEVEL = {name: level for level, names in enumerate(LAYERS.values()) for name in names.split()}
@@ -22,6 +22,7 @@ DOORS = {
     "transformers": {"encoders"},
     "sentence_transformers": {"rerank"},
     "plotly": {"figures"},
+    "umap": {"space"},
     "bm25s": {"baselines"},
     "pymilvus": {"index"},
     "faiss": {"index"},

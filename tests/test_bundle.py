@@ -20,6 +20,7 @@ from gcl_toolkit.bundle.writing import write_bundle
 from gcl_toolkit.cli import main
 from gcl_toolkit.evaluate import METRICS
 from gcl_toolkit.model import GCLModel
+from gcl_toolkit.slices import slices
 from gcl_toolkit.sources import table
 from gcl_toolkit.study import World
 
@@ -112,6 +113,28 @@ def test_the_metrics_are_the_studys(made):
         for metric in map(str, METRICS):
             assert ranker.metrics[metric].mean() == pytest.approx(study[metric].mean(), abs=0.01)
         assert ranker.history["step"].tolist() == [1, 2, 3]
+
+
+def test_maps_hold_products_then_queries_and_say_what_they_keep(made):
+    bundle = read_bundle(made / "bundle")
+    first, second = (ranker.map_Mx2 for ranker in bundle.models.values())
+    assert first.shape == second.shape == (len(bundle.items) + len(bundle.queries), 2)
+    assert np.isfinite(first).all()
+    np.testing.assert_allclose(first.mean(0), second.mean(0), atol=1e-4)
+    for ranker in bundle.models.values():
+        assert ranker.kept["method"] == "PCA"
+        assert 0 <= ranker.kept["queries_kept"] <= 1
+        assert ranker.kept["chance"] == pytest.approx(10 / 23)
+        assert ranker.config["train"]["steps"] == 3
+
+
+def test_slices_are_those_of_each_split(made):
+    bundle, splits = read_bundle(made / "bundle"), small_bundle.world().splits
+    for split, data in splits.items():
+        expected = slices(data)
+        rows = bundle.slices.iloc[bundle.queries_of(split)]
+        for way in expected:
+            assert rows[way].tolist() == expected[way].astype(str).tolist()
 
 
 def test_thumbnails_are_small_pictures_and_missing_fields_are_zero(made):
@@ -237,7 +260,7 @@ def signed(bundle, name):
 
 def test_a_torn_manifest_and_another_schema_are_told(bundle):
     manifest(bundle, schema=99)
-    with pytest.raises(DataError, match="schema is 99, but this program reads 1"):
+    with pytest.raises(DataError, match="schema is 99, but this program reads 2"):
         read_bundle(bundle)
     (bundle / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="is not JSON"):

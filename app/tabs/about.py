@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from app.draw import safe, view
-from app.service import MAX_K, MAX_QUERY, Service
+from app.limits import MAX_K, MAX_QUERY
+from app.service import Service
 from app.state import State
 
 LIMITS = (

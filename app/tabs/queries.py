@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-
-import pandas as pd
-
-from app.draw import number, safe, view
-from app.export import to_csv
-from app.service import MAX_ROWS, Service
+from app.draw import download, figure, number, safe, view
+from app.limits import MAX_ROWS
+from app.service import Service
 from app.state import State
 from gcl_toolkit.statistics import Difference
 
 
 def draw(service: Service, state: State) -> str:
-    table = service.queries(state.split, state.a, state.b, state.metric, state.order, state.division)
+    from gcl_toolkit.figures import differences
+
+    table = chosen(service, state)
     if table.empty:
-        return view(state, '<p class="note">No query here; choose another split or division.</p>')
+        return view(state, '<p class="note">No query here; choose another split, division or slice.</p>')
     wins, losses = int((table["difference"] > 5e-4).sum()), int((table["difference"] < -5e-4).sum())
     said = (
         f"{state.a} is better on {wins} of {len(table)} queries, {state.b} on {losses}, "
@@ -29,9 +27,15 @@ def draw(service: Service, state: State) -> str:
     return view(
         state,
         f'<p class="sentence">{safe(said)}</p>{_interval(service.difference(table, state.metric))}'
-        f"{_download(table, state)}"
+        f"{figure(differences(table['difference'].tolist(), f'{state.metric}, A − B'))}"
+        f"{download(state, 'queries.csv', 'Download CSV')}"
         f'<table class="queries"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{cut}',
     )
+
+
+def chosen(service: Service, state: State):
+    """The table that is shown, and saved as CSV."""
+    return service.queries(state.split, state.a, state.b, state.metric, state.order, state.division, state.slice)
 
 
 def _interval(found: Difference | None) -> str:
@@ -43,14 +47,6 @@ def _interval(found: Difference | None) -> str:
         f"A − B = <b>{number(found.difference)}</b>, 95 % interval {number(found.low)} to {number(found.high)} "
         f"(paired, over these queries, one training each), {p_value}.</p>"
     )
-
-
-def _download(table: pd.DataFrame, state: State) -> str:
-    """A link that holds the file: no route and no file on the server's disk."""
-    names = {"a": f"{state.metric} {state.a}", "b": f"{state.metric} {state.b}"}
-    data = base64.b64encode(to_csv(table.rename(columns=names)).encode()).decode()
-    name = safe(f"{state.a}_{state.b}_{state.split}_{state.metric}.csv")
-    return f'<a class="csv" download="{name}" href="data:text/csv;charset=utf-8;base64,{data}">Download CSV</a>'
 
 
 def _row(row, widest: float) -> str:

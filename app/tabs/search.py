@@ -1,9 +1,9 @@
-"""Search: the first products of one model for a query, the fields' weights live."""
+"""Search: the first products of one model for a text or a picture, the fields' weights live."""
 
 from __future__ import annotations
 
 from app.answers import Product
-from app.draw import badge, heading, legend, number, picture, safe, values, view
+from app.draw import badge, details, heading, legend, number, picture, safe, values, view
 from app.service import Service
 from app.state import State
 
@@ -11,24 +11,45 @@ SHOWN = 20
 
 
 def draw(service: Service, state: State) -> str:
-    ranking = service.search(state.split, state.query, state.a, state.weight, SHOWN)
-    cards = "".join(_card(service, product, bool(ranking.metrics)) for product in ranking.products)
-    known = f"{values(ranking, service.bundle.metrics)}{legend(service)}" if ranking.metrics else _unknown()
-    return view(state, f'<header class="over">{heading("A", state.a)}{known}</header><ol class="cards">{cards}</ol>')
+    asked = {"more": state.more, "less": state.less, "image": state.image}
+    ranking = service.search(state.split, state.query, state.a, state.weight, SHOWN, **asked)
+    widest = max((abs(part) for product in ranking.products for part in product.parts.values()), default=1.0)
+    cards = "".join(_card(service, product, bool(ranking.metrics), widest) for product in ranking.products)
+    known = f"{values(ranking, service.bundle.metrics)}{legend(service)}" if ranking.metrics else _unknown(state)
+    head = f'<header class="over">{_asked(state)}{heading("A", state.a)}{known}</header>'
+    return view(state, f'{details(service, state)}{head}<ol class="cards">{cards}</ol>')
 
 
-def _unknown() -> str:
-    return '<p class="note">No scores are known for this text: the order is the model’s, nothing can be measured.</p>'
-
-
-def _card(service: Service, product: Product, scored: bool) -> str:
-    parts = ", ".join(f"{safe(field)} {number(part, 2)}" for field, part in product.parts.items())
+def _unknown(state: State) -> str:
+    what = "picture" if state.image else "text"
     return (
-        f'<li class="card level{product.level}" title="{safe(product.title)} ({safe(product.product_id)})">'
-        f"{picture(service, product)}"
+        f'<p class="note">No scores are known for this {what}: the order is the model’s, nothing can be measured.</p>'
+    )
+
+
+def _asked(state: State) -> str:
+    if not state.image:
+        return ""
+    shown = f'<img class="picture" alt="the uploaded picture" src="gcl/upload/{safe(state.image)}">'
+    forget = '<button type="button" data-image="" aria-label="Search by text again">×</button>'
+    return f'<p class="asked">{shown}<span>Searched by this picture {forget}</span></p>'
+
+
+def _card(service: Service, product: Product, scored: bool, widest: float) -> str:
+    parts = "".join(_part(field, part, widest) for field, part in product.parts.items())
+    return (
+        f'<li class="card level{product.level}" data-item="{product.item}" '
+        f'title="{safe(product.title)} ({safe(product.product_id)})">{picture(service, product.item)}'
         f'<span class="rank">{product.rank}</span>'
         f"{badge(product) if scored else ''}"
-        f'<p class="title">{safe(product.title)}</p>'
+        f'<p class="title"><button type="button">{safe(product.title)}</button></p>'
         f'<p class="facts">cosine <b>{number(product.cosine)}</b></p>'
-        f'<p class="facts parts" title="what each field adds to the cosine">{parts}</p></li>'
+        f'<dl class="parts" title="what each field adds to the cosine">{parts}</dl></li>'
     )
+
+
+def _part(field: str, part: float, widest: float) -> str:
+    """A field's contribution as a bar from the left, hatched where it takes away."""
+    width = 0.0 if part != part else 100 * abs(part) / max(widest, 1e-9)
+    kind = ' class="minus"' if part < 0 else ""
+    return f'<dt>{safe(field)}</dt><dd><i{kind} style="width:{width:.0f}%"></i></dd><dd>{number(part, 2)}</dd>'

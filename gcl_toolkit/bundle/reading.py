@@ -19,7 +19,7 @@ from pyarrow import parquet
 from gcl_toolkit.errors import DataError, UserError, unknown
 from gcl_toolkit.metrics import Metric, parse
 
-SCHEMA = 1
+SCHEMA = 2
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _AGAIN = "the bundle is damaged: make it again with `gcl bundle`"
 
@@ -45,14 +45,19 @@ def fused_cosines(cosines_FxN: np.ndarray, gram_NxFxF: np.ndarray, weights: Sequ
     return np.divide(w_F @ cosines_FxN, norm_N, out=np.full(norm_N.shape, np.nan, np.float32), where=norm_N > 1e-6)
 
 
-def best_first(cosines_N: np.ndarray) -> np.ndarray:
-    """Row numbers by falling cosine; equal ones by row, NaN last."""
-    return np.argsort(-cosines_N, kind="stable")
+def best_first(cosines_N: np.ndarray, k: int | None = None) -> np.ndarray:
+    """Row numbers by falling cosine; equal ones by row, NaN last. k: the first k only, without sorting the rest."""
+    if k is None or k >= len(cosines_N):
+        return np.argsort(-cosines_N, kind="stable")
+    far_N = np.where(np.isnan(cosines_N), np.inf, -cosines_N)
+    rows = np.flatnonzero(far_N <= np.partition(far_N, k - 1)[k - 1])
+    return rows[np.argsort(far_N[rows], kind="stable")[:k]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ranker:
-    """A model's part of a bundle. fields: name -> default weight; weights: folder of the model, None when left out."""
+    """A model's part of a bundle. fields: name -> default weight; map: the products', then the queries' places, M x 2;
+    kept: what the map keeps of the neighbourhoods; weights: folder of the model, None when left out."""
 
     name: str
     about: str
@@ -60,6 +65,9 @@ class Ranker:
     embeddings_NxD: Mapping[str, np.ndarray]
     gram_NxFxF: np.ndarray
     queries_QxD: np.ndarray
+    map_Mx2: np.ndarray
+    kept: Mapping[str, Any]
+    config: Mapping[str, Any]
     metrics: pd.DataFrame
     history: pd.DataFrame
     weights: Path | None
@@ -70,13 +78,15 @@ class Ranker:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An open bundle; `items`, `queries` and `qrels` have a row a product, a query of a split, a scored pair."""
+    """An open bundle; `items`, `queries` and `qrels` have a row a product, a query of a split, a scored pair; `slices`
+    a row a query and a column a way of slicing."""
 
     folder: Path
     manifest: dict[str, Any]
     items: pd.DataFrame
     queries: pd.DataFrame
     qrels: pd.DataFrame
+    slices: pd.DataFrame
     models: Mapping[str, Ranker]
 
     @property
@@ -125,12 +135,13 @@ def read_bundle(folder: str | Path) -> Bundle:
     manifest = _manifest(folder)
     for name, expected in manifest["files"].items():
         _check_file(folder, name, expected)
-    items, queries, qrels = (
+    items, queries, qrels, slices = (
         _table(folder, f"{name}.parquet", columns, manifest)
         for name, columns in (
             ("items", ("product_id", "thumbnail_start", "thumbnail_size")),
             ("queries", ("split", "query_id", "division")),
             ("qrels", ("query", "item", "score")),
+            ("slices", ()),
         )
     )
     qrels = qrels.sort_values(["query", "score", "item"], ascending=[True, False, True], kind="stable")
@@ -140,12 +151,13 @@ def read_bundle(folder: str | Path) -> Bundle:
             folder / "qrels.parquet",
             f"it names a row of {column} that doesn't exist",
         )
+    _expect(len(slices) == len(queries), folder / "slices.parquet", f"{len(slices)} rows, not {len(queries)}")
     for split, ranges in manifest["splits"].items():
         for name, table in (("items", items), ("queries", queries)):
             start, stop = ranges[name]
             _expect(0 <= start < stop <= len(table), folder, f"split {split!r} has {name} {start}..{stop}")
     models = {name: _ranker(folder, name, manifest, len(items), len(queries)) for name in manifest["models"]}
-    return Bundle(folder, manifest, items, queries, qrels.reset_index(drop=True), models)
+    return Bundle(folder, manifest, items, queries, qrels.reset_index(drop=True), slices, models)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -209,6 +221,9 @@ def _ranker(folder: Path, name: str, manifest: dict, items: int, queries: int) -
         {f: _array(folder, f"{place}/{f}.npy", np.float16, (items, dimension), manifest) for f in fields},
         _array(folder, f"{place}/gram.npy", np.float32, (items, len(fields), len(fields)), manifest),
         _array(folder, f"{place}/queries.npy", np.float32, (queries, dimension), manifest),
+        _array(folder, f"{place}/map.npy", np.float32, (items + queries, 2), manifest),
+        said["map"],
+        said["config"],
         metrics,
         _table(folder, f"{place}/history.parquet", ("step", "loss"), manifest),
         folder / place / "weights" if said["weights"] else None,

@@ -27,6 +27,8 @@ from gcl_toolkit.glossary import METHODS_MEAN, METRICS_MEAN, SPLITS_MEAN
 from gcl_toolkit.model import GCLModel
 from gcl_toolkit.ranked_data import RankedData, is_image
 from gcl_toolkit.runs import load_model, read_steps, writable_folder, write_json
+from gcl_toolkit.slices import slices
+from gcl_toolkit.space import Plane, lay_out
 from gcl_toolkit.study import TRAINED, World
 from gcl_toolkit.summary import strongest_control
 
@@ -72,6 +74,8 @@ def write_bundle(
     for method, run in runs.items():
         progress(f"embedding with {method}")
         models[method] = _write_model(beside / "models" / method, run, parts, weights)
+    progress("maps")
+    _write_maps(beside / "models", models)
     manifest = _manifest(beside, Path(study), world, parts, models)
     write_json(beside / "manifest.json", manifest | {"control": _control(runs)})
     shutil.rmtree(out, ignore_errors=True)
@@ -128,6 +132,8 @@ def _write_tables(folder: Path, parts: dict[str, _Part]) -> None:
             table = table.append_column("division", pa.nulls(table.num_rows, pa.string()))
         queries.append(table.add_column(0, "split", pa.array([split] * table.num_rows)))
     parquet.write_table(pa.concat_tables(queries, promote_options="default"), folder / "queries.parquet")
+    cut = [slices(part.data, _category(part.data)).astype(str) for part in parts.values()]
+    pd.concat(cut, ignore_index=True).to_parquet(folder / "slices.parquet")
     pairs = [(part, part.data.pairs) for part in parts.values()]
     qrels = {
         "query": np.concatenate([p.query + part.query for part, p in pairs]),
@@ -135,6 +141,10 @@ def _write_tables(folder: Path, parts: dict[str, _Part]) -> None:
         "score": np.concatenate([p.score for _, p in pairs]),
     }
     parquet.write_table(pa.table(qrels), folder / "qrels.parquet")
+
+
+def _category(data: RankedData) -> str | None:
+    return "category" if "category" in data.corpus_fields else None
 
 
 def _texts(table: pa.Table, key: str) -> pa.Table:
@@ -190,7 +200,22 @@ def _write_model(folder: Path, run: Path, parts: dict[str, _Part], weights: bool
         "encoder": model.encoder.spec["name"],
         "dimension": model.dimension,
         "weights": weights,
+        "config": json.loads((run / "config.json").read_text()),
     }
+
+
+def _write_maps(folder: Path, models: dict[str, dict[str, Any]]) -> None:
+    """Every model's map, aligned to the first one's; what it keeps goes into the model's facts."""
+    first: Plane | None = None
+    for name, said in models.items():
+        fields = [w * np.load(folder / name / f"{f}.npy").astype(np.float32) for f, w in said["fields"].items()]
+        products_NxD = np.sum(fields, axis=0)
+        products_NxD /= np.linalg.norm(products_NxD, axis=1, keepdims=True).clip(1e-9)
+        plane = lay_out(products_NxD, np.load(folder / name / "queries.npy"), first)
+        first = first or plane
+        np.save(folder / name / "map.npy", np.concatenate([plane.products, plane.queries]), allow_pickle=False)
+        facts = ("method", "products_kept", "queries_kept", "chance")
+        said["map"] = {fact: getattr(plane, fact) for fact in facts}
 
 
 def field_embeddings(model: GCLModel, table: pa.Table, *, batch: int = 256) -> dict[str, np.ndarray]:

@@ -1,37 +1,25 @@
 """The page in a real browser: the system's Chromium, driven by playwright; skipped, with the reason, without them."""
 
 import csv
-import importlib.util
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from pathlib import Path
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
+import chrome
 import pytest
 import small_bundle
+from chrome import chromium, in_the_address, page, served, view, visit
 
+from app import playground
 from app.service import Service
+from app.state import TABS, USES
 from gcl_toolkit.bundle import read_bundle
 from gcl_toolkit.metrics import NDCG
 
-ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+chrome.needed()
+__all__ = ["chromium", "page"]
 A, B = "gcl-matrix", "clip"
-WAIT = 120_000
-"""Milliseconds, for machines that do other things at the same time."""
-
-for package in ("gradio", "playwright"):
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed; pip install -e '.[app,dev]'", allow_module_level=True)
-if CHROMIUM is None:
-    pytest.skip("no chromium on this machine", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -46,67 +34,8 @@ def service(folder):
 
 @pytest.fixture(scope="module")
 def url(folder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "app.app", str(folder), "--port", str(port)]
-    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    base = f"http://127.0.0.1:{port}/"
-    try:
-        deadline = time.monotonic() + 300
-        while server.poll() is None and time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(base, timeout=5) as answer:
-                    answer.read()
-                break
-            except OSError:
-                time.sleep(0.3)
-        assert server.poll() is None, "the app ended before it served a page"
-        yield base
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(chromium, url):
-    """A fresh page; afterwards: nothing went to another host, nothing was executed, the console is free of errors."""
-    page, found = chromium.new_page(viewport={"width": 1440, "height": 1000}), []
-    page.set_default_timeout(WAIT)
-    page.on("console", lambda m: found.append(f"console: {m.text}") if m.type == "error" else None)
-    page.on("pageerror", lambda error: found.append(f"error: {error}"))
-    page.on("dialog", lambda dialog: (found.append(f"executed: {dialog.message}"), dialog.dismiss()))
-    page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else found.append(f"to: {r.url}"))
-    yield page
-    page.close()
-    assert found == []
-
-
-def visit(page, url, **said):
-    page.goto(url + "?" + "&".join(f"{key}={quote(str(value), safe='')}" for key, value in said.items()))
-    view(page).wait_for()
-
-
-def view(page):
-    return page.locator(".view:visible")
-
-
-def in_the_address(page, **said):
-    """Wait until the address bar says so."""
-    for key, value in said.items():
-        page.wait_for_function(
-            "([key, value]) => new URLSearchParams(location.search).get(key) === value", arg=[key, str(value)]
-        )
+    with served(folder) as address:
+        yield address
 
 
 def titles(page):
@@ -188,7 +117,7 @@ def test_a_row_of_the_queries_opens_its_comparison(page, url, service):
 def test_the_csv_holds_every_query_and_no_formula(page, url, service, tmp_path):
     visit(page, url, tab="queries", split="in_domain", division="all", a=A, b=B)
     with page.expect_download() as download:
-        page.locator("a.csv:visible").click()
+        page.locator("a.download:visible").click()
     download.value.save_as(tmp_path / "queries.csv")
     with (tmp_path / "queries.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -198,16 +127,113 @@ def test_the_csv_holds_every_query_and_no_formula(page, url, service, tmp_path):
     assert not [row for row in rows if re.match(r"\s*[=+@-]", row["query"])]
 
 
-@pytest.mark.parametrize("tab", ["search", "compare", "queries", "about"])
+@pytest.mark.parametrize("tab", TABS)
 def test_hostile_titles_and_queries_stay_text(page, url, service, tab):
     """The page fixture fails the test when anything is executed."""
     for query in ("${alert(3)}", '{{constructor.constructor("alert(4)")()}}'):
         split = next(s for s in service.bundle.splits if query in service.labels[s])
         visit(page, url, tab=tab, split=split, query=query, division="all")
         assert page.locator(".view script, .view [onerror], .view [onload], .view [onmouseover]").count() == 0
-        in_the_address(page, query=query)
+        in_the_address(page, tab=tab, **({"query": query} if "query" in USES[tab] else {}))
     if tab == "queries":
         assert page.locator(".queries button").all_inner_texts() != []
+
+
+def test_a_picture_from_this_machine_is_searched_and_forgotten_again(page, url, service):
+    visit(page, url, split="in_domain", query=a_query(service, "in_domain"))
+    picture = small_bundle.png(9 * 7, 70)
+    page.locator("#upload input[type=file], input[type=file]").first.set_input_files(
+        {"name": "mug.png", "mimeType": "image/png", "buffer": picture}
+    )
+    page.locator(".asked").wait_for()
+    digest = service.encoders.keep(picture)
+    in_the_address(page, image=digest)
+    expected = service.search("in_domain", a_query(service, "in_domain"), A, 0.5, 20, image=digest)
+    assert titles(page) == [p.title for p in expected.products]
+    page.goto(page.url)
+    page.locator(".asked").wait_for()
+    assert titles(page) == [p.title for p in expected.products]
+    page.get_by_label("Search by text again").click()
+    page.locator(".asked").wait_for(state="detached")
+    assert titles(page) == expected_titles(service, a_query(service, "in_domain"), 0.5, "in_domain")
+
+
+def test_terms_rank_anew_and_stand_in_the_address(page, url, service):
+    visit(page, url, split="zero_shot", query=a_query(service))
+    box = page.locator("#more textarea, #more input").first
+    box.fill("some mug:2")
+    box.press("Enter")
+    in_the_address(page, more="some mug:2")
+    expected = service.search("zero_shot", a_query(service), A, 0.5, 20, more="some mug:2")
+    assert titles(page) == [p.title for p in expected.products]
+
+
+def test_a_card_opens_the_neighbours_in_both_models_spaces(page, url, service):
+    visit(page, url, split="zero_shot", query=a_query(service))
+    item = int(page.locator(".card").nth(2).get_attribute("data-item"))
+    page.locator(".card").nth(2).click()
+    page.locator(".details").wait_for()
+    in_the_address(page, item=item)
+    for model in (A, B):
+        near = page.locator(f".strip[data-model={model}] li").evaluate_all(
+            "all => all.map(e => Number(e.dataset.item))"
+        )
+        assert near == [p.item for p in service.neighbours(item, model).products]
+    page.get_by_label("Close the details").click()
+    page.locator(".details").wait_for(state="detached")
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_every_view_comes_back_from_its_address(page, url, service, tab):
+    said = {"split": "in_domain", "query": a_query(service, "in_domain"), "a": B, "b": A, "weight": 0.25, "item": 3}
+    said |= {"look": "lines", "metric": "AP", "order": "spread", "division": "all", "panels": "a", "colour": "score"}
+    said |= {"weighting": "linear", "temperature": 0.2, "score": 55, "more": "some mug:0.5"}
+    visit(page, url, tab=tab, **said)
+    in_the_address(page, tab=tab, **{name: said[name] for name in USES[tab] if name in said})
+    first = page.locator(".view:visible").inner_text()
+    page.goto(page.url)
+    view(page).wait_for()
+    assert page.locator(".view:visible").inner_text() == first
+    for name, place in (("weight", "#weight"), ("temperature", "#temperature"), ("score", "#score")):
+        if name in USES[tab]:
+            assert float(page.locator(f"{place} input[type=number]").input_value()) == said[name]
+
+
+def test_the_playground_follows_its_sliders(page, url, service):
+    visit(page, url, tab="playground", weighting="linear")
+    box = page.locator("#score input[type=number]")
+    box.fill("7")
+    box.press("Enter")
+    in_the_address(page, score="7.0")
+    made = playground.batch(service, service.state({"weighting": "linear", "score": 7}))
+    shown = page.locator(".pairs tbody tr td:nth-child(6)").all_inner_texts()
+    assert shown == [f"{weight:.3f}" for weight in made.weights]
+    page.locator(".figure .main-svg").first.wait_for()
+    assert page.locator(".modebar-btn[data-title*=loud], .modebar-btn[data-title*=hare]").count() == 0
+
+
+def test_training_draws_its_curves(page, url):
+    visit(page, url, tab="training")
+    page.locator(".figure .main-svg").first.wait_for()
+    assert set(page.locator(".legendtext").all_inner_texts() or page.locator(".legendtext").all_text_contents()) == {
+        A,
+        B,
+    }
+
+
+def test_a_saved_comparison_opens_without_a_server_and_asks_for_nothing(page, url, service, tmp_path, chromium):
+    visit(page, url, tab="compare", split="zero_shot", query=a_query(service))
+    with page.expect_download() as download:
+        page.locator("a.download:visible").click()
+    download.value.save_as(tmp_path / "comparison.html")
+    other, asked = chromium.new_page(), []
+    other.on("request", lambda request: asked.append(request.url))
+    other.goto((tmp_path / "comparison.html").as_uri())
+    told = service.compare("zero_shot", a_query(service), A, B)
+    assert other.locator(".sentence").inner_text() == told.sentence
+    assert other.locator(".hit").count() == len(told.a.products) + len(told.b.products) + len(told.ideal)
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    other.close()
 
 
 def test_a_wrong_address_is_told_in_a_line_and_the_page_works(page, url):
@@ -217,12 +243,15 @@ def test_a_wrong_address_is_told_in_a_line_and_the_page_works(page, url):
     assert parse_qs(urlsplit(page.url).query)["tab"] == ["search"]
 
 
-@pytest.mark.parametrize("tab", ["search", "compare", "queries", "about"])
+@pytest.mark.parametrize("tab", TABS)
 def test_a_phone_shows_every_tab_without_sideways_scrolling(page, url, tab):
     page.set_viewport_size({"width": 390, "height": 844})
     visit(page, url, tab=tab)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    assert page.locator("button[role=tab]:visible").all_inner_texts() == ["Search", "Compare", "Queries", "About"]
+    shown = page.locator("button[role=tab]:visible").all_inner_texts()
+    page.locator(".overflow-menu button").first.click()
+    more = page.locator(".overflow-dropdown button:visible").all_inner_texts()
+    assert sorted(name.strip() for name in (*shown, *more)) == sorted(name.capitalize() for name in TABS)
 
 
 @pytest.mark.parametrize("path", ["gradio_api/file=/etc/passwd", "file=/etc/passwd", "gradio_api/file=app/app.py"])

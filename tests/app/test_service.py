@@ -15,12 +15,17 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import small_bundle
+import torch
+from PIL import Image
 
 from app import service as service_module
 from app.draw import safe
-from app.export import to_csv
-from app.service import MAX_K, MAX_QUERY, Service
-from app.tabs import about, compare, queries, search
+from app.export import to_csv, to_html
+from app.limits import MAX_K, MAX_QUERY
+from app.service import Ask, Service
+from app.state import TABS, USES
+from app.tabs import about, compare, playground, queries, search, training
+from app.tabs import map as map_tab
 from gcl_toolkit import UserError
 from gcl_toolkit.bundle import read_bundle
 from gcl_toolkit.metrics import NDCG, measure
@@ -115,6 +120,51 @@ def test_a_text_that_is_not_stored_is_embedded_by_the_model(service):
         service.search("in_domain", "zzzz", A)
 
 
+def unit(vector):
+    return vector / np.linalg.norm(vector)
+
+
+def test_terms_move_the_query_by_their_weights(service):
+    label, row = next(iter(service.labels["zero_shot"].items()))
+    said = Ask(label, more="mug:0.5, number:0.25", less="some mug:1.5")
+    ranker = service.bundle.models[A]
+    model = GCLModel.load(ranker.weights)
+    mug, number, some = model.embed(pa.table({"query": ["mug", "number", "some mug"]}), "left")
+    expected_D = unit(ranker.queries_QxD[row] + 0.5 * mug + 0.25 * number - 1.5 * some)
+    np.testing.assert_allclose(service.vector("zero_shot", said, ranker), expected_D, atol=1e-6)
+    found = service.search("zero_shot", label, A, more=said.more, less=said.less, k=12)
+    plain = service.search("zero_shot", label, A, k=12)
+    assert [p.item for p in found.products] != [p.item for p in plain.products]
+    assert {p.item: p.score for p in found.products} == {p.item: p.score for p in plain.products}
+
+
+def test_a_picture_is_searched_by_the_models_own_picture_encoder(service):
+    digest = service.encoders.keep(service.bundle.thumbnail(7))
+    ranker = service.bundle.models[A]
+    found = service.search("in_domain", "anything", A, 1.0, k=12, image=digest)
+    assert found.metrics == {}
+    model = GCLModel.load(ranker.weights)
+    with Image.open(io.BytesIO(service.encoders.picture(digest))) as image:
+        pixels = torch.tensor(model.encoder.pixels(image.convert("RGB")))[None]
+    with torch.inference_mode():
+        expected_D = unit(model.eval().encoder.encode_images(pixels).numpy()[0])
+    np.testing.assert_allclose(
+        service.vector("in_domain", Ask("anything", image=digest), ranker), expected_D, atol=1e-5
+    )
+
+
+def test_neighbours_are_those_of_the_whole_space(service):
+    ranker = service.bundle.models[A]
+    image, title = (np.float64(ranker.embeddings_NxD[field]) for field in ("image", "title"))
+    fused_NxD = np.apply_along_axis(unit, 1, 0.5 * image + 0.5 * title)
+    for item in (0, 5, 23):
+        cosines_N = fused_NxD @ fused_NxD[item]
+        cosines_N[item] = -2
+        found = service.neighbours(item, A, 5).products
+        np.testing.assert_allclose([p.cosine for p in found], np.sort(cosines_N)[::-1][:5], atol=1e-3)
+        assert item not in [p.item for p in found]
+
+
 def test_without_weights_only_stored_queries_can_be_searched(folder):
     bundle = read_bundle(folder)
     for ranker in bundle.models.values():
@@ -186,9 +236,24 @@ def test_the_table_is_sorted_and_filtered_as_asked(service):
     assert tables["win"]["difference"].is_monotonic_decreasing
     assert tables["loss"]["difference"].is_monotonic_increasing
     assert tables["worst"]["a"].is_monotonic_increasing
+    spread = service.queries("in_domain", A, B, "AP", "spread")["difference"].abs()
+    assert spread.is_monotonic_decreasing
     halves = [service.queries("in_domain", A, B, "AP", "win", division) for division in ("dev", "test")]
     assert sum(map(len, halves)) == len(tables["win"])
     assert all(half["division"].nunique() <= 1 for half in halves)
+
+
+def test_slices_cut_the_table_and_each_query_is_in_one_slice_of_a_way(service):
+    everything = set(service.queries("in_domain", A, B, "AP")["query_id"])
+    ways = {}
+    for name in service.slices("in_domain")[1:]:
+        part = service.queries("in_domain", A, B, "AP", slice=name)["query_id"].tolist()
+        assert part
+        ways.setdefault(name.split(": ")[0], []).extend(part)
+    assert ways
+    for parts in ways.values():
+        assert len(parts) == len(set(parts))
+        assert set(parts) == everything
 
 
 def test_the_interval_is_the_paired_one_and_the_sign_is_a_minus_b(service):
@@ -243,6 +308,7 @@ def test_unknown_names_are_refused_with_the_known_ones(service, name):
         lambda: service.queries("zero_shot", A, B, name),
         lambda: service.queries("zero_shot", A, B, "AP", name),
         lambda: service.queries("zero_shot", A, B, "AP", "win", name),
+        lambda: service.queries("zero_shot", A, B, "AP", "win", "all", name),
     ):
         with pytest.raises(UserError, match=r"unknown .*known: ") as caught:
             call()
@@ -255,23 +321,66 @@ def test_an_item_out_of_range_has_no_picture(service, item):
         service.image(item)
 
 
-def test_a_state_comes_back_from_its_url(service):
+@pytest.mark.parametrize("tab", TABS)
+def test_a_state_comes_back_from_its_url(service, tab):
     for query in (*small_bundle.HOSTILE, "mug number 13", "ä & b = c # ? %41 +"):
         said = {
-            "tab": "compare",
             "split": "novel_query",
             "query": query,
             "a": B,
             "b": A,
-            "weight": 0.37,
-            "order": "worst",
+            "item": "3",
+            "look": "lines",
+            "panels": "a",
+            "colour": "split",
         }
-        state = service.state(said | {"metric": "RBP(0.9)", "division": "dev"})
-        assert service.state(dict(parse_qsl(state.url()[1:]))) == state
+        said |= {
+            "weight": 0.37,
+            "more": "red:0.8, a mug:1",
+            "less": "b:2",
+            "metric": "RBP(0.9)",
+            "order": "worst",
+            "division": "dev",
+        }
+        said |= {"lasso": "b:0,0;1,0;1,1.5", "weighting": "linear", "temperature": 0.2, "score": 7}
+        said["slice"] = service.slices("novel_query")[-1]
+        state = service.state(said | {"tab": tab, "image": service.encoders.keep(small_bundle.png(3, 9))})
+        back = service.state(dict(parse_qsl(state.url()[1:])))
+        assert {name: getattr(back, name) for name in USES[tab]} == {name: getattr(state, name) for name in USES[tab]}
+        assert all(getattr(state, name) == value for name, value in said.items() if name != "query")
+        assert back.tab == tab
         assert state.query == query
     assert service.state().tab == "search"
-    with pytest.raises(UserError, match="unknown tab 'map'; known: about, compare, queries, search"):
-        service.state({"tab": "map"})
+    with pytest.raises(UserError, match="unknown tab 'maps'; known: about, compare, map"):
+        service.state({"tab": "maps"})
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        ({"more": "a:3"}, "number from 0 to 2"),
+        ({"more": "a:x"}, "number from 0 to 2"),
+        ({"less": ":1"}, "empty"),
+        ({"more": "a,b,c,d,e,f"}, "6 terms are given; at most 5"),
+        ({"less": "m" * 201}, "at most 200 are expected"),
+        ({"item": "-1"}, "no product row -1"),
+        ({"item": "24"}, "no product row 24"),
+        ({"item": "٣"}, "no product row"),
+        ({"item": "9" * 99}, "no product row"),
+        ({"lasso": "a:1,2;3,4"}, "2 corners; 3 to 64"),
+        ({"lasso": "a:1;2;3"}, "pair"),
+        ({"lasso": "b:" + "0,0;1,1;" * 99}, "corners"),
+        ({"lasso": "c:0,0;1,1;2,3"}, "unknown map of the lasso"),
+        ({"lasso": "a:nan,0;1,1;2,3"}, "number from"),
+        ({"image": "../x"}, "not kept"),
+        ({"temperature": "0"}, "number from 0.005 to 0.5"),
+        ({"score": "101"}, "number from 1 to 100"),
+        ({"weight": True}, "number from 0 to 1"),
+    ],
+)
+def test_what_is_out_of_range_in_a_url_is_refused_in_words(service, said, wrong):
+    with pytest.raises(UserError, match=wrong):
+        service.state(said)
 
 
 # -- what is drawn -----------------------------------------------------------------------------------------------------
@@ -292,22 +401,40 @@ class Page(HTMLParser):
         self.text += data
 
 
-DRAWN = {"search": search, "compare": compare, "queries": queries, "about": about}
+DRAWN = {
+    "search": search,
+    "compare": compare,
+    "queries": queries,
+    "map": map_tab,
+    "playground": playground,
+    "training": training,
+    "about": about,
+}
 TAGS = {"section", "header", "p", "h3", "span", "ol", "ul", "li", "img", "div", "dl", "dt", "dd", "b", "small", "i"}
-TAGS |= {"table", "thead", "tbody", "tr", "th", "td", "button", "a"}
+TAGS |= {"table", "thead", "tbody", "tr", "th", "td", "button", "a", "aside", "h4", "svg", "path"}
+TAGS |= {"details", "summary", "sub", "figure", "figcaption"}
 
 
 @pytest.mark.parametrize("tab", DRAWN)
 @pytest.mark.parametrize("query", small_bundle.HOSTILE)
 def test_hostile_texts_are_drawn_as_text_on_every_tab(service, tab, query):
     split = next(s for s in service.bundle.splits if query in service.labels[s])
-    html = DRAWN[tab].draw(service, service.state({"tab": tab, "split": split, "query": query, "division": "all"}))
+    said = {
+        "tab": tab,
+        "split": split,
+        "query": query,
+        "division": "all",
+        "item": str(small_bundle.HOSTILE.index(query)),
+    }
+    html = DRAWN[tab].draw(service, service.state(said))
     page = Page(html)
     assert {tag for tag, _ in page.tags} <= TAGS
     for tag, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on") or name in ("srcdoc", "formaction")]
-        assert attributes.get("src", "data:image/webp;base64,").startswith("data:image/webp;base64,"), tag
-        assert attributes.get("href", "data:text/csv;").startswith("data:text/csv;"), tag
+        assert re.fullmatch(
+            r"gcl/picture/\d+\?v=[0-9a-f]{8}", attributes.get("src", f"gcl/picture/1?v={service.version}")
+        ), tag
+        assert re.fullmatch(r"gcl/[a-z]+\.(csv|html)\?[\w=&.%+()-]+", attributes.get("href", "gcl/a.csv?a")), tag
     assert not re.search(r"\$\{|\{\{|`", html)
     if tab == "queries":
         assert query in page.text
@@ -325,7 +452,7 @@ def test_safe_is_undone_by_a_browser_and_by_nothing_less():
 
 
 def test_nothing_in_the_page_is_a_template_or_sets_html():
-    script = (APP / "page.js").read_text()
+    script = "".join(path.read_text() for path in APP.glob("*.js"))
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function|\$\{|\{\{|`", script)
     for path in APP.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -340,6 +467,29 @@ def test_numbers_in_the_page_are_the_services(service):
     for ranking in (told.a, told.b):
         assert f"NDCG@10{ranking.metrics[NDCG @ 10]:.3f}DCG {ranking.dcg:.0f} / {ranking.ideal_dcg:.0f}" in text
     assert told.sentence in text
+
+
+def test_rank_flow_lines_join_the_ranks_of_each_product(service):
+    html = compare.draw(service, service.state({"tab": "compare", "look": "lines"}))
+    told = service.compare("zero_shot", service.state().query, A, B)
+    first, ideal = ({p.item: p.rank for p in side} for side in (told.a.products, told.ideal))
+    flows = re.findall(r"<svg.*?</svg>", html)
+    assert len(flows) == 2
+    joined = {int(t["data-item"]): t["d"] for tag, t in Page(flows[0]).tags if tag == "path"}
+    assert set(joined) == set(first) | set(ideal)
+    for item in set(first) & set(ideal):
+        assert joined[item].startswith(f"M0.0 {first[item] - 0.5} ")
+        assert joined[item].endswith(f" 10.0 {ideal[item] - 0.5}")
+
+
+def test_a_saved_comparison_is_one_file_without_scripts(service):
+    state = service.state({"tab": "compare"})
+    page = Page(to_html(service, state))
+    sources = [a["src"] for tag, a in page.tags if "src" in a]
+    assert sources
+    assert all(s.startswith("data:image/webp;base64,") for s in sources)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert service.compare(state.split, state.query, A, B).sentence in page.text
 
 
 # -- CSV ---------------------------------------------------------------------------------------------------------------
@@ -368,13 +518,13 @@ from app.torch_free import leave_torch_out
 leave_torch_out()
 from app.export import to_csv
 from app.service import Service
-from app.tabs import about, compare, queries, search
+from app.tabs import about, compare, map, playground, queries, search, training
 from gcl_toolkit.bundle import read_bundle
 service = Service(read_bundle({str(folder)!r}))
-drawn = [tab.draw(service, service.state()) for tab in (search, compare, queries, about)]
-heavy = [m for m in ("torch", "gradio", "open_clip", "transformers", "plotly") if m in sys.modules]
+drawn = [tab.draw(service, service.state()) for tab in (search, compare, queries, map, playground, training, about)]
+heavy = [m for m in ("torch", "gradio", "open_clip", "transformers") if m in sys.modules]
 service.search("in_domain", "some mug", "clip")
 print(json.dumps([len(drawn), heavy, "torch" in sys.modules]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=APP.parent)
-    assert json.loads(done.stdout or "null") == [4, [], True], done.stderr
+    assert json.loads(done.stdout or "null") == [7, [], True], done.stderr

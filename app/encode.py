@@ -1,0 +1,86 @@
+"""Query vectors of texts and pictures that the bundle has none of: at the first one its model is loaded, and torch."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from collections import OrderedDict
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from app import limits
+from gcl_toolkit.bundle import Ranker
+from gcl_toolkit.errors import UserError
+
+KEPT = 64
+"""Uploaded pictures that are kept, in memory; the oldest goes first."""
+
+
+class Encoders:
+    """The bundle's models, for texts and pictures."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._models: dict[str, Any] = {}
+        self._pictures: OrderedDict[str, bytes] = OrderedDict()
+        self._vectors = lru_cache(maxsize=512)(self._vector)
+
+    def keep(self, data: Any) -> str:
+        """Checks and keeps an uploaded picture; its digest, under which `picture` has it."""
+        small = limits.picture(data)
+        digest = hashlib.sha256(small).hexdigest()[:24]
+        with self._lock:
+            self._pictures[digest] = small
+            self._pictures.move_to_end(digest)
+            if len(self._pictures) > KEPT:
+                self._pictures.popitem(last=False)
+        return digest
+
+    def picture(self, digest: str) -> bytes:
+        found = self._pictures.get(digest)
+        if found is None:
+            raise UserError(f"this picture is not kept any more (the last {KEPT} uploads are); upload it again")
+        return found
+
+    def text(self, text: str, ranker: Ranker) -> np.ndarray:
+        """D, L2-normalised."""
+        return self._vectors(ranker, text, "")
+
+    def image(self, digest: str, ranker: Ranker) -> np.ndarray:
+        """D, L2-normalised."""
+        self.picture(digest)
+        return self._vectors(ranker, "", digest)
+
+    def _vector(self, ranker: Ranker, text: str, digest: str) -> np.ndarray:
+        if ranker.weights is None:
+            raise UserError(f"the bundle holds no weights of {ranker.name}: choose one of the stored queries")
+        with self._lock:
+            if ranker.name not in self._models:
+                from gcl_toolkit.model import GCLModel
+
+                self._models[ranker.name] = GCLModel.load(ranker.weights).eval()
+            model = self._models[ranker.name]
+            return _embed_image(model, self._pictures[digest]) if digest else _embed_text(model, text, ranker.name)
+
+
+def _embed_text(model: Any, text: str, name: str) -> np.ndarray:
+    if len(model.left) != 1:
+        raise UserError(f"queries of {name} have {model.left}, not one text: choose one of the stored queries")
+    import pyarrow as pa
+
+    if getattr(model.encoder, "vocabulary", None) is not None and not model.encoder.tokens([text]).any():
+        raise UserError(f"{name} knows none of the words in “{text}”; it learnt its words from its training data")
+    return model.embed(pa.table({next(iter(model.left)): [text]}), "left")[0]
+
+
+def _embed_image(model: Any, data: bytes) -> np.ndarray:
+    import torch
+    from torch.nn.functional import normalize
+
+    with torch.inference_mode(), Image.open(io.BytesIO(data)) as image:
+        pixels = torch.tensor(model.encoder.pixels(image.convert("RGB")))[None].to(model.device)
+        return normalize(model.encoder.encode_images(pixels).float(), dim=-1)[0].cpu().numpy()

@@ -1,0 +1,108 @@
+"""The loss on six real pairs of the bundle, in numpy: weights, similarities, gradients, and what a weight asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from app.service import Service
+from app.state import State
+from gcl_toolkit.weighting import WEIGHTINGS, rescale, to_weights
+
+OTHERS = 3
+"""Queries besides the chosen one; that one comes with its best, a middle and its worst product."""
+POSITIONS = (1, 2, 3, 5, 7, 10, 20, 35, 50, 100)
+BY_GRADES = ("graded", "sharp")
+"""Functions that look at which scores there are, not at positions."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N pairs. items: product rows; scores, weights (mean 1): N; cosines, and the gradients of both losses by the
+    logits: N x N, a row a query; losses: what each pair adds, N."""
+
+    queries: list[str]
+    items: list[int]
+    scores: np.ndarray
+    weights: np.ndarray
+    cosines: np.ndarray
+    clip: np.ndarray
+    gcl: np.ndarray
+    clip_losses: np.ndarray
+    gcl_losses: np.ndarray
+
+
+def batch(service: Service, state: State) -> Batch:
+    """The chosen query's pairs and the best one of the next queries; the first pair has the score of the slider."""
+    queries, items, scores = _pairs(service, state)
+    scores_N = np.array([state.score, *scores[1:]])
+    weights_N = to_weights(scores_N, state.weighting)
+    weights_N = weights_N / max(float(weights_N.mean()), 1e-12)
+    ranker, rows = service.ranker(state.a), service.labels[state.split]
+    left_NxD = ranker.queries_QxD[[rows[query] for query in queries]]
+    right_NxD = np.sum(
+        [w * ranker.embeddings_NxD[f][items].astype(np.float32) for f, w in ranker.fields.items()], axis=0
+    )
+    right_NxD /= np.linalg.norm(right_NxD, axis=1, keepdims=True).clip(1e-9)
+    cosines_NxN = (left_NxD @ right_NxD.T).astype(np.float64)
+    logits_NxN = cosines_NxN / state.temperature
+    ones_N = np.ones(len(items))
+    return Batch(
+        queries, items, scores_N, weights_N, cosines_NxN,
+        gradient(logits_NxN, ones_N), gradient(logits_NxN, weights_N),
+        losses(logits_NxN, ones_N), losses(logits_NxN, weights_N),
+    )  # fmt: skip
+
+
+def losses(logits_NxN: np.ndarray, weights_N: np.ndarray) -> np.ndarray:
+    """w_i / 2N * [ -log softmax(S[i, :])_i - log softmax(S[:, i])_i ]; their sum is the loss."""
+    own_N = sum(-np.log(_softmax(logits_NxN, axis).diagonal()) for axis in (0, 1))
+    return weights_N * own_N / (2 * len(weights_N))
+
+
+def gradient(logits_NxN: np.ndarray, weights_N: np.ndarray) -> np.ndarray:
+    """dloss/dS_ij = [ w_i (rowsoftmax_ij - delta_ij) + w_j (colsoftmax_ij - delta_ij) ] / 2N."""
+    same_NxN = np.eye(len(weights_N))
+    rows_NxN = weights_N[:, None] * (_softmax(logits_NxN, 1) - same_NxN)
+    columns_NxN = weights_N[None, :] * (_softmax(logits_NxN, 0) - same_NxN)
+    return (rows_NxN + columns_NxN) / (2 * len(weights_N))
+
+
+def gap(weight: float, other: float, temperature: float) -> float:
+    """The cosine gap that two weights ask for: tau * log(w1 / w2)."""
+    return temperature * float(np.log(weight / other))
+
+
+def curves() -> pd.DataFrame:
+    """The weight at each of POSITIONS by every function that goes by positions."""
+    scores = 101.0 - np.array(POSITIONS)
+    names = [name for name in WEIGHTINGS if name not in BY_GRADES]
+    return pd.DataFrame({name: to_weights(scores, name) for name in names}, index=POSITIONS)
+
+
+def _pairs(service: Service, state: State) -> tuple[list[str], list[int], list[float]]:
+    labels = service.labels[state.split]
+    names, first = list(labels), state.query if state.query in labels else next(iter(labels))
+    start, scores = names.index(first), _scale(service)
+    ends = np.searchsorted(service.bundle.qrels["query"], [labels[first], labels[first] + 1])
+    found = [*range(*ends)]
+    pairs = [(first, pair) for pair in dict.fromkeys([found[0], found[len(found) // 2], found[-1]])] if found else []
+    for name in names[start + 1 :] + names[:start]:
+        low, high = np.searchsorted(service.bundle.qrels["query"], [labels[name], labels[name] + 1])
+        if low < high and len({query for query, _ in pairs}) <= OTHERS:
+            pairs.append((name, int(low)))
+    items = service.bundle.qrels["item"].to_numpy()
+    return [q for q, _ in pairs], [int(items[p]) for _, p in pairs], [float(scores[p]) for _, p in pairs]
+
+
+def _scale(service: Service) -> np.ndarray:
+    """The bundle's scores; on the scale 1..100 where they go beyond 100."""
+    scores = service.bundle.qrels["score"].to_numpy(np.float64)
+    return rescale(scores) if scores.max(initial=0) > 100 else scores
+
+
+def _softmax(logits_NxN: np.ndarray, axis: int) -> np.ndarray:
+    raised = np.exp(logits_NxN - logits_NxN.max(axis, keepdims=True))
+    return raised / raised.sum(axis, keepdims=True)

@@ -1,0 +1,81 @@
+"""Training: curves of the runs, what they reached on every split, and how their settings differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from app.draw import figure, number, safe, view
+from app.service import Service
+from app.state import State
+from gcl_toolkit.statistics import interval
+
+
+def draw(service: Service, state: State) -> str:
+    from gcl_toolkit.figures import curves
+
+    models = service.bundle.models
+    steps = {name: ranker.history for name, ranker in models.items()}
+    configs = {name: dict(_flat(ranker.config)) for name, ranker in models.items()}
+    return view(
+        state,
+        f"<h3>Loss and logit scale by step</h3>{figure(curves(steps))}"
+        f'<p class="note">Losses of different methods are not on one scale; compare what they reach below.</p>'
+        f"<h3>What they reach</h3>{_reached(service)}<h3>How their settings differ</h3>{_differences(configs)}",
+    )
+
+
+def _reached(service: Service) -> str:
+    """Means over the test queries of each split; the largest is bold, the interval in the tooltip."""
+    division = "test" if "test" in service.divisions else "all"
+    metrics = [str(metric) for metric in service.bundle.metrics]
+    body = ""
+    for split in service.bundle.splits:
+        rows = service.bundle.queries_of(split)
+        asked = service.bundle.queries["division"].to_numpy()[rows]
+        kept = np.ones(len(asked), bool) if division == "all" else asked == division
+        values = {name: ranker.metrics[metrics][rows][kept] for name, ranker in service.bundle.models.items()}
+        best = {metric: max(table[metric].mean() for table in values.values()) for metric in metrics}
+        for name, table in values.items():
+            cells = "".join(_mean(table[metric], best[metric]) for metric in metrics)
+            body += f"<tr><td>{safe(split)}</td><td>{safe(name)}</td>{cells}</tr>"
+    head = "".join(f"<th>{safe(name)}</th>" for name in ("Split", "Model", *metrics))
+    return (
+        f'<p class="note">At the last step, {safe(division)} queries.</p>'
+        f'<div class="wide"><table class="queries reached"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _mean(values, best: float) -> str:
+    if values.empty:
+        return "<td>–</td>"
+    found = interval(values)
+    told = f"95 % interval over {len(values)} queries: {found.low:.3f} to {found.high:.3f}"
+    text = number(found.mean)
+    return f'<td title="{told}">{f"<b>{text}</b>" if found.mean >= best else text}</td>'
+
+
+def _differences(configs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Settings that are not the same in all runs, as a table; the others below it."""
+    names = list(dict.fromkeys(key for config in configs.values() for key in config))
+    said = {key: [str(config.get(key, "–")) for config in configs.values()] for key in names}
+    rows = "".join(
+        f"<tr><td>{safe(key)}</td>" + "".join(f"<td>{safe(value)}</td>" for value in values) + "</tr>"
+        for key, values in said.items()
+        if len(set(values)) > 1
+    )
+    head = "".join(f"<th>{safe(name)}</th>" for name in ("Setting", *configs))
+    same = ", ".join(f"{key} {values[0]}" for key, values in said.items() if len(set(values)) == 1)
+    table = f'<table class="queries settings"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    return f'<div class="wide">{table}</div><p class="note">The same in all: {safe(same)}.</p>'
+
+
+def _flat(config: Mapping[str, Any], before: str = ""):
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value

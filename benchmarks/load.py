@@ -1,0 +1,136 @@
+"""The app under load: many clients search at once; no answer may be wrong, a full queue must say so.
+
+python benchmarks/load.py --clients 100 --seconds 60        # on 20,000 generated products, without torch
+python benchmarks/load.py --clients 8 --seconds 600         # a soak: is memory flat?
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "app")]
+
+
+@dataclass
+class Told:
+    """outcomes: right, wrong, refused, failed; seconds of the right ones; memory in MB over time; the server's CPU."""
+
+    outcomes: Counter = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    cpu_seconds: float = 0.0
+
+    def __str__(self) -> str:
+        low, middle, high = np.quantile(self.seconds or [np.nan], [0.5, 0.95, 0.99])
+        kept = f"memory {self.memory[0]:.0f} MB at first, {max(self.memory):.0f} at most, {self.memory[-1]:.0f} at last"
+        each = 1000 * self.cpu_seconds / max(1, self.outcomes["right"])
+        waits = f"seconds: median {low:.2f}, p95 {middle:.2f}, p99 {high:.2f}; CPU an answer {each:.0f} ms"
+        return f"{dict(self.outcomes)}; {waits}; {kept}"
+
+
+def megabytes(process: int) -> float:
+    """Resident memory of a process."""
+    line = next(s for s in Path(f"/proc/{process}/status").read_text().splitlines() if s.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+def cpu(process: int) -> float:
+    """CPU seconds that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def one(client: httpx.AsyncClient, url: str, query: str, weight: float, expected: list[str]) -> str:
+    """A search by the named endpoint: "right", "wrong", "refused" or "failed"."""
+    said = {"data": [query, "", "", weight, "", "", 10]}
+    try:
+        answer = await client.post(f"{url}gradio_api/call/search", json=said)
+        if answer.status_code in (429, 503):
+            return "refused"
+        stream = await client.get(f"{url}gradio_api/call/search/{answer.json()['event_id']}")
+    except httpx.HTTPError as error:
+        return f"failed ({type(error).__name__})"
+    event, _, data = stream.text.rpartition("event: ")[2].partition("\ndata: ")
+    if event == "complete":
+        found = [product["product_id"] for product in json.loads(data)[0]["products"]]
+        return "right" if found == expected else "wrong"
+    return "refused" if "queue" in data.lower() else f"failed ({stream.status_code} {data[:80]!r})"
+
+
+async def run(
+    url: str, process: int, expected: dict[tuple[str, float], list[str]], clients: int, seconds: float
+) -> Told:
+    """`clients` at once, each with its next search as soon as the last is answered; a refused one waits a little."""
+    told, end, used = Told(memory=[megabytes(process)]), time.monotonic() + seconds, cpu(process)
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+
+    async def ask(client: httpx.AsyncClient, number: int) -> None:
+        chance = random.Random(number)
+        while time.monotonic() < end:
+            (query, weight), best = chance.choice(list(expected.items()))
+            start = time.monotonic()
+            outcome = await one(client, url, query, weight, best)
+            told.outcomes[outcome] += 1
+            if outcome == "right":
+                told.seconds.append(time.monotonic() - start)
+            else:
+                await asyncio.sleep(chance.uniform(0.2, 1))
+
+    async def watch() -> None:
+        while time.monotonic() < end:
+            await asyncio.sleep(1)
+            told.memory.append(megabytes(process))
+
+    async with httpx.AsyncClient(timeout=120, limits=limits) as client:
+        await asyncio.gather(watch(), *(ask(client, number) for number in range(clients)))
+    told.cpu_seconds = cpu(process) - used
+    return told
+
+
+def searches(folder: Path, count: int = 60) -> dict[tuple[str, float], list[str]]:
+    """(query, weight) -> the first ten product ids, by the service in this process."""
+    from app.service import Service
+    from gcl_toolkit.bundle import read_bundle
+
+    service, chance = Service(read_bundle(folder)), random.Random(0)
+    state = service.state()
+    asked = [(chance.choice(service.choices(state.split)), chance.randrange(101) / 100) for _ in range(count)]
+    return {
+        (query, weight): [p.product_id for p in service.search(state.split, query, state.a, weight, 10).products]
+        for query, weight in asked
+    }
+
+
+def main() -> None:
+    import big_bundle
+    from chrome import served
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--products", type=int, default=20_000)
+    said = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        folder = big_bundle.make(Path(place) / "bundle", said.products, dimension=512)
+        with served(folder) as url:
+            expected = searches(folder)
+            told = asyncio.run(run(url, url.pid, expected, said.clients, said.seconds))
+    print(f"{said.clients} clients, {said.seconds:g} s, {said.products:,} products, {os.cpu_count()} cores: {told}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""A served bundle and a browser to look at it: the system's Chromium, driven by playwright.
+
+Tests that need it are skipped, with the reason, where it is missing; with GCL_BROWSER=required they fail instead.
+"""
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WAIT = 120_000
+"""Milliseconds, for machines that do other things at the same time."""
+
+
+def needed() -> None:
+    """Call at the top of a test file that needs the browser."""
+    missing = [name for name in ("gradio", "playwright") if importlib.util.find_spec(name) is None]
+    missing += [] if CHROMIUM else ["chromium"]
+    if missing:
+        told = f"{' and '.join(missing)} missing; pip install -e '.[app,dev]', apt-get install chromium"
+        if os.environ.get("GCL_BROWSER") == "required":
+            pytest.fail(f"GCL_BROWSER=required, but {told}", pytrace=False)
+        pytest.skip(told, allow_module_level=True)
+
+
+@contextmanager
+def served(folder: Path):
+    """The app on a free port: its address, its process id as `served.pid`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "app.app", str(folder), "--port", str(port)]
+    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    base = Address(f"http://127.0.0.1:{port}/")
+    base.pid = server.pid
+    try:
+        deadline = time.monotonic() + 300
+        while server.poll() is None and time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(base + "gcl/point/0", timeout=5) as answer:
+                    answer.read()
+                break
+            except OSError:
+                time.sleep(0.3)
+        assert server.poll() is None, "the app ended before it served a page"
+        yield base
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+class Address(str):
+    pid: int
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium, url):
+    """A fresh page; afterwards: nothing went to another host, nothing was executed, the console is free of errors."""
+    page, found = chromium.new_page(viewport={"width": 1440, "height": 1000}), []
+    page.set_default_timeout(WAIT)
+    page.on("console", lambda m: found.append(f"console: {m.text}") if m.type == "error" and not left(m.text) else None)
+    page.on("pageerror", lambda error: found.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: (found.append(f"executed: {dialog.message}"), dialog.dismiss()))
+    page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else found.append(f"to: {r.url}"))
+    yield page
+    page.close()
+    assert not found, found
+
+
+def left(text: str) -> bool:
+    """A page that is left for another address ends its own event stream; that is no error of its."""
+    return "signal is aborted" in text or "Connection errored out" in text
+
+
+def visit(page, url, **said):
+    page.goto(url + "?" + "&".join(f"{key}={quote(str(value), safe='')}" for key, value in said.items()))
+    view(page).wait_for()
+
+
+def view(page):
+    return page.locator(".view:visible")
+
+
+def in_the_address(page, **said):
+    """Wait until the address bar says so."""
+    for key, value in said.items():
+        page.wait_for_function(
+            "([key, value]) => new URLSearchParams(location.search).get(key) === value", arg=[key, str(value)]
+        )

@@ -1,0 +1,31 @@
+"""A short version of benchmarks/load.py: 100 clients at once, and the memory of a free machine."""
+
+import asyncio
+import importlib.util
+
+import big_bundle
+import pytest
+from chrome import served
+
+from benchmarks import load
+
+if importlib.util.find_spec("gradio") is None:
+    pytest.skip("gradio is not installed; pip install -e '.[app]'", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return big_bundle.make(tmp_path_factory.mktemp("load") / "bundle", 20_000, dimension=256)
+
+
+@pytest.fixture(scope="module")
+def url(folder):
+    with served(folder) as address:
+        yield address
+
+
+def test_100_clients_at_once_get_right_answers_or_a_clean_refusal_within_600_mb(folder, url):
+    told = asyncio.run(load.run(url, url.pid, load.searches(folder), 100, 8))
+    assert set(told.outcomes) <= {"right", "refused"}, told
+    assert told.outcomes["right"] >= 20, told
+    assert max(told.memory) < 600, told
