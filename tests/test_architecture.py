@@ -14,7 +14,7 @@ LAYERS = {
     "acts": "checkpoints runs adapt engine train search baselines rerank evaluate study summary stages official slices "
     "parity",
     "views": "figures results report glossary space bundle",
-    "promises": "recipes cli",
+    "promises": "recipes hosting cli",
 }
 LEVEL = {name: level for level, names in enumerate(LAYERS.values()) for name in names.split()}
 DOORS = {

@@ -187,7 +187,7 @@ def test_a_card_opens_the_neighbours_in_both_models_spaces(page, url, service):
 def test_every_view_comes_back_from_its_address(page, url, service, tab):
     said = {"split": "in_domain", "query": a_query(service, "in_domain"), "a": B, "b": A, "weight": 0.25, "item": 3}
     said |= {"look": "lines", "metric": "AP", "order": "spread", "division": "all", "panels": "a", "colour": "score"}
-    said |= {"weighting": "linear", "temperature": 0.2, "score": 55, "more": "some mug:0.5"}
+    said |= {"weighting": "linear", "temperature": 0.2, "score": 55.0, "more": "some mug:0.5"}
     visit(page, url, tab=tab, **said)
     in_the_address(page, tab=tab, **{name: said[name] for name in USES[tab] if name in said})
     first = page.locator(".view:visible").inner_text()
@@ -215,10 +215,7 @@ def test_the_playground_follows_its_sliders(page, url, service):
 def test_training_draws_its_curves(page, url):
     visit(page, url, tab="training")
     page.locator(".figure .main-svg").first.wait_for()
-    assert set(page.locator(".legendtext").all_inner_texts() or page.locator(".legendtext").all_text_contents()) == {
-        A,
-        B,
-    }
+    assert set(page.locator(".legendtext").evaluate_all("all => all.map(e => e.textContent)")) == {A, B}
 
 
 def test_a_saved_comparison_opens_without_a_server_and_asks_for_nothing(page, url, service, tmp_path, chromium):

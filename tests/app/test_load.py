@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+from pathlib import Path
 
 import big_bundle
 import pytest
@@ -22,6 +23,11 @@ def folder(tmp_path_factory):
 def url(folder):
     with served(folder) as address:
         yield address
+
+
+def test_it_starts_within_15_seconds_of_cpu_and_without_torch(url):
+    assert load.cpu(url.pid) < 15
+    assert "libtorch" not in Path(f"/proc/{url.pid}/maps").read_text()
 
 
 def test_100_clients_at_once_get_right_answers_or_a_clean_refusal_within_600_mb(folder, url):
