@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gcl_toolkit.batches import Batch, Inputs, MatrixSampler, PairSampler, augment_images
+from gcl_toolkit.batches import Batch, Inputs, KnownPairs, MatrixSampler, PairSampler, augment_images
 from gcl_toolkit.doctor import fast_bfloat16
 from gcl_toolkit.errors import UserError, unknown
-from gcl_toolkit.losses import LOSSES, gcl_loss, matrix_loss
+from gcl_toolkit.losses import LOSSES, sized
 from gcl_toolkit.model import GCLModel
 from gcl_toolkit.ranked_data import RankedData, is_image
 from gcl_toolkit.runs import Run
@@ -78,7 +78,7 @@ def train(
         if broken:
             first = next(iter(broken.values()))
             warnings.warn(f"{len(broken):,} pictures count as missing; {first}", stacklevel=2)
-    known = _known_pairs(data) if config.mask and config.loss == "gcl" else None
+    known = KnownPairs(data) if config.mask and config.loss == "gcl" else None
     if run:
         run.configure({"train": asdict(config), "model": model.encoder.spec["name"], "data": repr(data)})
     peak = config.learning_rate or model.encoder.learning_rate
@@ -128,12 +128,14 @@ def _sampler(data: RankedData, config: TrainConfig) -> PairSampler | MatrixSampl
 
 
 def _loss(left: Tensor, right: Tensor, batch: Batch, scale: Tensor, config: TrainConfig, known) -> Tensor:
-    device = left.device
+    device, loss = left.device, sized(config.loss, len(left), len(right))
+    if left.is_cuda and loss is not LOSSES[config.loss] and _use_bfloat16(config, device):
+        left, right = left.bfloat16(), right.bfloat16()  # what the kernels of losses/tiled_gpu.py multiply
     if config.loss == "matrix":
         weights, by_query, by_product = (t.to(device) for t in (batch.weights, *batch.totals))
-        return matrix_loss(left, right, weights, logit_scale=scale, query_totals=by_query, document_totals=by_product)
+        return loss(left, right, weights, logit_scale=scale, query_totals=by_query, document_totals=by_product)
     masked = None if known is None else known(batch.queries, batch.products).to(device)
-    return gcl_loss(left, right, batch.weights.to(device), logit_scale=scale, not_negative=masked)
+    return loss(left, right, batch.weights.to(device), logit_scale=scale, not_negative=masked)
 
 
 def _augmented(model: GCLModel, inputs: Inputs, rows: np.ndarray, config: TrainConfig, generator: torch.Generator):
@@ -143,21 +145,6 @@ def _augmented(model: GCLModel, inputs: Inputs, rows: np.ndarray, config: TrainC
             image = value.dim() == 4
             values[name] = augment_images(value, generator) if image else model.encoder.drop_words(value, generator)
     return values, present
-
-
-def _known_pairs(data: RankedData):
-    """A function (query rows, product rows) -> N x N bools: the cells that are the same query, the same product or
-    another known pair with a score > 0."""
-    query, product, score = data.pairs
-    keys = np.unique((query * data.corpus.num_rows + product)[score > 0])
-
-    def known(queries: np.ndarray, products: np.ndarray) -> Tensor:
-        cell_NxN = queries[:, None] * data.corpus.num_rows + products[None, :]
-        place = np.searchsorted(keys, cell_NxN).clip(max=len(keys) - 1)
-        masked = (keys[place] == cell_NxN) | (queries[:, None] == queries) | (products[:, None] == products)
-        return torch.from_numpy(masked)
-
-    return known
 
 
 def _learn_vocabulary(model: GCLModel, data: RankedData) -> None:
