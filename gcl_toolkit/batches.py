@@ -25,6 +25,7 @@ from torch import Tensor
 from gcl_toolkit.encoders import Encoder
 from gcl_toolkit.errors import DataError
 from gcl_toolkit.fields import Fields, is_missing
+from gcl_toolkit.losses.tiled import same_id_cells
 from gcl_toolkit.ranked_data import RankedData, is_image
 
 MAX_PIXELS = 50_000_000
@@ -208,6 +209,23 @@ class MatrixSampler:
         )
 
 
+class KnownPairs:
+    """Which cells of a batch of pairs are no negatives."""
+
+    def __init__(self, data: RankedData):
+        query, product, score = (column[data.pairs.score > 0] for column in data.pairs)
+        self.of_query = _Groups(query, product, score, data.queries.num_rows)
+
+    def __call__(self, queries: np.ndarray, products: np.ndarray) -> Tensor:
+        """The cells (i, j) with the same query, the same product or a known pair with a score > 0, 2 x K."""
+        row, product, _ = self.of_query.members(queries)
+        order = np.argsort(products, kind="stable")
+        first, last = (np.searchsorted(products[order], product, side) for side in ("left", "right"))
+        position, index = _ranges(first, last - first)
+        known = torch.from_numpy(np.stack([row[position], order[index]]))
+        return torch.cat([known, *(same_id_cells(torch.from_numpy(ids)) for ids in (queries, products))], 1)
+
+
 class _Groups:
     """Members and their weights by group, as one sorted array with offsets."""
 
@@ -223,10 +241,14 @@ class _Groups:
 
     def members(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(position in `groups`, member, weight) of all members of the groups."""
-        counts = self.counts[groups]
-        position = np.repeat(np.arange(len(groups)), counts)
-        index = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + self.starts[groups][position]
+        position, index = _ranges(self.starts[groups], self.counts[groups])
         return position, self.member[index], self.weight[index]
+
+
+def _ranges(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(which range, index) of every index in the ranges start, start + 1, ... of so many."""
+    position = np.repeat(np.arange(len(counts)), counts)
+    return position, np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + starts[position]
 
 
 def _epoch_slice(count: int, size: int, step: int, seed: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import references
 import torch
 from torch.nn.functional import normalize
 
-from gcl_toolkit.losses import gcl_loss, matrix_loss
+from gcl_toolkit.losses import gcl_loss, matrix_loss, tiled_gcl_loss
 
 N, D, SCALE = 7, 5, 3.0
 
@@ -61,7 +61,9 @@ def test_not_negative_cells_leave_the_denominators_and_the_diagonal_stays():
     left, right, weights = pair_batch()
     same = (QUERY_IDS[:, None] == QUERY_IDS) | (PRODUCT_IDS[:, None] == PRODUCT_IDS)
     by_ids = gcl_loss(left, right, weights, logit_scale=SCALE, query_ids=QUERY_IDS, product_ids=PRODUCT_IDS)
-    assert gcl_loss(left, right, weights, logit_scale=SCALE, not_negative=same).item() == pytest.approx(by_ids.item())
+    for cells in (same, same.nonzero().T):  # bools, or their rows and columns
+        found = gcl_loss(left, right, weights, logit_scale=SCALE, not_negative=cells)
+        assert found.item() == pytest.approx(by_ids.item())
 
 
 def test_with_equal_weights_it_is_the_loss_of_open_clip():
@@ -158,10 +160,11 @@ MISTAKES = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("loss", [gcl_loss, tiled_gcl_loss])
 @pytest.mark.parametrize("mistake", [None, *MISTAKES])
-def test_each_deliberate_mistake_differs_from_the_loss(mistake):
+def test_each_deliberate_mistake_differs_from_the_loss(mistake, loss):
     left, right, weights = pair_batch()
     ids = {"query_ids": QUERY_IDS, "product_ids": PRODUCT_IDS}
-    right_way = value_and_gradients(lambda a, b: gcl_loss(a, b, weights, logit_scale=SCALE, **ids), left, right)
+    right_way = value_and_gradients(lambda a, b: loss(a, b, weights, logit_scale=SCALE, **ids), left, right)
     wrong_way = value_and_gradients(lambda a, b: mistaken(a, b, weights, mistake), left, right)
     assert torch.allclose(right_way, wrong_way, rtol=0, atol=1e-4) == (mistake is None)

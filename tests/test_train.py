@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from gcl_toolkit import NDCG, GCLModel, RankedData, TrainConfig, UserError, evaluate, train
-from gcl_toolkit.batches import Batch
+from gcl_toolkit.batches import KnownPairs
 from gcl_toolkit.fields import Fields
 from gcl_toolkit.runs import Run, load_model, read_steps
-from gcl_toolkit.train import _known_pairs
 
 TITLES = Fields(title=1.0)
 
@@ -91,10 +90,15 @@ def test_a_run_is_written_as_it_goes(tmp_path):
 
 def test_known_pairs_are_masked_also_off_the_diagonal():
     data = words_shop(2, 2)  # q0: p0 p1, q1: p2 p3
-    known = _known_pairs(data)(Batch(np.array([0, 1]), np.array([0, 2]), torch.ones(2)))
-    assert known.tolist() == [[True, False], [False, True]]
-    known = _known_pairs(data)(Batch(np.array([0, 1, 0]), np.array([0, 2, 1]), torch.ones(3)))
-    assert known.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
+    for queries, products, masked in (
+        ([0, 1], [0, 2], [[1, 0], [0, 1]]),
+        ([0, 1, 0], [0, 2, 1], [[1, 0, 1], [0, 1, 0], [1, 0, 1]]),
+        ([0, 1, 1], [0, 2, 2], [[1, 0, 0], [0, 1, 1], [0, 1, 1]]),
+    ):
+        row_K, column_K = KnownPairs(data)(np.array(queries), np.array(products))
+        found = torch.zeros(len(queries), len(products), dtype=torch.int)
+        found[row_K, column_K] = 1
+        assert found.tolist() == masked
 
 
 def test_top_only_never_sees_a_lower_grade():

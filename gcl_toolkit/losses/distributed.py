@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gcl_toolkit.losses.gcl import gcl_loss
 from gcl_toolkit.losses.matrix import matrix_loss
+from gcl_toolkit.losses.tiled import tiled_gcl_loss, tiled_matrix_loss
 
 BUCKET = 1 << 25
 """Numbers a message of `sum_gradients`."""
@@ -164,6 +165,7 @@ def local_form(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     if ranks() == 1:
         return loss
     divided: dict[Callable, Callable[..., Tensor]] = {gcl_loss: local_gcl_loss, matrix_loss: local_matrix_loss}
+    divided |= {tiled_gcl_loss: local_gcl_loss, tiled_matrix_loss: local_matrix_loss}
     return divided.get(loss) or whole_batch(loss)
 
 
