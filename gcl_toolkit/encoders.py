@@ -19,6 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gcl_toolkit.errors import UserError
+from gcl_toolkit.pictures import fit
+from gcl_toolkit.texts import fast_tokenizer
 
 
 class Encoder(nn.Module):
@@ -33,8 +35,8 @@ class Encoder(nn.Module):
     image_mean: Tensor
     image_std: Tensor
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        """A picture as uint8, 3 x S x S: short side resized to S, centre cropped."""
+    def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """A picture (or its H x W x 3 bytes) as uint8, 3 x S x S: short side resized to S, centre cropped."""
         raise UserError(f"{self.spec['name']} reads no pictures; leave image fields out or take a CLIP model")
 
     @property
@@ -141,9 +143,9 @@ class SmallEncoder(Encoder):
         self.word_vectors = nn.Embedding(len(self.vocabulary) + 1, self.dimension, padding_idx=0)
         nn.init.normal_(self.word_vectors.weight[1:], std=self.dimension**-0.5)  # row 0, the padding, stays zero
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
+    def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
         size = self.image_size
-        image = image.convert("RGB")
+        image = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
         if image.size != (size, size):
             scale = size / min(image.size)
             image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
@@ -203,7 +205,7 @@ class OpenClipEncoder(Encoder):
             raise UserError(f"checkpoint {pretrained!r} is not a file; give a path or one of open_clip's tags")
         try:
             model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained, weights_only=True)
-            self._tokenize = open_clip.get_tokenizer(name)
+            self._tokenize = fast_tokenizer(open_clip.get_tokenizer(name))
         except Exception as error:  # the hub, a torn file, a wrong tag: one clear line
             raise UserError(f"{name} ({pretrained or 'no checkpoint'}) could not be loaded: {error}") from error
         self.spec = {"name": name}
@@ -213,13 +215,19 @@ class OpenClipEncoder(Encoder):
         self.dimension = int(model.encode_text(self._tokenize(["a"])).shape[1])
         self.initial_logit_scale = float(model.logit_scale.detach().exp())
         crop = [t for t in preprocess.transforms if type(t).__name__ not in ("MaybeToTensor", "ToTensor", "Normalize")]
-        self._crop = crop
+        self._crop, self._fit = crop, _fit_of(crop)
         self._set_image_statistics(model.visual.image_mean, model.visual.image_std)
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
+    def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        if self._fit:
+            if isinstance(image, Image.Image):
+                image = np.asarray(image.convert("RGB"))
+            return fit(image, *self._fit)
+        image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        cropped: Any = image
         for transform in self._crop:
-            image = transform(image)
-        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+            cropped = transform(cropped)
+        return np.asarray(cropped.convert("RGB")).transpose(2, 0, 1)
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         return self._tokenize(list(texts))
@@ -232,6 +240,17 @@ class OpenClipEncoder(Encoder):
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
         return self.model.encode_text(tokens)
+
+
+def _fit_of(transforms: Sequence[Any]) -> tuple | None:
+    """Arguments of `pictures.fit` that do what open_clip's transforms do; None if they are others."""
+    names = [name for t in transforms if (name := type(t).__name__) != "MaybeConvertMode"]
+    mode = {"bicubic": "bicubic", "bilinear": "bilinear"}.get(getattr(transforms[0].interpolation, "value", ""))
+    if names not in (["Resize"], ["Resize", "CenterCrop"]) or not mode:
+        return None
+    size = transforms[0].size
+    crop = tuple(transforms[1].size) if names[1:] else None
+    return (size if isinstance(size, int) else tuple(size)), crop, mode
 
 
 # -- transformers ------------------------------------------------------------------------------------------------------

@@ -18,13 +18,14 @@ from PIL import Image
 from pyarrow import parquet
 from torch.nn.functional import normalize
 
-from gcl_toolkit.batches import Inputs, open_image
+from gcl_toolkit.batches import Inputs
 from gcl_toolkit.bundle.reading import SCHEMA, best_first, field_cosines, fused_cosines, sha256
 from gcl_toolkit.errors import DataError, UserError, unknown
 from gcl_toolkit.evaluate import DEPTH, METRICS, measure_ranking
 from gcl_toolkit.fields import is_missing
 from gcl_toolkit.glossary import METHODS_MEAN, METRICS_MEAN, SPLITS_MEAN
 from gcl_toolkit.model import GCLModel
+from gcl_toolkit.pictures import open_image
 from gcl_toolkit.ranked_data import RankedData, is_image
 from gcl_toolkit.runs import load_model, read_steps, writable_folder, write_json
 from gcl_toolkit.slices import slices

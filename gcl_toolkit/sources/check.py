@@ -15,11 +15,11 @@ from PIL import Image
 from gcl_toolkit import formats
 from gcl_toolkit.errors import DataError
 from gcl_toolkit.findings import findings, numbers, present
+from gcl_toolkit.pictures import MAX_PIXELS
 from gcl_toolkit.ranked_data import RankedData, is_image, leaks
 from gcl_toolkit.sources import layout_of, marqo_gs, table
 from gcl_toolkit.sources.rows import Tables, told
 
-MAX_PIXELS = 50_000_000
 _NOT_FIELDS = ("query_id", "product_id", "division")
 
 
