@@ -39,6 +39,7 @@ class Inputs:
     while a column fits into `cache_bytes`; beyond that decoded anew each time, by threads, or with `cache`, a folder,
     once into a file there.
 
+    `side` is that of the model, whose texts may have another prefix.
     A picture that can't be read counts as a missing field (`broken` lists the rows), or raises with `strict`.
     """
 
@@ -52,6 +53,7 @@ class Inputs:
         cache_bytes: int = CACHE_BYTES,
         workers: int = 4,
         cache: str | Path | None = None,
+        side: str = "left",
     ):
         for name in fields:
             if name not in table.column_names:
@@ -78,7 +80,9 @@ class Inputs:
             else:
                 texts = column.to_pylist()
                 self._present[name] = torch.tensor([not is_missing(text) for text in texts])
-                self._values[name] = encoder.tokens(["" if is_missing(text) else str(text) for text in texts]).int()
+                self._values[name] = encoder.tokens(
+                    ["" if is_missing(text) else str(text) for text in texts], side
+                ).int()
         empty = ~torch.stack(list(self._present.values())).any(0)
         if empty.any():
             row = int(empty.int().argmax())

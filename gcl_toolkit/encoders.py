@@ -44,8 +44,8 @@ class Encoder(nn.Module):
         """What `pixels` depends on; equal keys give equal pixels."""
         return f"{self.spec['name']} {self.image_size}"
 
-    def tokens(self, texts: Sequence[str]) -> Tensor:
-        """Token ids, N x L."""
+    def tokens(self, texts: Sequence[str], side: str = "left") -> Tensor:
+        """Token ids, N x L; `side` is "left" for queries, "right" for products."""
         raise NotImplementedError
 
     def drop_words(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
@@ -153,7 +153,7 @@ class SmallEncoder(Encoder):
             image = image.crop((left, top, left + size, top + size))
         return np.asarray(image).transpose(2, 0, 1)
 
-    def tokens(self, texts: Sequence[str]) -> Tensor:
+    def tokens(self, texts: Sequence[str], side: str = "left") -> Tensor:
         if not self.vocabulary:
             raise UserError("the small encoder has no vocabulary yet; train the model or load a trained one")
         rows = [[self._index[w] for w in _words(text) if w in self._index][: self.words] for text in texts]
@@ -229,7 +229,7 @@ class OpenClipEncoder(Encoder):
             cropped = transform(cropped)
         return np.asarray(cropped.convert("RGB")).transpose(2, 0, 1)
 
-    def tokens(self, texts: Sequence[str]) -> Tensor:
+    def tokens(self, texts: Sequence[str], side: str = "left") -> Tensor:
         return self._tokenize(list(texts))
 
     def checkpoint_gradients(self) -> None:
@@ -257,9 +257,10 @@ def _fit_of(transforms: Sequence[Any]) -> tuple | None:
 
 
 class TextEncoder(Encoder):
-    """A Hugging Face text encoder with mean pooling; `prefix` is put before every text ("query: " for E5)."""
+    """A Hugging Face text encoder with mean pooling. `prefix` is put before every query, `product_prefix` (the same if
+    None) before every product; a name with "e5" in it has "query: " and "passage: " unless told otherwise."""
 
-    def __init__(self, name: str, *, prefix: str = "", length: int = 77):
+    def __init__(self, name: str, *, prefix: str | None = None, product_prefix: str | None = None, length: int = 77):
         super().__init__()
         try:
             import transformers
@@ -269,13 +270,17 @@ class TextEncoder(Encoder):
             self._tokenize = transformers.AutoTokenizer.from_pretrained(path)
         except Exception as error:
             raise UserError(f"{name} could not be loaded: {error}") from error
-        self.spec = {"name": name, "prefix": prefix, "length": length}
-        self.prefix, self.length = prefix, length
+        if prefix is None:
+            is_e5 = re.search(r"\be5\b", Path(path).name, re.IGNORECASE)
+            prefix, product_prefix = ("query: ", product_prefix or "passage: ") if is_e5 else ("", product_prefix)
+        self.prefixes = {"left": prefix, "right": prefix if product_prefix is None else product_prefix}
+        said = {"prefix": self.prefixes["left"], "product_prefix": self.prefixes["right"], "length": length}
+        self.spec, self.length = {"name": name, **said}, length
         self.dimension = self.model.config.hidden_size
         self.initial_logit_scale = math.exp(3.0)
 
-    def tokens(self, texts: Sequence[str]) -> Tensor:
-        texts = [self.prefix + text for text in texts]
+    def tokens(self, texts: Sequence[str], side: str = "left") -> Tensor:
+        texts = [self.prefixes[side] + text for text in texts]
         made = self._tokenize(texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
         return torch.where(made["attention_mask"].bool(), made["input_ids"], -1)  # -1: padding
 

@@ -164,7 +164,7 @@ class _Batches:
         self.motor, self.data, self.sampler, self.config = motor, data, sampler, config
         model, workers = motor.model, motor.config.workers
         read = partial(Inputs, model.encoder, workers=workers, cache=motor.config.cache)
-        self.queries, self.products = read(data.queries, model.left), read(data.corpus, model.right)
+        self.queries, self.products = read(data.queries, model.left), read(data.corpus, model.right, side="right")
         for broken in (self.queries.broken, self.products.broken):
             if broken:
                 warnings.warn(f"{len(broken):,} pictures count as missing; {next(iter(broken.values()))}", stacklevel=4)

@@ -221,7 +221,7 @@ def _write_maps(folder: Path, models: dict[str, dict[str, Any]]) -> None:
 
 def field_embeddings(model: GCLModel, table: pa.Table, *, batch: int = 256) -> dict[str, np.ndarray]:
     """Field -> L2-normalised embeddings of every product: N x D float16, zero where the field is missing."""
-    inputs = Inputs(model.encoder, table, model.right)
+    inputs = Inputs(model.encoder, table, model.right, side="right")
     parts: dict[str, list[np.ndarray]] = {field: [] for field in model.right}
     with torch.inference_mode():
         for start in range(0, table.num_rows, batch):
