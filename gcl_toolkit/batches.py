@@ -5,7 +5,7 @@ What a step sees is a function of (seed, step) alone, so that a run can go on fr
 
 from __future__ import annotations
 
-import io
+import hashlib
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,9 +26,9 @@ from gcl_toolkit.encoders import Encoder
 from gcl_toolkit.errors import DataError
 from gcl_toolkit.fields import Fields, is_missing
 from gcl_toolkit.losses.tiled import same_id_cells
+from gcl_toolkit.pictures import PixelCache, read
 from gcl_toolkit.ranked_data import RankedData, is_image
 
-MAX_PIXELS = 50_000_000
 CACHE_BYTES = 2 << 30
 
 _DECODED: dict[tuple[int, str, str], tuple[Tensor, Tensor, dict[int, str]]] = {}
@@ -37,8 +37,10 @@ _DECODED: dict[tuple[int, str, str], tuple[Tensor, Tensor, dict[int, str]]] = {}
 
 class Inputs:
     """The model inputs of a table's rows, field by field: token ids made once, pictures decoded once and kept as uint8
-    while a column fits into `cache_bytes` (beyond that decoded anew each time, by threads).
+    while a column fits into `cache_bytes`; beyond that decoded anew each time, by threads, or with `cache`, a folder,
+    once into a file there.
 
+    `side` is that of the model, whose texts may have another prefix.
     A picture that can't be read counts as a missing field (`broken` lists the rows), or raises with `strict`.
     """
 
@@ -51,6 +53,8 @@ class Inputs:
         strict: bool = False,
         cache_bytes: int = CACHE_BYTES,
         workers: int = 4,
+        cache: str | Path | None = None,
+        side: str = "left",
     ):
         for name in fields:
             if name not in table.column_names:
@@ -59,6 +63,7 @@ class Inputs:
         self.broken: dict[int, str] = {}
         self._id = table.column_names[0]
         self._table, self._pool = table, ThreadPoolExecutor(max(1, workers))
+        self._cached: dict[str, PixelCache] = {}
         self.late = False  # whether pictures are decoded anew each time
         self._values: dict[str, Tensor] = {}
         self._present: dict[str, Tensor] = {}
@@ -70,10 +75,15 @@ class Inputs:
                     self._decode_all(name)
                 else:
                     self.late = True
+                    if cache:
+                        rows, size = table.num_rows, encoder.image_size or 0
+                        self._cached[name] = PixelCache(cache, _key(table, name, encoder.crop_key), rows, size)
             else:
                 texts = column.to_pylist()
                 self._present[name] = torch.tensor([not is_missing(text) for text in texts])
-                self._values[name] = encoder.tokens(["" if is_missing(text) else str(text) for text in texts]).int()
+                self._values[name] = encoder.tokens(
+                    ["" if is_missing(text) else str(text) for text in texts], side
+                ).int()
         empty = ~torch.stack(list(self._present.values())).any(0)
         if empty.any():
             row = int(empty.int().argmax())
@@ -99,32 +109,37 @@ class Inputs:
 
     def _decode(self, name: str, rows: np.ndarray) -> Tensor:
         column, size = self._table[name], self.encoder.image_size or 0
-        pixels = np.zeros((len(rows), 3, size, size), np.uint8)
+        pixels, cache = np.zeros((len(rows), 3, size, size), np.uint8), self._cached.get(name)
 
-        def one(i: int) -> None:
+        def one(i: int) -> bool:
             row = int(rows[i])
             if not self._present[name][row]:
-                return
+                return False
             try:
-                pixels[i] = self.encoder.pixels(open_image(column[row].as_py()))
+                pixels[i] = self.encoder.pixels(read(column[row].as_py()))
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 what = f"{name} of {self._id} {self._table[self._id][row].as_py()!r} (row {row}) can't be read: {error}"
                 if self.strict:
                     raise DataError(f"{what}; mend it, or let it count as missing") from None
                 self.broken[row] = what
                 self._present[name][row] = False
+                return False
+            return True
 
-        list(self._pool.map(one, range(len(rows))))
+        new = np.flatnonzero(~cache.get(rows, pixels)) if cache else np.arange(len(rows))
+        done = new[np.fromiter(self._pool.map(one, new), bool, len(new))]
+        if cache:
+            cache.put(rows[done], pixels[done])
         return torch.from_numpy(pixels)
 
 
-def open_image(value: dict) -> Image.Image:
-    """The decoded picture of an image value ({bytes, path}), RGB, upright, at most `MAX_PIXELS`."""
-    source = io.BytesIO(value["bytes"]) if value.get("bytes") else Path(value["path"])
-    with Image.open(source) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise DataError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
-        return image.convert("RGB")
+def _key(table: pa.Table, name: str, crop: str) -> str:
+    """A digest of what the squares of a column depend on: ids, paths, lengths of the bytes, and the crop."""
+    digest = hashlib.blake2b(crop.encode(), digest_size=12)
+    paths, data = (pc.struct_field(table[name], part) for part in ("path", "bytes"))
+    for column in (table[table.column_names[0]], paths, pc.binary_length(data)):
+        digest.update("\0".join(map(str, column.to_pylist())).encode())
+    return digest.hexdigest()
 
 
 def _has_image(column: pa.ChunkedArray) -> Tensor:

@@ -164,8 +164,8 @@ class _Batches:
     def __init__(self, motor: Engine, data: RankedData, sampler: PairSampler | MatrixSampler, config: TrainConfig):
         self.motor, self.data, self.sampler, self.config = motor, data, sampler, config
         model, workers = motor.model, motor.config.workers
-        self.queries = Inputs(model.encoder, data.queries, model.left, workers=workers)
-        self.products = Inputs(model.encoder, data.corpus, model.right, workers=workers)
+        read = partial(Inputs, model.encoder, workers=workers, cache=motor.config.cache)
+        self.queries, self.products = read(data.queries, model.left), read(data.corpus, model.right, side="right")
         for broken in (self.queries.broken, self.products.broken):
             if broken:
                 warnings.warn(f"{len(broken):,} pictures count as missing; {next(iter(broken.values()))}", stacklevel=4)
