@@ -2,6 +2,8 @@
 
 import ast
 import base64
+import functools
+import importlib
 import json
 import re
 from pathlib import Path
@@ -11,8 +13,8 @@ import pandas as pd
 import pytest
 import torch
 
-from gcl_toolkit import figures, losses
-from gcl_toolkit.losses import gcl_loss
+from gcl_toolkit import figures
+from gcl_toolkit.losses import gcl_loss, matrix_loss
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SOURCES = {path.stem: path for path in sorted(FOLDER.glob("[0-9][0-9]_*.py"))}
@@ -36,22 +38,32 @@ def code(name):
     return [text for kind, text in cells(name) if kind == "code"]
 
 
-def broken_facts(codes):
-    """Run the cells one after the other, in tiny mode; the messages of the assertions that fail."""
-    broken, scope = [], {"__name__": "notebook"}
+def broken_facts(codes, scope=None, until=()):
+    """Run the cells one after the other, in tiny mode; the messages of the assertions that fail. Stops when an
+    assertion has failed for each beginning in `until`."""
+    broken, scope = [], {"__name__": "notebook"} if scope is None else scope
     for text in codes:
-        tree = ast.parse(text)
-        for node in tree.body:
+        for node in ast.parse(text).body:
             try:
                 exec(compile(ast.Module([node], []), "notebook", "exec"), scope)
             except AssertionError as error:
                 broken.append(str(error) or ast.unparse(node))
+                if until and all(any(said.startswith(fact) for said in broken) for fact in until):
+                    return broken
     return broken
+
+
+@functools.cache
+def run_whole(name):
+    """What is broken, which is nothing, and the variables at the end."""
+    scope = {"__name__": "notebook"}
+    return broken_facts(code(name), scope), scope
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setenv("GCL_MODE", "tiny")
+    monkeypatch.delenv("GCL_SEED", raising=False)
 
 
 # -- what is taught is true, and depends on the loss -------------------------------------------------------------------
@@ -59,7 +71,8 @@ def tiny(monkeypatch):
 
 @each
 def test_every_fact_holds(name):
-    assert broken_facts(code(name)) == []
+    broken, _ = run_whole(name)
+    assert broken == []
 
 
 def unweighted(left, right, weights=None, **settings):
@@ -87,41 +100,70 @@ def transposed(left, right, weights=None, *, logit_scale, query_ids=None, **sett
     return value.detach() + slope - slope.detach()
 
 
+def matrix_unweighted(queries, documents, weights, **settings):
+    return matrix_loss(queries, documents, (weights > 0).to(weights), **settings)
+
+
+def matrix_unnormalised(queries, documents, weights, *, logit_scale, **_):
+    return matrix_loss(queries, documents, weights, logit_scale=logit_scale)
+
+
+def matrix_transposed(queries, documents, weights, *, logit_scale, query_totals=None, document_totals=None):
+    """Rows divided by the products' totals, columns by the queries'."""
+    S = logit_scale * queries @ documents.T
+    rows = (weights / document_totals[None, :] * S.log_softmax(1)).sum()
+    columns = (weights / query_totals[:, None] * S.log_softmax(0)).sum()
+    return -(rows + columns) / (2 * S.shape[1])
+
+
+UNWEIGHTED, TRANSPOSED = (unweighted, matrix_unweighted), (transposed, matrix_transposed)
+UNNORMALISED, ROWS_ONLY = (unnormalised, matrix_unnormalised), (rows_only, matrix_loss)
+MATRIX, DIAGONAL = "equation (3) is the score matrix's loss", "on the diagonal it is the loss of GCL"
+
 SABOTAGE = [
     (
         "01_why_binary_loses",
-        unweighted,
+        UNWEIGHTED,
         "the loop is the library's loss",
         "weights do",
         "a weight ratio asks for a gap",
     ),
-    ("01_why_binary_loses", transposed, "weights keep relevance", "a weight ratio asks for a gap", "exercise"),
-    ("01_why_binary_loses", unnormalised, "the loop is the library's loss"),
-    ("02_the_loss", unweighted, "rows carry w_i", "gradient of the queries", "learnt logit", "cosine gap", "exercise"),
-    ("02_the_loss", transposed, "rows carry w_i", "gradient of the products", "learnt logit", "cosine gap", "exercise"),
-    ("02_the_loss", unnormalised, "rows carry w_i", "the mean weight is a hidden learning rate"),
-    ("02_the_loss", rows_only, "w = 1 is the loss of open_clip", "rows carry w_i"),
+    ("01_why_binary_loses", TRANSPOSED, "weights keep relevance", "a weight ratio asks for a gap", "exercise"),
+    ("01_why_binary_loses", UNNORMALISED, "the loop is the library's loss"),
+    ("02_the_loss", UNWEIGHTED, "rows carry w_i", "gradient of the queries", "learnt logit", "cosine gap", "exercise"),
+    ("02_the_loss", TRANSPOSED, "rows carry w_i", "gradient of the products", "learnt logit", "cosine gap", "exercise"),
+    ("02_the_loss", UNNORMALISED, "rows carry w_i", "the mean weight is a hidden learning rate"),
+    ("02_the_loss", ROWS_ONLY, "w = 1 is the loss of open_clip", "rows carry w_i"),
+    ("04_measure_it_honestly", UNWEIGHTED, MATRIX, DIAGONAL, "scores bring something over the strongest control"),
+    ("04_measure_it_honestly", TRANSPOSED, MATRIX, DIAGONAL),
+    ("04_measure_it_honestly", UNNORMALISED, MATRIX, DIAGONAL),
 ]
 
 
 @pytest.mark.parametrize(("name", "sabotaged", "facts"), [(n, s, f) for n, s, *f in SABOTAGE])
 def test_facts_fail_when_the_loss_is_broken(name, sabotaged, facts, monkeypatch):
-    monkeypatch.setattr(losses, "gcl_loss", sabotaged)
-    broken = broken_facts(code(name))
+    for module in map(importlib.import_module, ("gcl_toolkit.losses", "gcl_toolkit.train", "gcl_toolkit.rerank")):
+        for own, broken in zip(("gcl_loss", "matrix_loss"), sabotaged, strict=True):
+            if hasattr(module, own):
+                monkeypatch.setattr(module, own, broken)
+    broken = broken_facts(code(name), until=facts)
     assert not [fact for fact in facts if not any(said.startswith(fact) for said in broken)], broken
 
 
 # -- exercises ---------------------------------------------------------------------------------------------------------
 
+WRONG = {"01_why_binary_loses": "torch.ones(8)", "02_the_loss": "1.0", "04_measure_it_honestly": "100"}
+
 
 @each
 def test_a_wrong_answer_fails_the_check_of_the_exercise(name):
-    codes = [SOLUTION.sub("return torch.ones(8) if name_of_1 else 1.0", text) for text in code(name)]
-    assert codes != code(name)
-    codes.insert(0, f"name_of_1 = {name.startswith('01')}")
-    broken = broken_facts(codes)
-    assert len(broken) == 1
-    assert broken[0].startswith("exercise")
+    codes = code(name)
+    places = [place for place, text in enumerate(codes) if SOLUTION.search(text)]
+    assert places
+    for place in places:
+        wrong = SOLUTION.sub(f"return {WRONG[name]}", codes[place])
+        (said,) = broken_facts([wrong, codes[place + 1]], {**run_whole(name)[1]})
+        assert said.startswith("exercise")
 
 
 @each
@@ -228,3 +270,18 @@ def test_weight_curves_show_weights_and_the_gap_to_position_1():
     left, right = figures.weight_curves(weights, temperature=0.1).data
     assert left.y == (1, 0.5)
     assert right.y == pytest.approx((0, 0.1 * np.log(2)))
+
+
+def test_coverage_marks_the_intervals_that_miss_the_truth():
+    holds, misses = figures.coverage([(0.5, 0.4, 0.6), (0.7, 0.6, 0.9), (0.3, 0.2, 0.5)], 0.55, "x").data
+    assert (holds.x, misses.x) == ((0,), (1, 2))
+    assert misses.error_y.array == pytest.approx((0.2, 0.2))
+    assert misses.error_y.arrayminus == pytest.approx((0.1, 0.1))
+    assert holds.marker.symbol != misses.marker.symbol
+
+
+def test_lines_differ_by_more_than_colour():
+    a, b = figures.lines({"a": ([1, 2], [3, 4]), "b": ([1, 2], [0, 1])}, "x", "y").data
+    assert (a.x, a.y) == ((1, 2), (3, 4))
+    assert a.marker.symbol != b.marker.symbol
+    assert a.line.dash != b.line.dash
