@@ -91,7 +91,7 @@ def speed(count: int, rounds: int) -> None:
     ours, unkept, clip = (seconds.pop(name) for name in ("ours", "nothing kept", "ClipLoss"))
     floor = min(seconds, key=seconds.get)
     header(f"N = {count:,}, d = {DIMENSION}, float32, forward and backward")
-    faster("as it comes (128 MB of tiles kept)", ours, "ClipLoss", clip, 1.6)
+    faster("as it comes (100 MB of tiles kept)", ours, "ClipLoss", clip, 1.6)
     slower("as it comes", ours, floor, seconds[floor], 1.2)
     faster("no tile kept", unkept, "ClipLoss", clip, 1.6)
     slower("no tile kept", unkept, floor, seconds[floor], 1.2)

@@ -22,7 +22,8 @@ KEEP = {"nothing kept": 0, "some tiles kept": 300, "all kept": 1 << 20}
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    """Tiles of 4 x 3: none of the sizes here is a multiple."""
+    """Tiles of 4 x 3, worked on 2 rows at a time: none of the sizes here is a multiple."""
+    monkeypatch.setattr(log_sum_exps, "PART", 6)
     monkeypatch.setattr(log_sum_exps, "tiles_of", lambda *given: log_sum_exps.Tiles(*given, TILE))
 
 
@@ -162,6 +163,9 @@ def test_zero_weights_give_zero_and_one_pair_is_no_contrast():
     left, right, _ = inputs(N, N, 3.0)
     found = value_and_gradients(lambda a, b: tiled_gcl_loss(a, b, torch.zeros(N), logit_scale=3.0), left, right)
     assert found == pytest.approx(torch.zeros(1 + 2 * N * D), abs=0)
+    nothing = torch.zeros(N, N)
+    found = value_and_gradients(lambda a, b: tiled_matrix_loss(a, b, nothing, logit_scale=3.0), left, right)
+    assert found == pytest.approx(torch.zeros(1 + 2 * N * D), abs=0)
     found = value_and_gradients(lambda a, b: tiled_gcl_loss(a, b, logit_scale=3.0), left[:1], right[:1])
     assert found == pytest.approx(torch.zeros(1 + 2 * D), abs=0)
 
@@ -180,6 +184,7 @@ def test_autocast_does_not_touch_it():
 
 
 def test_no_tensor_is_as_large_as_the_matrix(monkeypatch):
+    monkeypatch.setattr(log_sum_exps, "PART", 1024)
     monkeypatch.setattr(log_sum_exps, "tiles_of", lambda *given: log_sum_exps.Tiles(*given, (32, 32)))
 
     class Largest(TorchDispatchMode):
@@ -250,8 +255,8 @@ def test_float32_is_float64_also_where_rows_are_done_alone(scale):
 # -- mutants -----------------------------------------------------------------------------------------------------------
 
 MUTANTS = {
-    "positives among the others": ("log_sum_exps", ".index_fill_(0, self.sorted.place[tile.cells], 0)", ""),
-    "masks ignored": ("tiled", "ignored = torch.cat(masked, 1).to(left.device) if masked else None", "ignored = None"),
+    "positives among the others": ("log_sum_exps", ".view(-1).index_fill_(0, self.sorted.place[tile.cells], 0)", ""),
+    "masks ignored": ("tiled", "ignored = torch.cat(masked, 1) if masked else None", "ignored = None"),
     "same rows masked on one side only": ("tiled", "cells[:, row_K != column_K]", "cells[:, row_K < column_K]"),
     "unweighted": ("tiled", "(weights * loss_N)", "loss_N"),
     "weights not normalised": ("tiled", "if normalise_weights", "if not normalise_weights"),
@@ -259,13 +264,13 @@ MUTANTS = {
     "half forgotten": ("tiled", "torch.float32)) / 2", "torch.float32))"),
     "left detached": ("tiled", "log_sum_exps(left, right, ", "log_sum_exps(left.detach() + 0 * left, right, "),
     "transposed": ("log_sum_exps", "gradient_RxC.T, self.left[tile.rows]", "gradient_RxC.T, self.right[tile.rows]"),
-    "factors swapped": ("log_sum_exps", "a_N[tile.rows, None], b_M[None, tile.columns]",
-                        "b_M[tile.rows, None], a_N[None, tile.columns]"),
+    "factors of other rows": ("log_sum_exps", "a_R[part, None] + b_C", "a_R[part, None].roll(1, 0) + b_C"),
     "scale without gradient": ("log_sum_exps", ".sum() * largest\n", ".sum() * largest * 0\n"),
     "scale forgotten in the gradient": ("log_sum_exps", "mul_(scale * largest)", "mul_(largest)"),
     "gradient of the cells in the wrong order": ("log_sum_exps", "by_cell_K[self.sorted.order]", "by_cell_K"),
     "edge tiles misplaced": ("log_sum_exps", "width_K = (shape[1] - column_K // columns * columns).clamp(max=columns)",
                              "width_K = columns"),
+    "the rows of another part": ("log_sum_exps", "sums_N[tile.rows][part] +=", "sums_N[tile.rows][:1] +="),
     "last tile lost": ("log_sum_exps", "in range(0, self.shape[1], self.size[1])",
                        "in range(0, self.shape[1] - 2, self.size[1])"),
     "a kept tile of a neighbour": ("log_sum_exps", "kept[number] if", "kept[number // 2] if"),
@@ -289,6 +294,7 @@ def mutated(which):
         sys.modules[made[name].__name__] = made[name]
         source = source.replace("gcl_toolkit.losses.log_sum_exps", "mutated_log_sum_exps")
         exec(source.replace(old, new) if name == module else source, vars(made[name]))
+    made["log_sum_exps"].PART = 6
     made["log_sum_exps"].tiles_of = lambda *given: made["log_sum_exps"].Tiles(*given, TILE)
     return made["tiled"]
 

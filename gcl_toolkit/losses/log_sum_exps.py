@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-KEEP_BYTES = 128 << 20
+KEEP_BYTES = 96 << 20
 """Bytes of tiles kept from the forward to the backward pass."""
+PART = 1 << 17
+"""Numbers of a tile worked on at a time on a CPU: what its second cache holds twice."""
 USED = 0.65
 """exp(S - shift) uses this share of the exponents above 1; a sum below 1 by this share of those there is done again."""
 
@@ -131,35 +133,41 @@ class Tiles:
     def sums(self, keep_bytes: int) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(sum of exp(S - shift) over each row, over each column, as many exponentiated tiles as may be kept)"""
         sums_N, sums_M = (self.left.new_zeros(count, dtype=torch.float64) for count in self.shape)
+        scratch = self._memory()
         kept: list[Tensor] = []
-        scratch, *_ = self._memory()
         for tile in self:
             keep_bytes -= (there := self._area(tile)) * scratch.itemsize
-            tile_RxC = self._exponentials(tile, scratch if keep_bytes < 0 else scratch.new_empty(there))
+            tile_RxC = self._logits(tile, scratch if keep_bytes < 0 else scratch.new_empty(there))
+            for part in self._parts(tile):
+                self._exponentiate(tile_RxC[part])
+            tile_RxC.view(-1).index_fill_(0, self.sorted.place[tile.cells], 0)
+            for part in self._parts(tile):
+                sums_N[tile.rows][part] += tile_RxC[part].sum(1)
+                sums_M[tile.columns] += tile_RxC[part].sum(0)
             if keep_bytes >= 0:
                 kept.append(tile_RxC)
-            sums_N[tile.rows] += tile_RxC.sum(1)
-            sums_M[tile.columns] += tile_RxC.sum(0)
         return sums_N, sums_M, kept
 
     def gradients(self, a_N: Tensor, b_M: Tensor, by_cell_K: Tensor, kept: list[Tensor]) -> tuple[Tensor, Tensor]:
         """(G @ right, G.T @ left) with G = exp(S - shift) * (a + b), and `by_cell` at the cells."""
         by_left, by_right = torch.zeros_like(self.left), torch.zeros_like(self.right)
         by_cell_K = by_cell_K[self.sorted.order]
-        memory = self._memory()
+        scratch = self._memory()
         for number, tile in enumerate(self):
-            factors = a_N[tile.rows, None], b_M[None, tile.columns]
-            gradient_RxC = self._gradient(tile, factors, kept[number] if number < len(kept) else None, memory)
-            by_cell = by_cell_K[tile.cells].to(gradient_RxC)
-            gradient_RxC.view(-1).index_add_(0, self.sorted.place[tile.cells], by_cell)
+            kept_RxC = kept[number] if number < len(kept) else None
+            gradient_RxC = self._gradient(tile, a_N[tile.rows], b_M[tile.columns], kept_RxC, scratch)
+            place, by_cell = self.sorted.place[tile.cells], by_cell_K[tile.cells].to(gradient_RxC)
+            gradient_RxC.view(-1).index_fill_(0, place, 0).index_add_(0, place, by_cell)
             self._add_products(tile, gradient_RxC, by_left, by_right)
         return by_left, by_right
 
-    def _gradient(self, tile: Tile, factors: tuple[Tensor, Tensor], kept: Tensor | None, memory: tuple) -> Tensor:
-        """exp(S - shift) * (a + b) in a tile, 0 at the cells."""
-        exp_RxC = self._exponentials(tile, memory[0]) if kept is None else kept
-        gradient_RxC = memory[1][: self._area(tile)].view(exp_RxC.shape)
-        return torch.add(*factors, out=gradient_RxC).mul_(exp_RxC)
+    def _gradient(self, tile: Tile, a_R: Tensor, b_C: Tensor, kept_RxC: Tensor | None, memory: Tensor) -> Tensor:
+        """exp(S - shift) * (a + b) in a tile."""
+        out_RxC = self._logits(tile, memory) if kept_RxC is None else memory[: kept_RxC.numel()].view(kept_RxC.shape)
+        for part in self._parts(tile):
+            exp_PxC = self._exponentiate(out_RxC[part]) if kept_RxC is None else kept_RxC[part]
+            torch.mul(exp_PxC, a_R[part, None] + b_C, out=out_RxC[part])
+        return out_RxC
 
     def _add_products(self, tile: Tile, gradient_RxC: Tensor, by_left: Tensor, by_right: Tensor) -> None:
         by_left[tile.rows].addmm_(gradient_RxC, self.right[tile.columns])
@@ -168,22 +176,28 @@ class Tiles:
     def _area(self, tile: Tile) -> int:
         return (tile.rows.stop - tile.rows.start) * (tile.columns.stop - tile.columns.start)
 
-    def _memory(self) -> tuple[Tensor, ...]:
-        """For the exponentials of a tile and for its gradient."""
-        largest = min(self.shape[0], self.size[0]) * min(self.shape[1], self.size[1])
-        return self.left.new_empty(largest), self.left.new_empty(largest)
+    def _memory(self) -> Tensor:
+        """For one tile."""
+        return self.left.new_empty(min(self.shape[0], self.size[0]) * min(self.shape[1], self.size[1]))
 
-    def _exponentials(self, tile: Tile, memory: Tensor) -> Tensor:
-        """exp(S - shift) in a tile, 0 at the cells."""
+    def _logits(self, tile: Tile, memory: Tensor) -> Tensor:
         left_RxD, right_CxD = self.left[tile.rows], self.right[tile.columns]
         tile_RxC = memory[: self._area(tile)].view(len(left_RxD), len(right_CxD))
-        torch.addmm(tile_RxC, left_RxD, right_CxD.T, beta=0, alpha=self.scale, out=tile_RxC)
+        return torch.addmm(tile_RxC, left_RxD, right_CxD.T, beta=0, alpha=self.scale, out=tile_RxC)
+
+    def _exponentiate(self, logits: Tensor) -> Tensor:
+        """exp(S - shift), in place."""
         if self.shift:
-            tile_RxC.sub_(self.shift)
+            logits.sub_(self.shift)
         if self.may_vanish:
-            tile_RxC.clamp_(min=self.smallest)
-        tile_RxC.exp_().view(-1).index_fill_(0, self.sorted.place[tile.cells], 0)
-        return tile_RxC
+            logits.clamp_(min=self.smallest)
+        return logits.exp_()
+
+    def _parts(self, tile: Tile) -> list[slice]:
+        """Rows of a tile, so many at a time as the cache holds while they are worked on."""
+        rows, columns = tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start
+        height = rows if self.left.is_cuda else max(1, PART // columns)
+        return [slice(start, start + height) for start in range(0, rows, height)]
 
     def lossy(self, found_R: Tensor) -> Tensor:
         """The rows (columns) of such log-sum-exps that exp(S - shift) can't tell, -inf and NaN among them."""
@@ -234,4 +248,4 @@ def tiles_of(left: Tensor, right: Tensor, scale: Tensor, cells: Tensor) -> Tiles
         from gcl_toolkit.losses.tiled_gpu import TritonTiles
 
         return TritonTiles(left, right, scale, cells)
-    return Tiles(left, right, scale, cells, (8192, 8192) if left.is_cuda else (1024, 1024))
+    return Tiles(left, right, scale, cells, (8192, 8192) if left.is_cuda else (2048, 1024))

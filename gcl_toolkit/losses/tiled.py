@@ -26,10 +26,11 @@ def tiled_gcl_loss(
 ) -> Tensor:
     """`gcl_loss`; keep_bytes may go into tiles kept for the backward pass. Memory also grows with the masked cells."""
     pairs = torch.arange(len(left), device=left.device).expand(2, -1)
-    masked = [same_id_cells(ids) for ids in (query_ids, product_ids) if ids is not None]
+    masked = [same_id_cells(ids.to(left.device)) for ids in (query_ids, product_ids) if ids is not None]
     if not_negative is not None:
-        masked.append(not_negative.nonzero().T if not_negative.dtype == torch.bool else not_negative)
-    ignored = torch.cat(masked, 1).to(left.device) if masked else None
+        cells = not_negative.nonzero().T if not_negative.dtype == torch.bool else not_negative
+        masked.append(cells.to(left.device))
+    ignored = torch.cat(masked, 1) if masked else None
     row_N, column_N, own_N = log_sum_exps(left, right, logit_scale, pairs, ignored, keep_bytes=keep_bytes)
     loss_N = _softplus(row_N - own_N) + _softplus(column_N - own_N)
     weights = torch.ones_like(loss_N) if weights is None else weights.to(loss_N.dtype)

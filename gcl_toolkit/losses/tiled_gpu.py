@@ -101,13 +101,12 @@ class TritonTiles(Tiles):
             sums_M += column_sums_BxM.sum(0, dtype=torch.float64)
         return sums_N, sums_M, []
 
-    def _memory(self) -> tuple[Tensor, ...]:
-        return (self.left.new_empty(min(self.shape[0], self.size[0]) * self.shape[1], dtype=torch.bfloat16),)
+    def _memory(self) -> Tensor:
+        return self.left.new_empty(min(self.shape[0], self.size[0]) * self.shape[1], dtype=torch.bfloat16)
 
-    def _gradient(self, tile: Tile, factors: tuple[Tensor, Tensor], kept: Tensor | None, memory: tuple) -> Tensor:
-        gradient_RxM = memory[0][: self._area(tile)].view(-1, self.shape[1])
-        self._launch(_gradient_kernel, tile, *(factor.contiguous() for factor in factors), gradient_RxM)
-        gradient_RxM.view(-1).index_fill_(0, self.sorted.place[tile.cells], 0)
+    def _gradient(self, tile: Tile, a_R: Tensor, b_C: Tensor, kept_RxC: Tensor | None, memory: Tensor) -> Tensor:
+        gradient_RxM = memory[: self._area(tile)].view(-1, self.shape[1])
+        self._launch(_gradient_kernel, tile, a_R, b_C, gradient_RxM)
         return gradient_RxM
 
     def _add_products(self, tile: Tile, gradient_RxC: Tensor, by_left: Tensor, by_right: Tensor) -> None:
