@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, softplus
 
-from gcl_toolkit.losses.matrix import matrix_loss
+from gcl_toolkit.losses.matrix import matrix_loss, normalised
 
 _NEVER = -1e30
 """A logit that adds nothing; logcumsumexp has no gradient at -inf."""
@@ -30,8 +30,7 @@ def graded_loss(
     Of the pair i, j, by rows: -log [ exp S_ij / (exp S_ij + sum over k with W_ik < W_ij of exp S_ik) ].
     """
     logits_NxM = logit_scale * queries @ documents.T
-    by_query = weights if query_totals is None else weights / query_totals[:, None]
-    by_document = weights if document_totals is None else weights / document_totals[None, :]
+    by_query, by_document = normalised(weights, query_totals, document_totals)
     rows = _against_lower(logits_NxM, weights, by_query)
     columns = _against_lower(logits_NxM.T, weights.T, by_document.T)
     return (rows + columns) / (2 * documents.shape[0])

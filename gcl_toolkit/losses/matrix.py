@@ -29,11 +29,17 @@ def matrix_loss(
     or none), so that a query with a hundred products counts no more than one with two.
     """
     logits_NxM = logit_scale * queries @ documents.T
-    by_query = weights if query_totals is None else weights / _above_zero(query_totals)[:, None]
-    by_document = weights if document_totals is None else weights / _above_zero(document_totals)[None, :]
+    by_query, by_document = normalised(weights, query_totals, document_totals)
     rows = (by_query * logits_NxM.log_softmax(1)).sum()
     columns = (by_document * logits_NxM.log_softmax(0)).sum()
     return -(rows + columns) / (2 * documents.shape[0])
+
+
+def normalised(weights: Tensor, query_totals: Tensor | None, document_totals: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weights (N x M) as shares of their query's total, and of their document's; as they are without totals."""
+    by_query = weights if query_totals is None else weights / _above_zero(query_totals)[:, None]
+    by_document = weights if document_totals is None else weights / _above_zero(document_totals)[None, :]
+    return by_query, by_document
 
 
 def _above_zero(totals: Tensor) -> Tensor:
