@@ -146,6 +146,8 @@ def test_facts_fail_when_the_loss_is_broken(name, sabotaged, facts, monkeypatch)
         for own, broken in zip(("gcl_loss", "matrix_loss"), sabotaged, strict=True):
             if hasattr(module, own):
                 monkeypatch.setattr(module, own, broken)
+    for kind, broken in zip(("gcl", "matrix"), sabotaged, strict=True):
+        monkeypatch.setitem(losses.LOSSES, kind, broken)
     broken = broken_facts(code(name), until=facts)
     assert not [fact for fact in facts if not any(said.startswith(fact) for said in broken)], broken
 

@@ -64,12 +64,13 @@ def train_command(
         "right": right,
         "encoder": encoder,
         "pretrained": pretrained,
+        "quarantine": str(quarantine) if quarantine else None,
     }
     if resume:
         out, (arguments, config, engine) = resume, _begun_with(resume)
     run = Run(out, resume=resume is not None, about={"arguments": arguments})
     with console.status(f"reading {arguments['data']}"):
-        split = split_of(arguments["data"], "in_domain", arguments["quarantine"])
+        split = split_of(arguments["data"], "in_domain", arguments.get("quarantine"))
     sides = Fields.parse(arguments["left"]), Fields.parse(arguments["right"])
     model = GCLModel(
         arguments["encoder"], left=sides[0], right=sides[1], seed=config.seed, pretrained=arguments["pretrained"]
