@@ -13,6 +13,8 @@
 # training it.
 
 # %%
+import os
+
 import numpy as np
 import pandas as pd
 import torch
@@ -22,6 +24,8 @@ from torch.nn.functional import normalize
 from gcl_toolkit import figures
 from gcl_toolkit.losses import gcl_loss
 from gcl_toolkit.weighting import to_weights
+
+SEED = int(os.environ.get("GCL_SEED", 0))  # another one gives other random starts
 
 # %% [markdown]
 # This notebook is so small that `GCL_MODE` changes nothing in it.
@@ -42,7 +46,7 @@ from gcl_toolkit.weighting import to_weights
 # the code that most CLIP models are trained with:
 
 # %%
-generator = torch.Generator().manual_seed(0)
+generator = torch.Generator().manual_seed(SEED)
 left, right = normalize(torch.randn(2, 4, 3, generator=generator, dtype=torch.float64), dim=-1)
 scale = torch.tensor(5.0, dtype=torch.float64)
 ours, theirs = (
@@ -287,7 +291,7 @@ figures.weight_curves(weights, temperature=0.01)
 # %%
 def learn_gap(weight_M, temperature=0.01):
     """cos(q, d_1) - cos(q, d_M) of one query's M products, as learnt in 16 dimensions."""
-    start = torch.randn(len(weight_M) + 1, 16, generator=torch.Generator().manual_seed(0))
+    start = torch.randn(len(weight_M) + 1, 16, generator=torch.Generator().manual_seed(SEED))
     vectors = normalize(start[:1] + 0.3 * start, dim=-1).double().requires_grad_()
 
     def loss():
@@ -355,7 +359,9 @@ assert floors["reciprocal"] < floors["linear"], (
 all_weights = torch.from_numpy(to_weights(101 - np.arange(1, 101), "reciprocal"))
 sizes = []
 for normalised in (True, False):
-    S = torch.randn(100, 100, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    S = torch.randn(
+        100, 100, generator=torch.Generator().manual_seed(SEED + 1), requires_grad=True
+    )
     loss = gcl_loss(
         S, torch.eye(100), all_weights, logit_scale=1.0, normalise_weights=normalised
     )

@@ -14,7 +14,17 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs as plotly_js
 from plotly.subplots import make_subplots
 
-from gcl_toolkit.figures.lessons import agreement, circle, coverage, lines, matrices, strips, weight_curves
+from gcl_toolkit.figures.lessons import (
+    agreement,
+    circle,
+    clouds,
+    coverage,
+    lines,
+    matrices,
+    pictures,
+    strips,
+    weight_curves,
+)
 from gcl_toolkit.figures.style import BLUE, GREY, GRID, ORANGE, OTHER, STYLES, plain
 
 __all__ = [
@@ -22,11 +32,13 @@ __all__ = [
     "STYLES",
     "agreement",
     "circle",
+    "clouds",
     "coverage",
     "curves",
     "differences",
     "lines",
     "matrices",
+    "pictures",
     "plotly_js",
     "quality_against_latency",
     "scores",

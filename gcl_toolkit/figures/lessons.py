@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -147,3 +148,45 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str,
     figure.update_xaxes(title=x)
     figure.update_yaxes(title=y)
     return plain(figure, 380)
+
+
+def clouds(panels: Mapping[str, tuple[np.ndarray, Sequence[int]]], names: Sequence[str] = ()) -> go.Figure:
+    """Points on planes, a panel each: (N x 2, N labels). Labels 0, 1, ... have colour and symbol, -1 is a small grey
+    dot; names: what the labels mean."""
+    figure = make_subplots(1, len(panels), subplot_titles=list(panels), horizontal_spacing=0.04)
+    for column, (points_Nx2, labels) in enumerate(panels.values(), 1):
+        labels_N = np.asarray(labels)
+        for label in np.unique(labels_N):
+            colour, symbol = MARKS[label] if label >= 0 else (GREY, "circle")
+            here_Mx2 = np.asarray(points_Nx2)[labels_N == label]
+            figure.add_scatter(
+                x=np.round(here_Mx2[:, 0], 3).tolist(),
+                y=np.round(here_Mx2[:, 1], 3).tolist(),
+                mode="markers",
+                name=names[label] if 0 <= label < len(names) else "others" if label < 0 else f"cluster {label + 1}",
+                legendgroup=str(label),
+                showlegend=column == 1,
+                marker={"color": colour, "symbol": symbol, "size": 7 if label >= 0 else 3, "opacity": 0.8},
+                row=1,
+                col=column,
+            )
+    figure.update_xaxes(showticklabels=False, showgrid=False)
+    figure.update_yaxes(showticklabels=False, showgrid=False)
+    return plain(figure, 400)
+
+
+def pictures(rows: Mapping[str, Sequence[tuple[bytes, str]]]) -> go.Figure:
+    """Rows of pictures (PNG bytes) with a caption under each; the row's name above it."""
+    figure = go.Figure()
+    widest = max(len(row) for row in rows.values())
+    for down, (name, row) in enumerate(rows.items()):
+        figure.add_annotation(x=0, y=-down + 0.06, text=name, showarrow=False, xanchor="left", yanchor="bottom")
+        for across, (png, caption) in enumerate(row):
+            source = "data:image/png;base64," + base64.b64encode(png).decode()
+            place = {"x": across, "y": -down, "sizex": 0.92, "sizey": 0.74, "xref": "x", "yref": "y"}
+            figure.add_layout_image(source=source, **place)
+            below = {"x": across + 0.46, "y": -down - 0.74, "xanchor": "center", "yanchor": "top"}
+            figure.add_annotation(text=caption, showarrow=False, font={"color": GREY}, **below)
+    figure.update_xaxes(visible=False, range=[0, widest])
+    figure.update_yaxes(visible=False, range=[-len(rows) + 0.02, 0.26])
+    return plain(figure, 40 + 175 * len(rows))

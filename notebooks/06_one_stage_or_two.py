@@ -1,0 +1,290 @@
+# %% [markdown]
+# # 6. One stage or two?
+#
+# > **You will learn** what a second stage can gain at most, why a real one gains less, what it costs in milliseconds, and
+# > how to compare one stage with two fairly.
+# >
+# > **You need** notebook 4.
+# >
+# > **Time** 35 minutes of reading; the cells run for two minutes on a laptop's CPU.
+#
+# Most search engines work in two stages. The first one is fast and looks at every product: BM25, which compares words, or
+# vectors of queries and products, compared by their cosine. The second one, the **re-ranker**, is slow: it reads the query
+# and a product *together*. So it sees only the first stage's best few products, and puts them into a new order.
+#
+# A model trained on ranking scores is meant to find *and* order in one stage. Is a second one still worth its time?
+
+# %%
+import os
+import tempfile
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from gcl_toolkit import NDCG, Fields, TrainConfig, figures, load
+from gcl_toolkit.baselines import BM25, texts
+from gcl_toolkit.evaluate import measure_ranking
+from gcl_toolkit.rerank import OracleReranker, rerank
+from gcl_toolkit.runs import load_model
+from gcl_toolkit.search import top_k
+from gcl_toolkit.stages import StagesConfig, stages
+from gcl_toolkit.study import StudyConfig, World, study
+
+MODE = os.environ.get("GCL_MODE", "full")  # tiny: for tests; full: for you
+SEED = int(os.environ.get("GCL_SEED", 0))
+RERANKER_STEPS, TIMED = (40, 20) if MODE == "tiny" else (100, 100)
+
+# %% [markdown]
+# ## Predict before you run
+#
+# Three first stages: BM25; `clip`, vectors that were trained on relevant or not; and `gcl-matrix`, vectors that were trained
+# on ranking scores. Now imagine a **perfect** second stage. It knows the engine's list by heart, and orders whatever it is
+# given without a mistake. It re-orders the ten best products of BM25.
+#
+# **Compare it with `gcl-matrix` alone, without any second stage. Which has the higher NDCG@10?**
+#
+# - (a) BM25 with the perfect second stage: nothing beats perfect;
+# - (b) `gcl-matrix` alone;
+# - (c) about the same.
+#
+# Write your answer down. Then guess how deep the perfect stage must look before the answer changes.
+#
+# ## The first stages
+#
+# The shop is that of notebook 4, titles only. We test on queries that were trained on and products that were not
+# (`novel_document`): the everyday case of a shop whose shelves change.
+
+# %%
+READ = Fields(title=1.0)
+world = World("shop", load("shop", seed=SEED, products=1500, queries=400, per_query=60, size=8))
+data = world.splits["novel_document"]
+workplace = tempfile.TemporaryDirectory()  # goes away with the notebook
+settings = StudyConfig(
+    methods=("bm25", "clip", "gcl-matrix"),
+    train=TrainConfig(steps=100, batch=128, seed=SEED),
+    right=READ,
+)
+for _ in study([world], settings, workplace.name):
+    pass
+print(data)
+
+
+# %%
+def first_by_vectors(method):
+    """The best 500 products (rows of the corpus) of each query."""
+    model = load_model(Path(workplace.name) / "runs" / "shop" / method / "seed_0")
+    queries, products = model.embed(data.queries, "left"), model.embed(data.corpus, "right")
+    return top_k(queries, products, 500)[1]
+
+
+words = BM25(texts(data.corpus, READ))
+first = {
+    "bm25": words.top_k(texts(data.queries, Fields(query=1.0)), 500),
+    "clip": first_by_vectors("clip"),
+    "gcl-matrix": first_by_vectors("gcl-matrix"),
+}
+
+
+def ndcg(products_QxK):
+    """NDCG@10 of a ranking, mean over the queries."""
+    return measure_ranking(products_QxK, data, [NDCG @ 10])["NDCG@10"].mean()
+
+
+alone = {name: ndcg(ranked) for name, ranked in first.items()}
+print({name: f"{value:.3f}" for name, value in alone.items()})
+
+# %% [markdown]
+# ## The ceiling
+#
+# Let $d_1, d_2, \dots$ be the first stage's ranking and $g$ the true scores. The best that *any* second stage of depth
+# $k$ can do is to sort the first $k$ by $g$ and leave the rest:
+#
+# $$
+# \text{ceiling}(k) = \text{NDCG@10}\left( \text{sort}_g(d_1, \dots, d_k), \, d_{k+1}, \, d_{k+2}, \dots \right)
+# \tag{1}
+# $$
+#
+# What the first stage has not found among its first $k$, nobody can bring back.
+
+
+# %%
+query_row, product_row, score = data.pairs
+true_score = {(q, p): s for q, p, s in zip(query_row, product_row, score, strict=True)}
+
+
+def perfect_order(ranked_K, query, depth):
+    """The first `depth` products of one ranking by their true score, the rest as it was."""
+    gains = np.array([true_score.get((query, product), 0.0) for product in ranked_K[:depth]])
+    best_first = np.argsort(-gains, kind="stable")
+    return np.concatenate([ranked_K[:depth][best_first], ranked_K[depth:]])
+
+
+mine = np.stack([perfect_order(row, q, 20) for q, row in enumerate(first["bm25"])])
+library = rerank(first["bm25"], 20, OracleReranker(), data)
+assert (mine == library).all(), "sorting the first k is the library's oracle"
+
+# %%
+DEPTHS = [10, 20, 50, 100, 200, 500]
+ceilings = {
+    name: [ndcg(rerank(ranked, depth, OracleReranker(), data)) for depth in DEPTHS]
+    for name, ranked in first.items()
+}
+one_stage = {"gcl-matrix alone": (DEPTHS, [alone["gcl-matrix"]] * len(DEPTHS))}
+figures.lines(
+    {name: (DEPTHS, values) for name, values in ceilings.items()} | one_stage,
+    "depth: products given to a perfect second stage",
+    "NDCG@10",
+).update_xaxes(type="log", tickvals=DEPTHS)
+
+# %% [markdown]
+# *Each line is what a perfect second stage makes of one first stage. The flat line is `gcl-matrix` without any. A perfect
+# stage over BM25's first ten stays far below it, and needs about 50 products to pass it.*
+
+# %%
+print(pd.DataFrame(ceilings, index=DEPTHS).round(3))
+assert all((np.diff(values) >= -1e-9).all() for values in ceilings.values()), (
+    "looking deeper never lowers a ceiling"
+)
+assert ceilings["bm25"][0] < alone["gcl-matrix"], (
+    "a perfect second stage over BM25's first ten stays below one good stage"
+)
+assert ceilings["gcl-matrix"][1] - ceilings["bm25"][1] > 0.1, (
+    "the better first stage has the higher ceiling"
+)
+
+# %% [markdown]
+# The answer was (b). A first stage is not only a filter. Whoever wants two stages should still train the first one well.
+#
+# ## A real second stage
+#
+# No second stage knows the scores. The library's small re-ranker is trained on the same pairs, with the same scores, as
+# the first stages. It has layers that see query and product together, so it can learn what a cosine cannot. What depends on the
+# product alone is computed in advance, for the re-ranker as for the vectors. `stages` trains it, puts it behind each first
+# stage at several depths, and measures quality and time.
+
+# %%
+told = stages(
+    workplace.name,
+    [world],
+    StagesConfig(
+        split="novel_document",
+        depths=(10, 20, 50, 100, 500),
+        steps=RERANKER_STEPS,
+        timed=TIMED,
+    ),
+)
+systems = pd.DataFrame(told["systems"]).set_index("system")
+figures.quality_against_latency(told["systems"], told["metric"])
+
+# %% [markdown]
+# *Large marks: a first stage alone. Small marks, joined to it: with the trained re-ranker, ever deeper to the right. Dotted:
+# the ceiling at the same depths. Better is up, cheaper is left. The distance from a line to its ceiling is what the
+# re-ranker does not know.*
+
+# %%
+quality = systems["mean"]
+print(systems[systems["second"] != "oracle"][["mean", "low", "high", "p50_ms"]].round(3))
+print("\n" + textwrap.fill(told["finding"], 96))
+lift = quality["bm25 + re-ranker @ 50"] - quality["bm25"]
+unknown = quality["gcl-matrix + oracle @ 100"] - quality["gcl-matrix + re-ranker @ 100"]
+best = quality[systems["second"] == "re-ranker"].max() - quality["gcl-matrix"]
+deeper = {
+    name: quality[f"gcl-matrix + {name} @ 500"] - quality[f"gcl-matrix + {name} @ 10"]
+    for name in ("oracle", "re-ranker")
+}
+assert lift > 0.05, "a trained second stage lifts a weak first stage"
+assert best < 0.05, "no second stage gets far above one good stage"
+assert unknown > 0.15, "a real second stage is far from its ceiling"
+assert deeper["re-ranker"] < deeper["oracle"] / 4, (
+    "deeper lifts the ceiling, not the real curve"
+)
+
+# %% [markdown]
+# Three things to see:
+#
+# - Behind BM25 the re-ranker earns its milliseconds: BM25 knows only common words. At depth 500 it re-orders two thirds of
+#   this small shop, and so is nearly a first stage of its own.
+# - Behind `gcl-matrix` it brings little or nothing here. Both learnt from the same pairs; where the vectors are unsure,
+#   so is the re-ranker.
+# - **Deeper is not better.** From depth 10 to 500 the ceiling rises by a quarter of the scale, the real curve not at all.
+#   With every further candidate comes a further chance to put a wrong product on top.
+#
+# So choose the depth like any other setting: on dev queries. `stages` does, and tells of the test queries.
+#
+# ## What it costs
+#
+# The time of a query is that of the first stage, plus a fixed part for reading the query once more, plus a part for each
+# product that is re-ordered:
+#
+# $$
+# t(k) = t_{\text{first}} + t_{\text{query}} + k \, t_{\text{product}}
+# \tag{2}
+# $$
+
+# %%
+chain = systems[(systems["first"] == "gcl-matrix") & (systems["second"] == "re-ranker")]
+per_product, fixed = np.polyfit(chain["depth"], chain["p50_ms"], 1)
+ratio = chain["p50_ms"].iloc[-1] / systems.loc["gcl-matrix", "p50_ms"]
+print(f"fixed {fixed:.2f} ms, {1000 * per_product:.2f} microseconds a product")
+print(f"500 products deep: {ratio:.1f} times the time of one stage")
+assert ratio > 1.3, "a second stage is paid for with every query"
+
+# %% [markdown]
+# These are processor milliseconds of one thread, the median of many queries in turn, so that a busy moment of the machine
+# hits all systems alike. The small re-ranker is an unusually cheap one. A cross-encoder with a transformer reads every
+# pair from scratch and takes *milliseconds a product*: (2) is the same, its last term a thousand times larger.
+#
+# ## Exercise
+#
+# A query may take `budget` milliseconds. Turn (2) round: **how deep can the second stage look?**
+
+
+# %%
+def deepest(budget, fixed, per_product):
+    """The largest whole depth k >= 0 with fixed + k * per_product <= budget; all in milliseconds."""
+    ### BEGIN SOLUTION
+    return max(0, int((budget - fixed) / per_product))
+    ### END SOLUTION
+
+
+# %%
+cheap, transformer = deepest(2.5, 1.1, 0.003), deepest(50.3, 1.1, 4.0)
+print(f"small re-ranker in 2.5 ms: {cheap} products; cross-encoder in 50.3 ms: {transformer}")
+assert (cheap, transformer, deepest(1.0, 1.1, 4.0)) == (466, 12, 0), (
+    "exercise: the deepest that the budget allows"
+)
+
+# %% [markdown]
+# ## What can mislead you
+#
+# **An oracle is no system.** A ceiling says what is possible with perfect knowledge of the answers. Published "upper
+# bounds" of re-ranking are often far from anything that can be trained.
+#
+# **The weak first stage flatters.** "Re-ranking gives +50 %" is true over BM25. It is the first stage that was weak. Tell the
+# gain over the best single stage you could have had.
+#
+# **This re-ranker is small and was trained briefly.** A large pretrained one knows more about language than any model
+# here and may well beat one stage on your data. What stays is the way to find out: the same training pairs, the same
+# queries, the ceiling beside it, and the milliseconds on the axis.
+#
+# **Milliseconds belong to a machine.** On a GPU, in batches, or with a corpus of ten million, the first term of (2)
+# changes and so does the winner. Measure where you serve; believe ratios more than digits.
+#
+# **Trained on its own mistakes?** A re-ranker that sees only known good pairs and random others in training has never met the
+# near misses of your first stage. Training on them is the usual next step.
+#
+# ## Recap
+#
+# - A second stage can only order what the first one found: (1) is the ceiling.
+# - One well-trained stage can beat a perfect second stage behind a weak first.
+# - A real second stage is far below its ceiling, and looking deeper closes nothing of that distance.
+# - Compare at equal milliseconds: (2). Choose the depth on dev queries.
+#
+# ## Questions
+#
+# 1. A first stage finds 60 % of the good products among its first 100. What does that say about the ceiling at depth 100?
+# 2. Why can the real curve fall as the depth grows, while the ceiling cannot?
+# 3. Your re-ranker is perfect on training queries and useless on new ones. Which split would have told you?
+# 4. The corpus grows from 750 to 7.5 million products. Which terms of (2) change?

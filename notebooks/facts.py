@@ -1,0 +1,134 @@
+"""The register of facts: what each notebook asserts, and how far the asserted numbers range over random seeds.
+
+`python notebooks/facts.py 04 --seeds 20` runs the source in tiny mode with GCL_SEED=0..19, one after the other, and writes
+what it finds into facts.toml. Notebooks that aren't named keep what was measured before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import io
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+SOURCES = {path.stem: path for path in sorted(HERE.glob("[0-9][0-9]_*.py"))}
+REGISTER = HERE / "facts.toml"
+HEAD = """\
+# Every asserted fact of the notebooks: its test; over how many seeds (GCL_SEED, tiny mode) it was measured; in how many
+# of them it held; from where to where the numbers in the test ranged, left to right. Made by `python notebooks/facts.py`.
+"""
+
+
+def code(name: str) -> list[str]:
+    """The code cells of a py:percent source."""
+    parts = re.split(r"^# %%(.*)\n", SOURCES[name].read_text(), flags=re.M)[1:]
+    return [
+        text.strip("\n")
+        for title, text in zip(parts[::2], parts[1::2], strict=True)
+        if not title.strip()
+    ]
+
+
+def facts(name: str) -> dict[str, str]:
+    """Message -> test of each assertion that has a message."""
+    nodes = ast.walk(ast.parse("\n".join(code(name))))
+    return {
+        message(node): ast.unparse(node.test)
+        for node in nodes
+        if isinstance(node, ast.Assert) and node.msg is not None
+    }
+
+
+def message(node: ast.Assert) -> str:
+    """Of an f-string, what stands before its first value."""
+    text = node.msg.values[0] if isinstance(node.msg, ast.JoinedStr) else node.msg
+    return text.value.rstrip(" (")
+
+
+class Noting(ast.NodeTransformer):
+    """`assert a < 3, "message"` becomes `note_("message", a < 3, [a])`."""
+
+    def visit_Assert(self, node: ast.Assert) -> ast.stmt:
+        if node.msg is None:
+            return node
+        test = node.test
+        sides = [test.left, *test.comparators] if isinstance(test, ast.Compare) else []
+        sides = [side for side in sides if any(isinstance(n, ast.Name) for n in ast.walk(side))]
+        arguments = [ast.Constant(message(node)), test, ast.List(sides, ast.Load())]
+        call = ast.Call(ast.Name("note_", ast.Load()), arguments, [])
+        return ast.copy_location(ast.Expr(call), node)
+
+
+def measure(name: str, seed: int) -> dict[str, list[tuple[bool, list]]]:
+    """Message -> for each time it is asserted, whether it held and the values that it compares."""
+    os.environ.update(GCL_MODE="tiny", GCL_SEED=str(seed))
+    found: dict[str, list[tuple[bool, list]]] = {}
+    scope = {
+        "__name__": "notebook",
+        "note_": lambda said, held, sides: found.setdefault(said, []).append(
+            (bool(held), sides)
+        ),
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        for text in code(name):
+            tree = ast.fix_missing_locations(Noting().visit(ast.parse(text)))
+            exec(compile(tree, name, "exec"), scope)
+    return found
+
+
+def entry(test: str, runs: list[list[tuple[bool, list]]]) -> dict:
+    """What the register says of a fact; its range only where the test compares numbers."""
+    held = sum(all(right for right, _ in run) for run in runs)
+    told = {"test": test, "seeds": len(runs), "held": held}
+    try:
+        sides = np.array([sides for run in runs for _, sides in run], float)
+    except (TypeError, ValueError):
+        return told
+    if sides.ndim != 2 or not sides.size:
+        return told
+    ranges = [[float(f"{end:.3g}") for end in (side.min(), side.max())] for side in sides.T]
+    return {**told, "range": ranges if ranges[1:] else ranges[0]}
+
+
+def write(register: dict[str, dict[str, dict]]) -> None:
+    parts = [HEAD]
+    for name, told in sorted(register.items()):
+        for said, values in told.items():
+            lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+            parts.append("\n".join([f"[{name}.{json.dumps(said)}]", *lines, ""]))
+    REGISTER.write_text("\n".join(parts))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("notebooks", nargs="*", help="01 02 ...; all of them if none is named")
+    parser.add_argument("--seeds", type=int, default=20)
+    asked = parser.parse_args()
+    for name in SOURCES:
+        if asked.notebooks and not name.startswith(tuple(asked.notebooks)):
+            continue
+        runs: list[dict] = []
+        for seed in range(asked.seeds):
+            runs.append(measure(name, seed))
+            broken = [
+                said for said, times in runs[-1].items() if not all(held for held, _ in times)
+            ]
+            print(name, "seed", seed, broken or "all hold", flush=True)
+            register = tomllib.loads(REGISTER.read_text()) if REGISTER.is_file() else {}
+            register[name] = {
+                said: entry(test, [run[said] for run in runs])
+                for said, test in facts(name).items()
+            }
+            write(register)
+
+
+if __name__ == "__main__":
+    main()
