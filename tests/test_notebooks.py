@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gcl_toolkit import figures
+from gcl_toolkit import figures, losses
 from gcl_toolkit.losses import gcl_loss, matrix_loss
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -154,7 +154,12 @@ def test_facts_fail_when_the_loss_is_broken(name, sabotaged, facts, monkeypatch)
 
 # -- exercises ---------------------------------------------------------------------------------------------------------
 
-WRONG = {"01_why_binary_loses": "torch.ones(8)", "02_the_loss": "1.0", "04_measure_it_honestly": "100"}
+WRONG = {
+    "01_why_binary_loses": "torch.ones(8)",
+    "02_the_loss": "1.0",
+    "04_measure_it_honestly": "100",
+    "06_one_stage_or_two": "1",
+}
 
 
 @each
