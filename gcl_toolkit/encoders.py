@@ -236,7 +236,7 @@ class OpenClipEncoder(Encoder):
         self.model.set_grad_checkpointing()
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        # Contiguous: on a CPU, torch 2.15's backward of MobileCLIP's convolutions corrupts memory in channels-last order.
+        # Contiguous: torch 2.15's backward of MobileCLIP's convolutions (CPU) corrupts memory in channels-last order.
         return self.model.encode_image(self.normalised(pixels).contiguous())
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
