@@ -236,7 +236,8 @@ class OpenClipEncoder(Encoder):
         self.model.set_grad_checkpointing()
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        return self.model.encode_image(self.normalised(pixels))
+        # Contiguous: torch 2.15's backward of MobileCLIP's convolutions (CPU) corrupts memory in channels-last order.
+        return self.model.encode_image(self.normalised(pixels).contiguous())
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
         return self.model.encode_text(tokens)
@@ -285,7 +286,8 @@ class TextEncoder(Encoder):
         return torch.where(made["attention_mask"].bool(), made["input_ids"], -1)  # -1: padding
 
     def checkpoint_gradients(self) -> None:
-        self.model.gradient_checkpointing_enable()
+        new = hasattr(self.model, "activation_checkpointing_enable")  # its name since transformers 5
+        (self.model.activation_checkpointing_enable if new else self.model.gradient_checkpointing_enable)()
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
         tokens = tokens[:, : max(1, int((tokens >= 0).sum(1).max()))]

@@ -133,6 +133,7 @@ def _steps(batches: _Batches, motor: Engine, config: TrainConfig, run: Run | Non
                 run.checkpoint(model, step + 1, motor.state(), motor.weights())
                 saved = time.perf_counter()
         yield record
+    batches.tell_broken()  # those decoded on the way
 
 
 def _begin(batches: _Batches, motor: Engine, config: TrainConfig, run: Run | None) -> tuple[int, float]:
@@ -166,12 +167,18 @@ class _Batches:
         model, workers = motor.model, motor.config.workers
         read = partial(Inputs, model.encoder, workers=workers, cache=motor.config.cache)
         self.queries, self.products = read(data.queries, model.left), read(data.corpus, model.right, side="right")
-        for broken in (self.queries.broken, self.products.broken):
-            if broken:
-                warnings.warn(f"{len(broken):,} pictures count as missing; {next(iter(broken.values()))}", stacklevel=4)
+        self.told = 0
+        self.tell_broken()
         late = self.queries.late or self.products.late or motor.device.type == "cuda"
         self.ahead = 2 if workers and late else 0
         self.known = KnownPairs(data) if config.mask and config.loss == "gcl" else None
+
+    def tell_broken(self) -> None:
+        """Warn of pictures that could not be read, if there are more than at the last call."""
+        broken = [*self.queries.broken.values(), *self.products.broken.values()]
+        if len(broken) > self.told:
+            warnings.warn(f"{len(broken):,} pictures count as missing; {broken[0]}", stacklevel=2)
+        self.told = len(broken)
 
     def about(self) -> dict[str, object]:
         """What the run was made of, for its config.json."""

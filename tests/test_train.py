@@ -1,11 +1,16 @@
+import sys
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from conftest import ranked
 
 from gcl_toolkit import NDCG, GCLModel, RankedData, TrainConfig, UserError, evaluate, train
 from gcl_toolkit.batches import KnownPairs
 from gcl_toolkit.fields import Fields
+from gcl_toolkit.ranked_data import IMAGE
 from gcl_toolkit.runs import Run, load_model, read_steps
 
 TITLES = Fields(title=1.0)
@@ -129,3 +134,16 @@ def test_nothing_to_train_on_is_told():
     nothing = RankedData(data.queries, data.corpus, data.qrels.set_column(2, "score", pa.array([0.0] * 4)))
     with pytest.raises(UserError, match="no pair has a weight > 0"):
         trained(data=nothing)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30], ids=["decoded late", "decoded at first"])
+def test_broken_pictures_are_told_once(monkeypatch, cache_bytes):
+    data = ranked(3, 4)
+    images = [{"bytes": b"not a picture", "path": None}, *data.corpus["image"].to_pylist()[1:]]
+    corpus = data.corpus.set_column(2, "image", pa.array(images, IMAGE))
+    module = sys.modules["gcl_toolkit.train"]
+    monkeypatch.setattr(module, "Inputs", partial(module.Inputs, cache_bytes=cache_bytes))
+    model = GCLModel("small", dimension=16, image_size=16, width=8)
+    with pytest.warns(UserWarning, match="1 pictures count as missing; image of product_id 'p0'") as told:
+        list(train(model, RankedData(data.queries, corpus, data.qrels), TrainConfig(steps=2, batch=4)))
+    assert len(told) == 1
