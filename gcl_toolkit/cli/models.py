@@ -60,7 +60,6 @@ def train_command(
     """
     arguments: dict[str, Any] = {
         "data": data,
-        "quarantine": str(quarantine) if quarantine else None,
         "left": left,
         "right": right,
         "encoder": encoder,
