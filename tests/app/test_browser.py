@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import chrome
 import pytest
 import small_bundle
-from chrome import chromium, in_the_address, page, served, view, visit
+from chrome import in_the_address, sent, served, view, visit
 
 from app import playground
 from app.service import Service
@@ -18,7 +18,6 @@ from gcl_toolkit.bundle import read_bundle
 from gcl_toolkit.metrics import NDCG
 
 chrome.needed()
-__all__ = ["chromium", "page"]
 A, B = "gcl-matrix", "clip"
 
 
@@ -190,10 +189,10 @@ def test_every_view_comes_back_from_its_address(page, url, service, tab):
     said |= {"weighting": "linear", "temperature": 0.2, "score": 55.0, "more": "some mug:0.5"}
     visit(page, url, tab=tab, **said)
     in_the_address(page, tab=tab, **{name: said[name] for name in USES[tab] if name in said})
-    first = page.locator(".view:visible").inner_text()
+    first = sent(page)
     page.goto(page.url)
     view(page).wait_for()
-    assert page.locator(".view:visible").inner_text() == first
+    assert sent(page) == first
     for name, place in (("weight", "#weight"), ("temperature", "#temperature"), ("score", "#score")):
         if name in USES[tab]:
             assert float(page.locator(f"{place} input[type=number]").input_value()) == said[name]
