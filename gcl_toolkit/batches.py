@@ -155,12 +155,11 @@ def _has_image(column: pa.ChunkedArray) -> Tensor:
 @dataclass(frozen=True)
 class Batch:
     """What one step sees, as row numbers. For pairs, row i of `queries` goes with row i of `products`. For the score
-    matrix, `weights` is queries x products and `totals` are the training set's, by query and by product."""
+    matrix, `weights` is queries x products."""
 
     queries: np.ndarray
     products: np.ndarray
     weights: Tensor
-    totals: tuple[Tensor, ...] = ()
 
 
 class PairSampler:
@@ -187,23 +186,18 @@ class MatrixSampler:
         query, product, _ = data.pairs
         kept = weights > 0
         self.size, self.seed, self.count = size, seed, queries
-        self.query_totals = np.bincount(query, weights, data.queries.num_rows)
-        self.product_totals = np.bincount(product, weights, data.corpus.num_rows)
         self.by_product = _Groups(product[kept], query[kept], weights[kept], data.corpus.num_rows)
         best = kept & top
         self.best_of_query = _Groups(query[best], product[best], weights[best], data.queries.num_rows)
         self.has_best = np.flatnonzero(self.best_of_query.counts)
-        self.products = np.flatnonzero(self.product_totals)
-        self.queries = np.flatnonzero(self.query_totals)
+        self.products, self.queries = np.unique(product[kept]), np.unique(query[kept])
 
     def __call__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))
         balanced = self.best_of_query.draw(rng, rng.choice(self.has_best, self.size - self.size // 2))
         uniform = self.products[_epoch_slice(len(self.products), self.size // 2, step, self.seed)]
         products = np.unique(np.concatenate([balanced, uniform]))
-        if len(products) < min(
-            self.size, len(self.products)
-        ):  # some drawn twice; full batches keep every shape the same
+        if len(products) < min(self.size, len(self.products)):  # some drawn twice; equal batches are faster
             others = rng.permutation(np.setdiff1d(self.products, products))
             products = np.sort(np.concatenate([products, others[: self.size - len(products)]]))
         column, query, weight = self.by_product.members(products)
@@ -213,15 +207,7 @@ class MatrixSampler:
             queries = np.sort(np.concatenate([queries, others[: self.count - len(queries)]]))
         weights_NxM = torch.zeros(len(queries), len(products))
         weights_NxM[np.searchsorted(queries, query), column] = torch.from_numpy(weight).float()
-        return Batch(
-            queries,
-            products,
-            weights_NxM,
-            (
-                torch.from_numpy(self.query_totals[queries]).float(),
-                torch.from_numpy(self.product_totals[products]).float(),
-            ),
-        )
+        return Batch(queries, products, weights_NxM)
 
 
 class KnownPairs:

@@ -170,7 +170,8 @@ class SmallEncoder(Encoder):
         return self.image_head(maps_NxCxHxW.mean((2, 3)))
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
-        tokens = tokens[:, : max(1, int((tokens > 0).sum(1).max()))]
+        used = (tokens > 0).any(0).nonzero()
+        tokens = tokens[:, : int(used.max()) + 1 if len(used) else 1]
         words_N = (tokens > 0).sum(1, keepdim=True).clamp(min=1)
         mean_NxD = self.word_vectors(tokens).sum(1) / words_N.sqrt()
         return self.text_head(self.text_tower(mean_NxD))

@@ -32,11 +32,12 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. The defaults are the score-matrix GCL that DESIGN.md calls the strongest."""
+    """How to train. The defaults are the score-matrix GCL that was the strongest on dev queries (docs/LOG.md)."""
 
-    loss: str = "matrix"
-    """"matrix": every known pair of the step pulls; "gcl": one pair a row, the published form; others of `LOSSES`."""
-    weighting: str = "sharp"
+    loss: str = "graded"
+    """"graded": every known pair of the step pulls, against worse ones; "matrix": against all others; "gcl": one pair a
+    row, the published form; others of `LOSSES`."""
+    weighting: str = "auto"
     """Score -> weight, a name of `weighting.WEIGHTINGS`; "constant" is binary contrastive training."""
     top_only: bool = False
     """Train on the pairs with the best grades only."""
@@ -241,9 +242,7 @@ class _Batches:
         scale, device = self.motor.model.logit_scale, self.motor.device
         loss = local_form(sized(self.config.loss, len(batch.queries), len(batch.products)))
         if self.config.loss != "gcl":
-            weights, by_query, by_product = (t.to(device) for t in (batch.weights, *batch.totals))
-            totals = {"query_totals": by_query, "document_totals": by_product}
-            return partial(loss, weights=weights, logit_scale=scale, **totals)
+            return partial(loss, weights=batch.weights.to(device), logit_scale=scale)
         own = own_share(len(batch.queries))
         masked: Tensor | tuple[Tensor, Tensor] | None = None
         if self.known:

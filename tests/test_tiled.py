@@ -12,7 +12,17 @@ from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gcl_toolkit import losses
-from gcl_toolkit.losses import gcl_loss, log_sum_exps, matrix_loss, sized, tiled, tiled_gcl_loss, tiled_matrix_loss
+from gcl_toolkit.losses import (
+    gcl_loss,
+    graded_loss,
+    log_sum_exps,
+    matrix_loss,
+    sized,
+    tiled,
+    tiled_gcl_loss,
+    tiled_graded_loss,
+    tiled_matrix_loss,
+)
 
 N, M, D, TILE = 11, 7, 5, (4, 3)
 KEEP = {"nothing kept": 0, "some tiles kept": 300, "all kept": 1 << 20}
@@ -57,7 +67,6 @@ QUERY_IDS, PRODUCT_IDS = (
     torch.tensor([0, 1, 2, 3, 1, 4, 5, 9, 8, 8, 0]),
 )
 KNOWN = torch.tensor([[0, 5, 5, 10], [1, 2, 2, 10]])  # one twice, one on the diagonal
-TOTALS = {"query_totals": torch.arange(1.0, N + 1).double(), "document_totals": torch.arange(2.0, M + 2).double()}
 
 
 def known_mask():
@@ -87,19 +96,32 @@ def test_tiled_is_dense_for_pairs(masked, scale, keep):
 
 @pytest.mark.parametrize("keep", KEEP.values(), ids=KEEP)
 @pytest.mark.parametrize("scale", [3.0, 100.0, 3000.0])
-@pytest.mark.parametrize("totals", [{}, TOTALS], ids=["", "totals"])
-@pytest.mark.parametrize("of_weights", [False, True])
-def test_tiled_is_dense_for_the_score_matrix(of_weights, totals, scale, keep):
+@pytest.mark.parametrize(
+    ("dense", "tiled", "of_weights"),
+    [
+        (matrix_loss, tiled_matrix_loss, False),
+        (matrix_loss, tiled_matrix_loss, True),
+        (graded_loss, tiled_graded_loss, False),
+    ],
+)
+def test_tiled_is_dense_for_the_score_matrix(dense, tiled, of_weights, scale, keep):
     given, weights = inputs(N, M, scale), sparse_weights().requires_grad_(of_weights)
     given = (*given, weights) if of_weights else given
-    dense = value_and_gradients(lambda a, b, s, *_: matrix_loss(a, b, weights, logit_scale=s, **totals), *given)
-    found = value_and_gradients(
-        lambda a, b, s, *_: tiled_matrix_loss(a, b, weights, logit_scale=s, keep_bytes=keep, **totals), *given
-    )
-    assert found == pytest.approx(dense, rel=1e-10, abs=1e-10)
+    expected = value_and_gradients(lambda a, b, s, *_: dense(a, b, weights, logit_scale=s), *given)
+    found = value_and_gradients(lambda a, b, s, *_: tiled(a, b, weights, logit_scale=s, keep_bytes=keep), *given)
+    assert found == pytest.approx(expected, rel=1e-10, abs=1e-10)
     if not of_weights:
-        sparse = tiled_matrix_loss(given[0], given[1], weights.to_sparse(), logit_scale=given[2], **totals)
-        assert sparse.item() == pytest.approx(dense[0].item(), rel=1e-12)
+        zeros = torch.sparse_coo_tensor([[0], [3]], [0.0], (N, M), dtype=torch.float64, check_invariants=True)
+        sparse = tiled(given[0], given[1], weights.to_sparse() + zeros, logit_scale=given[2])
+        assert sparse.item() == pytest.approx(expected[0].item(), rel=1e-12)
+
+
+def test_tiled_graded_with_grades_that_are_equal_and_rows_that_are_known_throughout():
+    given, weights = inputs(N, M, 20.0), (sparse_weights() * 4).ceil() / 4
+    weights[3] = 1
+    expected = value_and_gradients(lambda a, b, s: graded_loss(a, b, weights, logit_scale=s), *given)
+    found = value_and_gradients(lambda a, b, s: tiled_graded_loss(a, b, weights, logit_scale=s), *given)
+    assert found == pytest.approx(expected, rel=1e-10, abs=1e-10)
 
 
 def test_tiled_is_the_loop():
@@ -117,9 +139,8 @@ def test_tiled_is_the_loop():
     assert found == pytest.approx(expected, abs=1e-8)
     assert found[0].item() == pytest.approx(expected[0].item(), rel=1e-10)
     queries, documents, _ = inputs(N, M, 3.0)
-    totals = {name: value.tolist() for name, value in TOTALS.items()}
-    expected = references.matrix_loss(queries.tolist(), documents.tolist(), sparse_weights().tolist(), 3.0, **totals)
-    found = tiled_matrix_loss(queries, documents, sparse_weights(), logit_scale=3.0, **TOTALS)
+    expected = references.matrix_loss(queries.tolist(), documents.tolist(), sparse_weights().tolist(), 3.0)
+    found = tiled_matrix_loss(queries, documents, sparse_weights(), logit_scale=3.0)
     assert found.item() == pytest.approx(expected, rel=1e-10)
 
 
@@ -128,10 +149,11 @@ def test_gradcheck():
         return tiled_gcl_loss(a, b, w, logit_scale=s, query_ids=QUERY_IDS, not_negative=KNOWN)
 
     def matrix(a, b, s, w):
-        return tiled_matrix_loss(a, b, w, logit_scale=s, **TOTALS)
+        return tiled_matrix_loss(a, b, w, logit_scale=s)
 
     assert torch.autograd.gradcheck(pairs, (*inputs(N, N, 4.0), pair_weights()), fast_mode=True)
-    assert torch.autograd.gradcheck(matrix, (*inputs(N, M, 4.0), sparse_weights().requires_grad_()), fast_mode=True)
+    weights = (sparse_weights() + 0.01).requires_grad_()  # a row that gets its first weight is a leap
+    assert torch.autograd.gradcheck(matrix, (*inputs(N, M, 4.0), weights), fast_mode=True)
 
 
 def test_log_sum_exps_stand_alone():
@@ -275,7 +297,8 @@ MUTANTS = {
     "small sums not done again": ("log_sum_exps", "found_R[rows] = ", "_ = "),
     "gradients of rows done again lost": ("log_sum_exps", "by_left[rows_R] += ", "_ = "),
     "shift forgotten": ("log_sum_exps", "torch.exp(self.shift - found_R)", "torch.exp(-found_R)"),
-    "totals of the wrong side": ("tiled", "(column_M, cells[1], document_totals)", "(column_M, cells[1], None)"),
+    "shares of the other side": ("tiled", "_shares(weight_K.double(), group_K", "_shares(weight_K.double(), cells[0]"),
+    "groups without weight counted": ("tiled", "(total_G > 0).sum()", "(total_G >= 0).sum()"),
     "a softmax over the positives' rest only": ("tiled", "index_add(0, group_K, exp_K * ~is_top_K)", "clone()"),
     "the top alone": ("tiled", "torch.where(is_top_K, 0.0, top_exp_G[group_K] - exp_K)", "0.0"),
 }  # fmt: skip
@@ -305,7 +328,7 @@ def both_forms(pair_form, matrix_form, scale, **kept):
         return pair_form(a, b, w, logit_scale=s, **masks, **kept)
 
     def matrix(a, b, s):
-        return matrix_form(a, b, sparse_weights(), logit_scale=s, **TOTALS, **kept)
+        return matrix_form(a, b, sparse_weights(), logit_scale=s, **kept)
 
     given = (pairs, (*inputs(N, N, scale), pair_weights())), (matrix, inputs(N, M, scale))
     return torch.cat([value_and_gradients(form, *x) for form, x in given])
@@ -338,11 +361,12 @@ def test_size_decides(monkeypatch):
     assert sized("gcl", 4096, 4096) is tiled_gcl_loss
     assert sized("matrix", 4096, 192) is matrix_loss
     assert sized("matrix", 4096, 8192) is tiled_matrix_loss
+    assert sized("graded", 4096, 8192) is tiled_graded_loss
     monkeypatch.setitem(losses.LOSSES, "other", len)
     assert sized("other", 4096, 8192) is len
 
 
-@pytest.mark.parametrize("loss", ["gcl", "matrix"])
+@pytest.mark.parametrize("loss", ["gcl", "matrix", "graded"])
 def test_training_tiled_is_training_dense(loss, monkeypatch):
     from test_train import TITLES, words_shop
 

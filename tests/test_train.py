@@ -43,7 +43,7 @@ def trained(seed=0, data=None, **config):
     return model, list(train(model, data or words_shop(), settings))
 
 
-@pytest.mark.parametrize("loss", ["gcl", "matrix"])
+@pytest.mark.parametrize("loss", ["gcl", "matrix", "graded"])
 def test_training_learns_to_find_and_weights_teach_the_order(loss):
     data = words_shop()
     ranks = {}
@@ -109,7 +109,7 @@ def test_known_pairs_are_masked_also_off_the_diagonal():
 def test_top_only_never_sees_a_lower_grade():
     from gcl_toolkit.train import _sampler
 
-    for loss in ("gcl", "matrix"):
+    for loss in ("gcl", "matrix", "graded"):
         sampler = _sampler(words_shop(), TrainConfig(loss=loss, top_only=True, batch=8))
         products = np.concatenate([sampler(step).products for step in range(20)])
         assert set(products % 6) == {0, 1, 2}

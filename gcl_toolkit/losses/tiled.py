@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gcl_toolkit.losses.listwise import NEVER, odds_against_lower
 from gcl_toolkit.losses.log_sum_exps import KEEP_BYTES, log_sum_exps
 
 
@@ -45,22 +46,59 @@ def tiled_matrix_loss(
     weights: Tensor,
     *,
     logit_scale: Tensor | float,
-    query_totals: Tensor | None = None,
-    document_totals: Tensor | None = None,
     keep_bytes: int = KEEP_BYTES,
 ) -> Tensor:
     """`matrix_loss`; weights: N x M, dense or sparse (COO). A sparse one has gradients at its own cells only."""
-    if weights.is_sparse:
-        cells, weight_K = weights.coalesce().indices(), weights.coalesce().values()
-    else:
-        cells = (torch.ones_like(weights) if weights.requires_grad else weights).nonzero().T
-        weight_K = weights[cells[0], cells[1]]
+    cells, weight_K = _listed(weights)
     row_N, column_M, own_K = log_sum_exps(queries, documents, logit_scale, cells, keep_bytes=keep_bytes)
     loss = own_K.new_zeros(())
-    for others, group_K, totals in ((row_N, cells[0], query_totals), (column_M, cells[1], document_totals)):
-        share_K = weight_K.double() if totals is None else weight_K.double() / totals[group_K]
-        loss = loss + (share_K * _cross_entropy(own_K, others, group_K)).sum()
-    return loss.to(torch.promote_types(queries.dtype, torch.float32)) / (2 * documents.shape[0])
+    for others, group_K in ((row_N, cells[0]), (column_M, cells[1])):
+        loss = loss + (_shares(weight_K.double(), group_K, others) * _cross_entropy(own_K, others, group_K)).sum()
+    return (loss / 2).to(torch.promote_types(queries.dtype, torch.float32))
+
+
+def tiled_graded_loss(
+    queries: Tensor,
+    documents: Tensor,
+    weights: Tensor,
+    *,
+    logit_scale: Tensor | float,
+    keep_bytes: int = KEEP_BYTES,
+) -> Tensor:
+    """`graded_loss`; weights: N x M, dense or sparse (COO), without gradients. Memory also grows with the most known
+    cells of a row."""
+    cells, weight_K = _listed(weights.detach())
+    cells, weight_K = cells[:, weight_K > 0], weight_K[weight_K > 0]
+    row_N, column_M, own_K = log_sum_exps(queries, documents, logit_scale, cells, keep_bytes=keep_bytes)
+    place_NxL = _in_rows(cells[0], weight_K, len(row_N))
+    grades_NxL, own_NxL, share_NxL = (
+        torch.cat([value_K, value_K.new_full((1,), filler)])[place_NxL]
+        for value_K, filler in ((weight_K, 0), (own_K, NEVER), (_shares(weight_K.double(), cells[0], row_N), 0))
+    )
+    odds_NxL = odds_against_lower(row_N[:, None].clamp(min=NEVER), own_NxL, grades_NxL)
+    by_column = _shares(weight_K.double(), cells[1], column_M) * _cross_entropy(own_K, column_M, cells[1])
+    loss = (share_NxL * _softplus(odds_NxL)).sum() + by_column.sum()
+    return (loss / 2).to(torch.promote_types(queries.dtype, torch.float32))
+
+
+def _listed(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The known cells of a score matrix, 2 x K, and their weights, K."""
+    if weights.is_sparse:
+        return weights.coalesce().indices(), weights.coalesce().values()
+    cells = (torch.ones_like(weights) if weights.requires_grad else weights).nonzero().T
+    return cells, weights[cells[0], cells[1]]
+
+
+def _in_rows(row_K: Tensor, grade_K: Tensor, rows: int) -> Tensor:
+    """The numbers of the cells, N x L, each row's by rising grade; in front of them, as filler, the number K."""
+    order_K = grade_K.argsort()
+    order_K = order_K[row_K[order_K].argsort(stable=True)]
+    count_N = torch.bincount(row_K, minlength=rows)
+    most, end_N = int(count_N.max()), count_N.cumsum(0)
+    place_NxL = torch.full((rows, most), len(row_K), device=row_K.device)
+    column_K = torch.arange(len(order_K), device=row_K.device) - end_N[row_K[order_K]] + most
+    place_NxL[row_K[order_K], column_K] = order_K
+    return place_NxL
 
 
 def same_id_cells(ids: Tensor) -> Tensor:
@@ -73,6 +111,13 @@ def same_id_cells(ids: Tensor) -> Tensor:
     column_K = (count_G.cumsum(0) - count_G)[group_N[row_K]] + in_group_K
     cells = order[torch.stack([row_K, column_K])]
     return cells[:, row_K != column_K]
+
+
+def _shares(weight_K: Tensor, group_K: Tensor, like_G: Tensor) -> Tensor:
+    """`shares` of listed cells: of their group's total, and of the groups that have any."""
+    total_G = torch.zeros_like(like_G).index_add(0, group_K, weight_K)
+    groups = (total_G > 0).sum().clamp(min=1)
+    return weight_K / total_G.masked_fill(total_G == 0, 1)[group_K] / groups
 
 
 def _softplus(x: Tensor) -> Tensor:
