@@ -21,7 +21,6 @@ from gcl_toolkit.engine import Engine, EngineConfig
 from gcl_toolkit.errors import UserError, unknown
 from gcl_toolkit.losses import LOSSES, TILED, sized
 from gcl_toolkit.losses.distributed import local_form, own_share, rank, ranks
-from gcl_toolkit.losses.gcl import cell_mask
 from gcl_toolkit.model import GCLModel
 from gcl_toolkit.ranked_data import RankedData, is_image
 from gcl_toolkit.runs import Run
@@ -242,15 +241,11 @@ class _Batches:
         scale, device = self.motor.model.logit_scale, self.motor.device
         loss = local_form(sized(self.config.loss, len(batch.queries), len(batch.products)))
         if self.config.loss != "gcl":
-            return partial(loss, weights=batch.weights.to(device), logit_scale=scale)
-        own = own_share(len(batch.queries))
-        masked: Tensor | tuple[Tensor, Tensor] | None = None
-        if self.known:
-            masked = cells = self.known(batch.queries, batch.products).to(device)
-            if ranks() > 1:
-                masked_NxN = cell_mask(cells, len(batch.queries))
-                masked = masked_NxN[own], masked_NxN[:, own].T
-        return partial(loss, weights=batch.weights[own].to(device), logit_scale=scale, not_negative=masked)
+            weights = batch.weights if self.config.loss in TILED else batch.weights.to_dense()
+            return partial(loss, weights=weights.to(device), logit_scale=scale)
+        masked = self.known(batch.queries, batch.products).to(device) if self.known else None
+        weights = batch.weights[own_share(len(batch.queries))].to(device)
+        return partial(loss, weights=weights, logit_scale=scale, not_negative=masked)
 
 
 def _seed(config: TrainConfig, step: int) -> int:
