@@ -93,6 +93,7 @@ def test_plain_open_clip_loads_it_by_the_cards_code_and_embeds_the_same(tiny):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     model = load_model(run)
+    assert model.encoder.preprocess == OTHERS
     ours = model.embed(pa.table({"query": ["red striped mug"]}), "left")[0]
     assert np.abs(ours - found["query"]).max() < 1e-6
     images = pa.array([{"bytes": picture, "path": None} for picture in pictures], IMAGE)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gcl_toolkit.encoders import OpenClipEncoder
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.export import usage
 from gcl_toolkit.model import GCLModel
@@ -143,6 +144,11 @@ def _limits(origin: Origin, model: GCLModel, license: str | None) -> str:
         "- Scores carry the biases of what they were made from (positions, clicks, judges), and so does the model.",
         "- A product's vector depends on the weights of its fields; other weights than those above were not measured.",
     ]
+    if isinstance(model.encoder, OpenClipEncoder):
+        lines.append(
+            "- In training, pictures were resized by torch, about a grey level from what open_clip's Pillow does; "
+            "the same pixels give the same vectors to 1e-6."
+        )
     if model.encoder.spec["name"] == "small":
         lines.append(
             f"- It knows the {len(getattr(model.encoder, 'vocabulary', ())):,} words of its training texts and skips "
