@@ -357,6 +357,20 @@ def test_what_the_hub_refuses_is_one_line_without_the_token(served, out, capsys)
     assert TOKEN not in shown + error
 
 
+def test_an_error_that_quotes_the_token_is_shown_without_it(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def refuse(*_, **__):
+        raise RuntimeError(f"bad header 'Authorization: Bearer {TOKEN}'\nand more")
+
+    (tmp_path / "export.json").write_text('{"files": []}')
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+    with pytest.raises(UserError) as error:
+        hub.push(tmp_path, "me/mugs")
+    assert str(error.value) == "me/mugs could not be pushed (bad header 'Authorization: Bearer ***')"
+
+
 def test_a_folder_name_or_token_that_is_missing_is_said(out, tmp_path, capsys, monkeypatch):
     import huggingface_hub
 
