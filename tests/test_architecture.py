@@ -13,7 +13,7 @@ LAYERS = {
     "world": "doctor pictures texts sources encoders model batches index formats",
     "acts": "checkpoints runs adapt engine train search baselines rerank evaluate study summary stages official slices "
     "parity",
-    "views": "figures results report glossary space bundle",
+    "views": "figures results report glossary space bundle export",
     "promises": "recipes hosting cli",
 }
 LEVEL = {name: level for level, names in enumerate(LAYERS.values()) for name in names.split()}
@@ -33,6 +33,9 @@ DOORS = {
     "gradio": {"the app, not the package"},
     "accelerate": {"engine"},
     "peft": {"adapt"},
+    "huggingface_hub": {"export"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
     "simplejpeg": {"pictures"},
     "tyro": {"cli"},
     "rich": {"cli"},

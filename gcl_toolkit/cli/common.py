@@ -67,4 +67,11 @@ def progress() -> Progress:
 
 
 def command() -> str:
-    return shlex.join(["gcl", *sys.argv[1:]])
+    """As it was typed, to stand beside results; without passwords and tokens."""
+    typed = shlex.join(["gcl", *sys.argv[1:]])
+    return re.sub(r"(--token[= ])('[^']*'|\S+)|(?<=://)[^\s/@]+(?=@)", lambda found: f"{found[1] or ''}***", typed)
+
+
+def model_folder(run: Path) -> Path:
+    """The folder of a run or a model as it is; of a study that of its gcl-matrix model."""
+    return next(iter(sorted(run.glob("runs/*/gcl-matrix/seed_0"))), run) if (run / "study.json").is_file() else run

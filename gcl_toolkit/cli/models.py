@@ -15,7 +15,7 @@ import tyro
 from rich.table import Table
 
 from gcl_toolkit import doctor as doctoring
-from gcl_toolkit.cli.common import app, command, console, progress, split_of
+from gcl_toolkit.cli.common import app, command, console, model_folder, progress, split_of
 from gcl_toolkit.engine import EngineConfig
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.evaluate import METRICS, evaluate
@@ -178,9 +178,7 @@ def search_command(
         data: "shop", or a file or folder in a known layout.
         k: how many.
     """
-    if (run / "study.json").is_file():
-        run = next(iter(sorted(run.glob("runs/*/gcl-matrix/seed_0"))), run)
-    model = load_model(run)
+    model = load_model(model_folder(run))
     with console.status(f"reading {data}"):
         corpus = split_of(data, "zero_shot").corpus
         scores, ids = search(model, [query], corpus, k)
