@@ -101,7 +101,7 @@ def _make_small_bundle(folder: Path) -> None:
     writable_folder(folder.parent)
     with console.status("generating the shop"):
         world = World("shop", load("shop", products=1_500, queries=300, per_query=30, size=128))
-    config = StudyConfig(methods=("clip", "clip-top", "gcl-matrix"), train=TrainConfig(steps=150))
+    config = StudyConfig(methods=("clip", "clip-top", "gcl-matrix"), train=TrainConfig(steps=150), evaluate_every=25)
     train_study([world], config, folder.parent / "study", jobs=0)
     with console.status("bundle") as status:
         write_bundle(folder.parent / "study", world, folder, progress=status.update)

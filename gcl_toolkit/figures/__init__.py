@@ -41,6 +41,7 @@ __all__ = [
     "pictures",
     "plotly_js",
     "quality_against_latency",
+    "reached",
     "scores",
     "strips",
     "weight_curves",
@@ -121,6 +122,38 @@ def curves(steps: Mapping[str, pd.DataFrame], points: int = 60) -> go.Figure:
             )
     figure.update_xaxes(title="step")
     return plain(figure, 440)
+
+
+def reached(steps: Mapping[str, pd.DataFrame], metric: str) -> go.Figure | None:
+    """A split's metric by step, a plot each; None where no table has it. steps: method -> table with step and the
+    columns "<metric> <split>" that `evaluate.Watch` gives, NaN at the steps between."""
+    splits = dict.fromkeys(name for table in steps.values() for name in table if name.startswith(f"{metric} "))
+    if not splits:
+        return None
+    rows = -(-len(splits) // 2)
+    titles = [split.removeprefix(f"{metric} ").replace("_", " ") for split in splits]
+    gaps = {"horizontal_spacing": 0.09, "vertical_spacing": 0.28 / rows}
+    figure = make_subplots(rows, 2, shared_yaxes="all", subplot_titles=titles, **gaps)
+    for method, table in steps.items():
+        colour, symbol, dash = STYLES.get(method, OTHER)
+        for place, split in enumerate(splits):
+            measured = table.reindex(columns=["step", split]).dropna()
+            figure.add_scatter(
+                x=measured["step"].tolist(),
+                y=measured[split].tolist(),
+                hovertemplate="step %{x:.0f}: %{y:.3f}",
+                mode="lines+markers",
+                name=method,
+                legendgroup=method,
+                showlegend=place == 0,
+                marker={"symbol": symbol, "size": 8},
+                line={"color": colour, "dash": dash, "width": 3 if method == "gcl-matrix" else 2},
+                row=place // 2 + 1,
+                col=place % 2 + 1,
+            )
+    figure.update_xaxes(title="step", rangemode="tozero")
+    figure.update_yaxes(rangemode="tozero")
+    return plain(figure, 80 + 250 * rows)
 
 
 def differences(values: Sequence[float], metric: str) -> go.Figure:

@@ -211,10 +211,13 @@ def test_the_playground_follows_its_sliders(page, url, service):
     assert page.locator(".modebar-btn[data-title*=loud], .modebar-btn[data-title*=hare]").count() == 0
 
 
-def test_training_draws_its_curves(page, url):
+def test_training_draws_its_curves_and_what_every_split_reached(page, url, service):
     visit(page, url, tab="training")
-    page.locator(".figure .main-svg").first.wait_for()
-    assert set(page.locator(".legendtext").evaluate_all("all => all.map(e => e.textContent)")) == {A, B}
+    losses, reached = page.locator(".figure:visible").nth(0), page.locator(".figure:visible").nth(1)
+    for figure in (losses, reached):
+        for name in (A, B):
+            figure.locator(".legendtext", has_text=re.compile(f"^{name}$")).wait_for()
+    assert reached.locator(".annotation-text").all_inner_texts() == [s.replace("_", " ") for s in service.bundle.splits]
 
 
 def test_a_saved_comparison_opens_without_a_server_and_asks_for_nothing(page, url, service, tmp_path, chromium):
