@@ -30,6 +30,7 @@ from gcl_toolkit.figures.style import BLUE, GREY, GRID, ORANGE, OTHER, STYLES, p
 __all__ = [
     "CONFIG",
     "STYLES",
+    "TIE",
     "agreement",
     "circle",
     "clouds",
@@ -54,6 +55,8 @@ CONFIG = {
     "modeBarButtonsToRemove": ["sendDataToCloud", "sendChartToCloud", "select2d", "lasso2d", "autoScale2d"],
 }
 """For plotly.js: no logo, and no button that sends a figure anywhere."""
+TIE = 5e-4
+"""Differences below it are none to the three digits that are shown."""
 
 
 def scores(
@@ -132,7 +135,7 @@ def reached(steps: Mapping[str, pd.DataFrame], metric: str) -> go.Figure | None:
         return None
     rows = -(-len(splits) // 2)
     titles = [split.removeprefix(f"{metric} ").replace("_", " ") for split in splits]
-    gaps = {"horizontal_spacing": 0.09, "vertical_spacing": 0.28 / rows}
+    gaps = {"horizontal_spacing": 0.09, "vertical_spacing": 0.3 / rows}
     figure = make_subplots(rows, 2, shared_yaxes="all", subplot_titles=titles, **gaps)
     for method, table in steps.items():
         colour, symbol, dash = STYLES.get(method, OTHER)
@@ -151,14 +154,16 @@ def reached(steps: Mapping[str, pd.DataFrame], metric: str) -> go.Figure | None:
                 row=place // 2 + 1,
                 col=place % 2 + 1,
             )
-    figure.update_xaxes(title="step", rangemode="tozero")
+    figure.update_xaxes(rangemode="tozero")
+    figure.update_xaxes(title="step", row=rows)
     figure.update_yaxes(rangemode="tozero")
     return plain(figure, 80 + 250 * rows)
 
 
 def differences(values: Sequence[float], metric: str) -> go.Figure:
-    """How the per-query differences of two methods spread: losses hatched, ties in their own bar, wins plain."""
-    values_Q = np.asarray(values, float)
+    """How the per-query differences of two methods spread: losses hatched, ties (to three digits) in their own bar,
+    wins plain."""
+    values_Q = np.where(np.abs(values) < TIE, 0.0, values)
     limit = max(0.1, np.ceil(10 * np.abs(values_Q).max(initial=0)) / 10)
     width = 0.02 if limit < 0.35 else 0.05
     edges = np.arange(round(limit / width) + 1) * width
@@ -180,7 +185,8 @@ def differences(values: Sequence[float], metric: str) -> go.Figure:
         tickvals=(ticks + np.sign(ticks) * width / 2).tolist(),
         ticktext=[f"{tick:+.2f}" if tick else "0" for tick in ticks],
     )
-    figure.update_yaxes(title="queries")
+    most = max(max(bars.y) for bars in figure.data)
+    figure.update_yaxes(title="queries", dtick=1 if most < 6 else None)
     return plain(figure, 360)
 
 
