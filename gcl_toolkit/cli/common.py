@@ -26,11 +26,16 @@ data_app = tyro.extras.SubcommandApp()
 app.command(data_app, name="data", help="Look at data, make data.")
 
 
-def split_of(data: str, name: str, quarantine: str | None = None) -> RankedData:
+def splits_of(data: str, names: Sequence[str], quarantine: str | None = None) -> dict[str, RankedData]:
     splits = load(data, **({"quarantine": quarantine} if quarantine else {}))
-    if name not in splits:
-        raise DataError(f"{data} has no split {name!r}; it has {', '.join(splits)}")
-    return splits[name]
+    for name in names:
+        if name not in splits:
+            raise DataError(f"{data} has no split {name!r}; it has {', '.join(splits)}")
+    return {name: splits[name] for name in names}
+
+
+def split_of(data: str, name: str) -> RankedData:
+    return splits_of(data, [name])[name]
 
 
 def judged(splits: dict[str, RankedData], data: str, complete: str | None) -> dict[str, RankedData]:
