@@ -12,7 +12,7 @@ LAYERS = {
     "paper": "errors findings weighting fields losses metrics ranked_data statistics propensity",
     "world": "doctor pictures texts sources encoders model batches index formats",
     "acts": "checkpoints runs adapt engine train search baselines rerank evaluate study summary stages official slices "
-    "parity",
+    "parity curate",
     "views": "figures results report glossary space bundle export",
     "promises": "recipes hosting cli",
 }
@@ -37,7 +37,9 @@ DOORS = {
     "onnx": {"export"},
     "onnxruntime": {"export"},
     "simplejpeg": {"pictures"},
-    "tyro": {"cli"},
+    "openai": {"curate"},
+    "httpx2": {"curate"},
+    "tyro": {"cli", "curate"},
     "rich": {"cli"},
 }
 
