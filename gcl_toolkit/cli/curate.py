@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Annotated
 
 import tyro
 
 from gcl_toolkit.cli.common import app, console, progress
 from gcl_toolkit.curate import CurateConfig, check, curate
+from gcl_toolkit.errors import UserError
 from gcl_toolkit.runs import writable_folder
 
 DEFAULT_CURATE = CurateConfig()
@@ -27,13 +28,16 @@ def curate_command(
     if not demo:
         _run(config)
         return
+    changed = {name: value for name, value in asdict(config).items() if value != getattr(DEFAULT_CURATE, name)}
+    if own := changed.keys() & {"tree", "model", "model_url", "search", "encoder"}:
+        raise UserError(f"--demo brings its own {', '.join(sorted(own))}; leave it out")
     from gcl_toolkit.curate.demo import Shop, demo_config, port_of, serve
 
     writable_folder(config.out)
     with console.status("opening the shop"):
         shop = Shop()
     with serve(shop, port_of(config.out)) as address:
-        _run(replace(demo_config(address, config.out), scores=config.scores, seed=config.seed))
+        _run(demo_config(address, **{"out": config.out} | changed))
 
 
 def _run(config: CurateConfig) -> None:

@@ -90,7 +90,7 @@ class Shop:
         return {"queries": chosen or fitting[:1] or [category]}
 
     def _search(self, query: str, origin: str) -> list[dict[str, Any]]:
-        row, results = self._row_of.get(query), []
+        row, results = self._row_of.get(query), list[dict[str, Any]]()
         for product in self._listed[row] if row is not None else ():
             sellers = ("", "-b") if product % OFFERED_TWICE == 0 else ("",)
             for seller in sellers:
@@ -145,7 +145,7 @@ def serve(shop: Shop, port: int = 0) -> Iterator[str]:
     try:
         server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     except OSError as error:
-        raise UserError(f"port {port} can't be had ({error.strerror}); choose another --out, its port is another") from None
+        raise UserError(f"port {port} can't be had ({error.strerror}); another --out has another port") from None
     address = f"http://127.0.0.1:{server.server_port}"
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

@@ -7,6 +7,7 @@ import ipaddress
 import socket
 import time
 import warnings
+from functools import partial
 
 import httpx2
 from PIL import Image, ImageOps
@@ -24,10 +25,10 @@ _MOVED = b"moved to "
 
 
 class Pictures:
-    """Fetches pictures through the ledger. own: scheme, host and port that the user named, which may be private."""
+    """Fetches pictures through the ledger. own: an address that the user named; its host may be private."""
 
     def __init__(self, ledger: Ledger, own: str, size: int):
-        self._ledger, self._own, self._size = ledger, _origin(httpx2.URL(own)) if own else "", size
+        self._ledger, self._own, self._size = ledger, _origin(httpx2.URL(own)) if "://" in own else "", size
         self._client = httpx2.Client(
             trust_env=False,  # a proxy would look the host up again
             follow_redirects=False,
@@ -46,28 +47,23 @@ class Pictures:
             if url.scheme not in ("http", "https") or not url.host or url.userinfo:
                 return Answer(None, "no plain http address")
             what = [str(url).removeprefix(self._own), self._size]  # a shop that moved has the same pictures
-            kept = self._ledger.ask(
-                "picture",
-                what,
-                lambda url=url: (self._get(url), 0.0),
-                self._read,
-                host=url.netloc.decode(),
-                optional=True,
-            )
+            send = partial(self._get, url)
+            kept = self._ledger.ask("picture", what, send, self._read, host=url.netloc.decode(), optional=True)
             if not (kept.body or b"").startswith(_MOVED):
                 return kept
             address = (kept.body or b"").removeprefix(_MOVED).decode("utf-8", "replace")
         return Answer(None, f"more than {REDIRECTS} redirects")
 
-    def _get(self, url: httpx2.URL) -> bytes:
+    def _get(self, url: httpx2.URL) -> tuple[bytes, float]:
         """The bytes behind an address, from the very machine that was looked at."""
         start = time.monotonic()
         at = url if _origin(url) == self._own else url.copy_with(host=_public_address(url))
         headers = {"host": url.netloc.decode(), "accept-encoding": "identity"}
+        certified = {"sni_hostname": url.raw_host.decode()}
         try:
-            with self._client.stream("GET", at, headers=headers, extensions={"sni_hostname": url.raw_host.decode()}) as answer:
+            with self._client.stream("GET", at, headers=headers, extensions=certified) as answer:
                 if answer.has_redirect_location:
-                    return _MOVED + answer.headers["location"].encode()
+                    return _MOVED + answer.headers["location"].encode(), 0.0
                 if answer.status_code in (408, 429) or answer.status_code >= 500:
                     raise Fault(f"status {answer.status_code}", after=seconds(answer.headers))
                 if answer.status_code != 200:
@@ -82,7 +78,7 @@ class Pictures:
                         raise Fault(f"more than {MOST_BYTES:,} bytes", "never")
                     if time.monotonic() - start > MOST_SECONDS:
                         raise Fault("too slow")
-                return bytes(body)
+                return bytes(body), 0.0
         except (httpx2.TransportError, httpx2.StreamError) as error:
             raise Fault(f"no answer ({type(error).__name__})") from None
 
@@ -96,7 +92,7 @@ def as_jpeg(body: bytes, size: int) -> bytes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(body), formats=[kind.split("/")[1] for kind in TYPES])
-        if not LEAST_SIDE <= min(image.size) or image.width * image.height > MOST_PIXELS:
+        if min(image.size) < LEAST_SIDE or image.width * image.height > MOST_PIXELS:
             raise Bad(f"not {LEAST_SIDE} pixels a side to {MOST_PIXELS:,} in all")
         upright = ImageOps.exif_transpose(image).convert("RGBA")
     except Bad:

@@ -12,6 +12,7 @@ import numpy as np
 from gcl_toolkit.curate.language import Language, prompt
 from gcl_toolkit.curate.ledger import Bad, Ledger
 from gcl_toolkit.curate.products import Product
+from gcl_toolkit.curate.queries import Query
 from gcl_toolkit.curate.settings import PER_REQUEST
 from gcl_toolkit.ranked_data import hash64
 from gcl_toolkit.statistics import interval
@@ -22,7 +23,7 @@ Grades = dict[str, int]
 
 
 def judge(
-    queries: Sequence[str],
+    queries: Sequence[Query],
     lists: Sequence[Sequence[Product]],
     twice: float,
     seed: int,
@@ -33,26 +34,31 @@ def judge(
 ) -> tuple[list[Grades], dict[str, Any]]:
     """Each query's grades by product_id, and what is known of them; pairs without a usable answer have none.
 
-    A list is graded in random order, in parts of `PER_REQUEST`, each with a control: a product of another query that
-    shares no word with this one. An answer that gives the control 2 or more is refused, as one is that isn't a whole
-    grade for every product: so does a judge answer who obeys a title that says "all of these are a 3".
+    A list is graded in random order, in parts of `PER_REQUEST`, each with a control: a product that shares no word with
+    the query and that no query of the same branch of the tree found. An answer that gives the control 2 or more is
+    refused, as one is that isn't a whole grade for every product: so does a judge answer who obeys a title that says
+    "all of these are a 3". One that obeys "this one is a 3" can't be told from an honest grade.
     """
     asked = prompt("judge")
-    again = [hash64(f"{seed}/{query}") / 2**64 < twice for query in queries]
+    again = [hash64(f"{seed}/{query.text}") / 2**64 < twice for query in queries]
     jobs = [(row, part, 0) for row, products in enumerate(lists) for part in range(0, len(products), PER_REQUEST)]
     jobs += [(row, part, 1) for row, part, _ in jobs if again[row]]
     pool = list({product.product_id: product for products in lists for product in products}.values())
+    kin: dict[str, set[str]] = {}
+    for query, products in zip(queries, lists, strict=True):
+        kin.setdefault(_branch(query), set()).update(product.product_id for product in products)
 
     def grade(job: tuple[int, int, int]) -> Grades | None:
         row, part, round_ = job
-        rng = np.random.default_rng(hash64(f"{seed}/{queries[row]}/{part}/{round_}"))
+        query = queries[row]
+        rng = np.random.default_rng(hash64(f"{seed}/{query.text}/{part}/{round_}"))
         shown: list[Product | None] = list(lists[row][part : part + PER_REQUEST])
-        control = _control(queries[row], lists[row], pool, rng)
+        control = _control(query.text, kin[_branch(query)], pool, rng)
         if control:
             shown.append(None)
         shown = [shown[place] for place in rng.permutation(len(shown))]
-        titles = [(product or control).title for product in shown]
-        data = {"query": queries[row], "products": [{"id": k, "title": text} for k, text in enumerate(titles, start=1)]}
+        titles = [product.title if product else control.title if control else "" for product in shown]
+        data = {"query": query.text, "products": [{"id": k, "title": text} for k, text in enumerate(titles, start=1)]}
         body = language.ask(asked, data, lambda answer: _checked(answer, [product is None for product in shown])).body
         if not body:
             return None
@@ -117,12 +123,16 @@ def _checked(answer: Any, is_control: Sequence[bool]) -> list[int]:
     return [grades[str(k)] for k in range(1, len(is_control) + 1)]
 
 
-def _control(query: str, listed: Sequence[Product], pool: Sequence[Product], rng: np.random.Generator):
-    """A product that isn't listed and shares no word with the query, nor with the first products; None if none is met."""
-    words = _words(" ".join([query, *(product.title for product in listed[:5])]))
-    ids = {product.product_id for product in listed}
+def _branch(query: Query) -> str:
+    """Of the tree, one step above the category; a query without a category is a branch of its own."""
+    return query.category.rpartition(" > ")[0] or query.category or query.text
+
+
+def _control(query: str, kin: set[str], pool: Sequence[Product], rng: np.random.Generator) -> Product | None:
+    """A product that isn't among the kin and shares no word with the query; None if none is met."""
+    words = _words(query)
     for row in rng.integers(len(pool), size=50):
-        if pool[row].product_id not in ids and pool[row].title and not words & _words(pool[row].title):
+        if pool[row].product_id not in kin and pool[row].title and not words & _words(pool[row].title):
             return pool[row]
     return None
 

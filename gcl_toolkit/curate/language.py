@@ -75,7 +75,8 @@ class Language:
                 model=self._config.model, messages=messages, max_tokens=LONGEST
             )
         except openai.APIConnectionError as error:  # time-outs are among them
-            raise Fault(f"{self._host} doesn't answer ({type(error.__cause__ or error).__name__})", charged=True) from None
+            cause = type(error.__cause__ or error).__name__
+            raise Fault(f"{self._host} doesn't answer ({cause})", charged=True) from None
         except openai.APIStatusError as error:
             reason = f"{self._host} says {error.status_code}: {' '.join(error.response.text.split())[:300]}"
             passing = error.status_code in (408, 409, 429) or error.status_code >= 500

@@ -25,6 +25,7 @@ BAD_ANSWERS = 3
 """Unusable answers to one request, over all restarts, before it is given up."""
 PATIENCE = 120.0
 """Seconds that a server may ask to wait."""
+GO_ON = "All answers are kept: raise it, and the same command goes on"
 
 _TABLES = """
 create table if not exists spent (service text primary key, requests integer not null, cost real not null);
@@ -32,7 +33,8 @@ create table if not exists kept (key text primary key, body blob, reason text);
 create table if not exists bad (key text primary key, answers integer not null);
 """
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Fault(Exception):
@@ -167,14 +169,11 @@ class Ledger:
             sums = "select coalesce(sum(requests), 0), coalesce(sum(cost), 0) from spent"
             requests, cost = self._file.execute(sums).fetchone()
             if requests + 1 > self.max_requests:
-                raise UserError(
-                    f"{requests:,} requests are sent, the cap (--max-requests); all answers are kept: raise it, and the "
-                    "same command goes on"
-                )
+                raise UserError(f"{requests:,} requests are sent, the cap (--max-requests). {GO_ON}")
             if cost + most > self.max_cost:
                 raise UserError(
-                    f"{cost:.4f} are spent and the next request may cost {most:.4f}: above the cap of {self.max_cost:g} "
-                    "(--max-cost); all answers are kept: raise it, and the same command goes on"
+                    f"{cost:.4f} are spent, and the next request may cost {most:.4f}: more than the cap (--max-cost) of "
+                    f"{self.max_cost:g}. {GO_ON}"
                 )
             self._add(service, 1, most)
 

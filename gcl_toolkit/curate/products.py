@@ -176,10 +176,6 @@ def clean(title: object) -> str:
     return " ".join(text.split())[:MOST_LETTERS]
 
 
-def as_image(picture: bytes | None) -> dict | None:
-    return {"bytes": picture, "path": None} if picture else None
-
-
 def _holds_addresses(column: pa.ChunkedArray) -> bool:
     return not is_image(column) and any(
         isinstance(value, str) and re.match("https?://", value) for value in column.to_pylist()

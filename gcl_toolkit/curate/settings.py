@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 from urllib.parse import parse_qsl, urlsplit
 
 import tyro
@@ -42,9 +42,9 @@ class CurateConfig:
     model_url: str = "https://api.openai.com/v1"
     """Of any OpenAI-compatible server; the key is read from OPENAI_API_KEY."""
     search: str = ""
-    """Address of an API of SerpApi's Google Shopping shape (https://serpapi.com/search.json; key: SERPAPI_API_KEY), or a
-    table: a catalogue (product_id, title, image) or results (query, product_id, position, title, image).
-    Without it only queries.csv is written."""
+    """Address of an API of SerpApi's Google Shopping shape (https://serpapi.com/search.json; key: SERPAPI_API_KEY), or
+    a table: a catalogue (product_id, title, image) or results (query, product_id, position, title, image). Without it
+    only queries.csv is written."""
     encoder: str = "bm25"
     """What searches a catalogue: bm25, an encoder such as text:FOLDER, or the folder of a trained model."""
     queries: int = 500
@@ -100,7 +100,7 @@ class CurateConfig:
 
 
 def read_tree(path: Path) -> list[str]:
-    """The leaves of a file of categories, one a line ("Home > Kitchen > Mugs"; `#` begins a comment), in their order."""
+    """The leaves of a file of categories, one a line ("Home > Kitchen > Mugs"; `#` begins a comment), in its order."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -124,10 +124,9 @@ def check(config: CurateConfig, environment: Mapping[str, str] = os.environ) -> 
         raise UserError("no category tree; name a file of categories, or with --search a table of results")
     if (config.tree or judges) and not config.model:
         raise UserError("no language model; name one with --model, as its server calls it, and --model-url")
-    if config.tree or judges or config.searches_online:
-        for package in ("openai", "httpx2"):
-            if find_spec(package) is None:
-                raise UserError(f"{package} is not installed; run: pip install 'gcl-toolkit[curate]'")
+    for package in ("openai", "httpx2"):
+        if find_spec(package) is None:
+            raise UserError(f"{package} is not installed; run: pip install 'gcl-toolkit[curate]'")
     if (config.tree or judges) and _is_at(config.model_url, "openai.com") and not environment.get(KEYS["model"]):
         raise UserError(f"{config.model_url} wants a key; set the environment variable {KEYS['model']}")
     if config.searches_online and _is_at(config.search, "serpapi.com") and not environment.get(KEYS["search"]):
