@@ -7,9 +7,11 @@ the data set is a function of the settings and of these answers, however often t
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable
 
 from gcl_toolkit.curate.settings import KEYS, CurateConfig, check
+from gcl_toolkit.errors import DataError
 from gcl_toolkit.runs import writable_folder
 
 __all__ = ["CurateConfig", "check", "curate"]
@@ -26,5 +28,10 @@ def curate(config: CurateConfig, stage: Callable[[str, int], Callable[[], object
 
     keys = {service: os.environ.get(variable, "") for service, variable in KEYS.items()}
     path = writable_folder(config.out) / "ledger.sqlite"
-    with Ledger(path, config.max_requests, config.max_cost, config.rate, keys.values()) as ledger:
-        return Making(config, ledger, keys, needed, stage).run()
+    try:
+        with Ledger(path, config.max_requests, config.max_cost, config.rate, keys.values()) as ledger:
+            return Making(config, ledger, keys, needed, stage).run()
+    except sqlite3.Error as error:
+        raise DataError(
+            f"{path}: can't be read or written ({error}); make room, or move it away to begin anew"
+        ) from None

@@ -19,6 +19,7 @@ MOST_BYTES = 8_000_000
 MOST_PIXELS = 40_000_000
 LEAST_SIDE = 16
 MOST_SECONDS = 30.0
+TIMEOUT = 10.0
 REDIRECTS = 3
 TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif")
 _MOVED = b"moved to "
@@ -32,7 +33,7 @@ class Pictures:
         self._client = httpx2.Client(
             trust_env=False,  # a proxy would look the host up again
             follow_redirects=False,
-            timeout=10,
+            timeout=TIMEOUT,
             limits=httpx2.Limits(max_keepalive_connections=0),  # hosts of one address have different certificates
         )
 

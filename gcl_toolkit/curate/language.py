@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import openai
 
 from gcl_toolkit.curate.ledger import Answer, Bad, Fault, Ledger
-from gcl_toolkit.curate.settings import CurateConfig
+from gcl_toolkit.curate.settings import CurateConfig, is_at
 
-LONGEST = 2048
+LONGEST = 4096
 """Tokens of an answer, at most."""
+TIMEOUT = 120.0
 
 
 class Prompt(NamedTuple):
@@ -47,11 +48,13 @@ class Language:
     def __init__(self, config: CurateConfig, ledger: Ledger, key: str):
         self._config, self._ledger = config, ledger
         self._host = urlsplit(config.model_url).netloc
+        # the one server that refuses the old name, which all others know
+        self._limit = {"max_completion_tokens" if is_at(config.model_url, "openai.com") else "max_tokens": LONGEST}
         self._client = openai.OpenAI(
             api_key=key or "none",
             base_url=config.model_url,
             max_retries=0,
-            timeout=120,
+            timeout=TIMEOUT,
             http_client=openai.DefaultHttpxClient(follow_redirects=False),
         )
 
@@ -72,7 +75,7 @@ class Language:
     def _send(self, messages: list, most: float) -> tuple[bytes, float]:
         try:
             raw = self._client.chat.completions.with_raw_response.create(
-                model=self._config.model, messages=messages, max_tokens=LONGEST
+                model=self._config.model, messages=messages, **self._limit
             )
         except openai.APIConnectionError as error:  # time-outs are among them
             cause = type(error.__cause__ or error).__name__

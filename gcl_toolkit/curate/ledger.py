@@ -16,11 +16,14 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
+from urllib.parse import quote
 
-from gcl_toolkit.errors import DataError, UserError
+from gcl_toolkit.errors import UserError
 
 TRIES = 6
 """Of a request that fails in passing."""
+OPTIONAL_TRIES = 3
+"""Of one that the data set can do without."""
 BAD_ANSWERS = 3
 """Unusable answers to one request, over all restarts, before it is given up."""
 PATIENCE = 120.0
@@ -66,17 +69,13 @@ class Ledger:
 
     def __init__(self, path: Path, max_requests: int, max_cost: float, rate: float, secrets: Iterable[str] = ()):
         self.max_requests, self.max_cost, self.rate = max_requests, max_cost, rate
-        self._secrets = [secret for secret in secrets if len(secret) >= 8]  # "none" is no secret
+        self._secrets = [form for s in secrets if len(s) >= 8 for form in (s, quote(s, safe=""))]  # "none" is none
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._next: dict[str, float] = {}
-        self._path = path
-        try:
-            self._file = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            self._file.execute("pragma journal_mode = wal")
-            self._file.execute("pragma synchronous = full")
-            self._file.executescript(_TABLES)
-        except sqlite3.Error as error:
-            raise DataError(f"{path}: can't be opened as a ledger ({error}); move it away to begin anew") from None
+        self._file = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        self._file.execute("pragma journal_mode = wal")
+        self._file.execute("pragma synchronous = full")
+        self._file.executescript(_TABLES)
 
     def __enter__(self) -> Ledger:
         return self
@@ -114,7 +113,8 @@ class Ledger:
         key = hashlib.sha256(json.dumps([service, what], sort_keys=True).encode()).hexdigest()
         if kept := self._kept(key):
             return kept
-        for tried in range(1, TRIES + BAD_ANSWERS + 1):
+        tries = OPTIONAL_TRIES if optional else TRIES
+        for tried in range(1, tries + BAD_ANSWERS + 1):
             self._wait_for_turn(host)
             self._reserve(service, most)
             try:
@@ -124,7 +124,7 @@ class Ledger:
                 reason = self.hidden(str(fault))
                 if fault.then == "never":
                     return self._keep(key, Answer(None, reason))
-                if fault.then == "again" and tried < TRIES and fault.after <= PATIENCE:
+                if fault.then == "again" and tried < tries and fault.after <= PATIENCE:
                     self._hold(host, fault.after or min(60.0, 2.0**tried / 4) * random.uniform(0.5, 1.0))
                     continue
                 if optional:
@@ -172,7 +172,7 @@ class Ledger:
                 raise UserError(f"{requests:,} requests are sent, the cap (--max-requests). {GO_ON}")
             if cost + most > self.max_cost:
                 raise UserError(
-                    f"{cost:.4f} are spent, and the next request may cost {most:.4f}: more than the cap (--max-cost) of "
+                    f"{cost:.4f} are spent, and the next request may cost {most:.4f}: more than the cap (--max-cost), "
                     f"{self.max_cost:g}. {GO_ON}"
                 )
             self._add(service, 1, most)

@@ -6,6 +6,7 @@ import csv
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class Making:
             self.card["queries"] = {"chosen": len(found)}
             return found
         tick = self.stage("queries", self.needed["queries"])
-        asked = (self.leaves, self.config.queries, self.model, self.ledger, self.config.workers, tick)
+        asked = (self.leaves, self.config.queries, self.config.seed, self.model, self.ledger, self.config.workers, tick)
         found, self.card["queries"] = make_queries(*asked)
         return found
 
@@ -144,6 +145,7 @@ class Making:
             _, card["problems"] = checking.check(self.config.out, None)
             card["splits"] = {name: str(data).split("; ")[0].split(": ")[1] for name, data in splits.items()}
         card["spent, over all restarts"] = self.ledger.spent()
+        card["written"] = date.today().isoformat()
         write_json(self.config.out / "card.json", card)
         return card
 

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gcl_toolkit.curate.language import Language, prompt
 from gcl_toolkit.curate.ledger import Bad, Ledger
 from gcl_toolkit.curate.settings import INTENTS, PER_REQUEST
@@ -26,10 +28,15 @@ class Query(NamedTuple):
 
 
 def make_queries(
-    leaves: Sequence[str], count: int, language: Language, ledger: Ledger, workers: int, tick: Callable
+    leaves: Sequence[str], count: int, seed: int, language: Language, ledger: Ledger, workers: int, tick: Callable
 ) -> tuple[list[Query], dict[str, Any]]:
-    """At most `count` queries, as evenly over leaves x intents as the model allows; and what became of all answers."""
-    strata: dict[tuple[str, str], list[str]] = {(leaf, intent): [] for leaf in leaves for intent in INTENTS}
+    """At most `count` queries, as evenly over leaves x intents as the model allows; and what became of all answers.
+
+    Where there are more strata than queries, so many are drawn.
+    """
+    every = [(leaf, intent) for leaf in leaves for intent in INTENTS]
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(every))[:count])
+    strata: dict[tuple[str, str], list[str]] = {every[at]: [] for at in drawn}
     quota, known, told = math.ceil(count / len(strata)), set[tuple[str, ...]](), Counter[str]()
     asked = prompt("queries")
 

@@ -127,9 +127,9 @@ def check(config: CurateConfig, environment: Mapping[str, str] = os.environ) -> 
     for package in ("openai", "httpx2"):
         if find_spec(package) is None:
             raise UserError(f"{package} is not installed; run: pip install 'gcl-toolkit[curate]'")
-    if (config.tree or judges) and _is_at(config.model_url, "openai.com") and not environment.get(KEYS["model"]):
+    if (config.tree or judges) and is_at(config.model_url, "openai.com") and not environment.get(KEYS["model"]):
         raise UserError(f"{config.model_url} wants a key; set the environment variable {KEYS['model']}")
-    if config.searches_online and _is_at(config.search, "serpapi.com") and not environment.get(KEYS["search"]):
+    if config.searches_online and is_at(config.search, "serpapi.com") and not environment.get(KEYS["search"]):
         raise UserError(f"{config.search} wants a key; set the environment variable {KEYS['search']}")
     if config.search and not config.searches_online and not Path(config.search).is_file():
         raise UserError(f"{config.search}: no address (http://...) and no file; one of both is expected as --search")
@@ -148,7 +148,7 @@ def _requests(config: CurateConfig) -> dict[str, int]:
     """Requests by service, at most, if every answer is good."""
     needed = {}
     if config.tree:
-        strata = len(read_tree(config.tree)) * len(INTENTS)
+        strata = min(config.queries, len(read_tree(config.tree)) * len(INTENTS))
         needed["queries"] = strata * math.ceil(math.ceil(config.queries / strata) / PER_REQUEST)
     if config.searches_online:
         needed |= {"search": config.queries, "picture": config.queries * config.products}
@@ -181,6 +181,6 @@ def _variable(name: str) -> str:
     return KEYS["search" if name == "search" else "model"]
 
 
-def _is_at(url: str, domain: str) -> bool:
+def is_at(url: str, domain: str) -> bool:
     host = urlsplit(url).hostname or ""
     return host == domain or host.endswith(f".{domain}")
