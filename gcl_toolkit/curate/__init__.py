@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 
 from gcl_toolkit.curate.settings import KEYS, CurateConfig, check
 from gcl_toolkit.errors import DataError
@@ -29,8 +30,11 @@ def curate(config: CurateConfig, stage: Callable[[str, int], Callable[[], object
     keys = {service: os.environ.get(variable, "") for service, variable in KEYS.items()}
     path = writable_folder(config.out) / "ledger.sqlite"
     try:
-        with Ledger(path, config.max_requests, config.max_cost, config.rate, keys.values()) as ledger:
-            return Making(config, ledger, keys, needed, stage).run()
+        with (
+            Ledger(path, config.max_requests, config.max_cost, config.rate, keys.values()) as ledger,
+            closing(Making(config, ledger, keys, needed, stage)) as making,
+        ):
+            return making.run()
     except sqlite3.Error as error:
         raise DataError(
             f"{path}: can't be read or written ({error}); make room, or move it away to begin anew"

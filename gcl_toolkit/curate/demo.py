@@ -122,6 +122,7 @@ def serve(shop: Shop, port: int = 0) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = 1 << 16  # head and body in one piece: else each reply waits for the acknowledgement of its head
 
         def do_GET(self) -> None:
             self._reply(b"")

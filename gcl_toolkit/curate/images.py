@@ -37,12 +37,15 @@ class Pictures:
             limits=httpx2.Limits(max_keepalive_connections=0),  # hosts of one address have different certificates
         )
 
+    def close(self) -> None:
+        self._client.close()
+
     def fetch(self, address: str) -> Answer:
         """A JPEG of at most `size` pixels a side, upright, without metadata; or why there is none."""
-        url = httpx2.URL("http://none.invalid")
+        url = None
         for _ in range(REDIRECTS + 1):
             try:
-                url = url.join(address)
+                url = url.join(address) if url else httpx2.URL(address)
             except httpx2.InvalidURL:
                 return Answer(None, "no address")
             if url.scheme not in ("http", "https") or not url.host or url.userinfo:

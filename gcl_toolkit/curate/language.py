@@ -49,7 +49,9 @@ class Language:
         self._config, self._ledger = config, ledger
         self._host = urlsplit(config.model_url).netloc
         # the one server that refuses the old name, which all others know
-        self._limit = {"max_completion_tokens" if is_at(config.model_url, "openai.com") else "max_tokens": LONGEST}
+        self._limit: dict[str, Any] = {
+            "max_completion_tokens" if is_at(config.model_url, "openai.com") else "max_tokens": LONGEST
+        }
         self._client = openai.OpenAI(
             api_key=key or "none",
             base_url=config.model_url,
@@ -57,6 +59,9 @@ class Language:
             timeout=TIMEOUT,
             http_client=openai.DefaultHttpxClient(follow_redirects=False),
         )
+
+    def close(self) -> None:
+        self._client.close()
 
     def ask(self, prompt: Prompt, data: object, read: Callable[[Any], object]) -> Answer:
         """The model's answer to a prompt about data. read: the part of its JSON to keep, or raises Bad."""
@@ -72,7 +77,7 @@ class Language:
             most=most,
         )
 
-    def _send(self, messages: list, most: float) -> tuple[bytes, float]:
+    def _send(self, messages: Any, most: float) -> tuple[bytes, float]:
         try:
             raw = self._client.chat.completions.with_raw_response.create(
                 model=self._config.model, messages=messages, **self._limit

@@ -41,6 +41,7 @@ class Making:
         self.config, self.ledger, self.needed, self.stage = config, ledger, needed, stage
         self.leaves = read_tree(config.tree) if config.tree else []
         self.model = Language(config, ledger, keys["model"])
+        self.fetcher = Pictures(ledger, config.search, config.image_size)
         self.finder: Any = None
         if config.searches_online:
             self.finder = Shopping(config, ledger, keys["search"])
@@ -51,12 +52,17 @@ class Making:
         self.card: dict[str, Any] = {"source": "gcl curate", "settings": config.described()}
         self.card |= {"prompts": self._prompts(), "made with": {p: version(p) for p in ("gcl-toolkit", "openai")}}
 
+    def close(self) -> None:
+        for part in (self.model, self.fetcher, self.finder):
+            if hasattr(part, "close"):
+                part.close()
+
     def run(self) -> dict:
         out = self.config.out
         (out / "card.json").unlink(missing_ok=True)  # it is written last: with it the data set is whole
         queries = self._queries()
         with (out / "queries.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([Query._fields, *queries])
+            csv.writer(file).writerows([("query", "category", "intent"), *queries])
         if self.finder is None:
             return self._finish()
         lists = self.finder.find([query.text for query in queries], self.stage("products", len(queries)))
@@ -95,28 +101,25 @@ class Making:
 
     def _pictures(self, lists: Lists) -> dict[str, bytes]:
         """product_id -> JPEG; those without are counted by reason."""
-        fetcher = Pictures(self.ledger, self.config.search, self.config.image_size)
-
-        def picture(image: Any) -> Answer:
-            if not image:
-                return Answer(None, "none given")
-            if isinstance(image, str):
-                return fetcher.fetch(image)
-            try:
-                data = image["bytes"] or Path(image["path"]).read_bytes()
-                return Answer(as_jpeg(data, self.config.image_size))
-            except (Bad, OSError) as error:
-                return Answer(None, str(error) if isinstance(error, Bad) else "no such file")
-
         products = {p.product_id: p for found in reversed(lists) for p in reversed(found)}
         images = {str(p.image): p.image for p in products.values()}  # sellers share addresses
         tick = self.stage("pictures", len(images))
-        answers = self.ledger.each(picture, images.values(), self.config.workers, tick)
+        answers = self.ledger.each(self._picture, images.values(), self.config.workers, tick)
         known = dict(zip(images, answers, strict=True))
         of = {product: known[str(p.image)] for product, p in products.items()}
         reasons = Counter(answer.reason for answer in of.values() if not answer.body)
         self.card["pictures"] = {"kept": len(of) - reasons.total(), "left out": dict(sorted(reasons.items()))}
         return {product: answer.body for product, answer in of.items() if answer.body}
+
+    def _picture(self, image: Any) -> Answer:
+        if not image:
+            return Answer(None, "none given")
+        if isinstance(image, str):
+            return self.fetcher.fetch(image)
+        try:
+            return Answer(as_jpeg(image["bytes"] or Path(image["path"]).read_bytes(), self.config.image_size))
+        except (Bad, OSError) as error:
+            return Answer(None, str(error) if isinstance(error, Bad) else "no such file")
 
     def _scores(self, queries: Sequence[Query], lists: Lists) -> list[Scores]:
         """For each query; pairs graded 0, or not at all by a judge, are no pairs."""

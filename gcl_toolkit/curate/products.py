@@ -24,6 +24,7 @@ from gcl_toolkit.sources.rows import as_images, read_file
 MOST_LETTERS = 300
 """Of a title; the rest is cut."""
 MOST_BYTES = 20_000_000
+TIMEOUT = 60.0
 
 
 class Product(NamedTuple):
@@ -46,8 +47,11 @@ class Shopping:
     def __init__(self, config: CurateConfig, ledger: Ledger, key: str):
         self._config, self._ledger, self._host = config, ledger, urlsplit(config.search).netloc
         self._client = httpx2.Client(
-            transport=_Signed(key), follow_redirects=False, timeout=60, headers={"accept": "application/json"}
+            transport=_Signed(key), follow_redirects=False, timeout=TIMEOUT, headers={"accept": "application/json"}
         )
+
+    def close(self) -> None:
+        self._client.close()
 
     def find(self, queries: Sequence[str], tick: Callable[[], object]) -> list[list[Product]]:
         answers = self._ledger.each(self._ask, queries, self._config.workers, tick)
