@@ -183,10 +183,12 @@ def test_a_table_of_results_needs_neither_tree_nor_model(tmp_path):
         for q in range(30)
         for p in range(10)
     ]
+    rows.append({"query": "red mug 1", "product_id": "neither title nor picture", "position": 1, "title": " "})
     pd.DataFrame(rows).to_csv(tmp_path / "r.csv", index=False)
     card = curate(CurateConfig(search=str(tmp_path / "r.csv"), out=tmp_path / "out", products=5))
+    assert card["problems"] == []
     assert card["spent, over all restarts"] == {}
-    assert card["pictures"]["left out"] == {"none given": card["products"]["in all"]}
+    assert card["pictures"]["left out"] == {"none given": card["products"]["in all"] + 1}
     data = load(tmp_path / "out")["in_domain"]
     assert data.pairs.score.min() == 96
     assert data.corpus["title"][0].as_py().endswith("& lid")

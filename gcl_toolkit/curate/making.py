@@ -16,7 +16,7 @@ from gcl_toolkit.curate.images import Pictures, as_jpeg
 from gcl_toolkit.curate.judge import judge
 from gcl_toolkit.curate.language import Language, prompt
 from gcl_toolkit.curate.ledger import Answer, Bad, Ledger
-from gcl_toolkit.curate.products import Product, Results, Shopping, open_table
+from gcl_toolkit.curate.products import Finder, Product, Results, Shopping, open_table
 from gcl_toolkit.curate.queries import Query, make_queries
 from gcl_toolkit.curate.settings import CurateConfig, read_tree
 from gcl_toolkit.doctor import version
@@ -42,7 +42,7 @@ class Making:
         self.leaves = read_tree(config.tree) if config.tree else []
         self.model = Language(config, ledger, keys["model"])
         self.fetcher = Pictures(ledger, config.search, config.image_size)
-        self.finder: Any = None
+        self.finder: Finder | None = None
         if config.searches_online:
             self.finder = Shopping(config, ledger, keys["search"])
         elif config.search:
@@ -53,9 +53,10 @@ class Making:
         self.card |= {"prompts": self._prompts(), "made with": {p: version(p) for p in ("gcl-toolkit", "openai")}}
 
     def close(self) -> None:
-        for part in (self.model, self.fetcher, self.finder):
-            if hasattr(part, "close"):
-                part.close()
+        self.model.close()
+        self.fetcher.close()
+        if isinstance(self.finder, Shopping):
+            self.finder.close()
 
     def run(self) -> dict:
         out = self.config.out
@@ -90,7 +91,7 @@ class Making:
     # -- the stages ---------------------------------------------------------------------------------------------------
 
     def _queries(self) -> list[Query]:
-        if not self.leaves:
+        if isinstance(self.finder, Results) and not self.leaves:
             found = [Query(text) for text in self.finder.queries[: self.config.queries]]
             self.card["queries"] = {"chosen": len(found)}
             return found
@@ -179,13 +180,14 @@ def _tables(rows: Sequence[tuple], products: dict[str, Product], pictures: dict[
 
 
 def _merged(lists: Lists, pictures: dict[str, bytes]) -> tuple[list[list[Product]], int]:
-    """Products with the same picture as one: else a picture could be trained on and held out."""
+    """Products with the same picture as one: else a picture could be trained on and held out. Those with neither a
+    picture nor a title are left out."""
     first: dict[bytes, str] = {}
     same = {product: first.setdefault(hashlib.sha256(p).digest(), product) for product, p in sorted(pictures.items())}
     merged = []
     for products in lists:
         best: dict[str, Product] = {}
-        for p in products:
+        for p in (p for p in products if p.title or p.product_id in pictures):
             best.setdefault(same.get(p.product_id, p.product_id), p)
         merged.append([p._replace(product_id=product) for product, p in best.items()])
     return merged, sum(product != kept for product, kept in same.items())
