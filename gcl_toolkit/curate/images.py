@@ -23,6 +23,7 @@ TIMEOUT = 10.0
 REDIRECTS = 3
 TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif")
 _MOVED = b"moved to "
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/32")
 
 
 class Pictures:
@@ -130,9 +131,6 @@ def _public_address(url: httpx2.URL) -> str:
 
 def _is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.split("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped:
-            return _is_public(str(ip.ipv4_mapped))
-        if ip.sixtofour or ip.teredo or ip in ipaddress.ip_network("64:ff9b::/32"):  # each hides an IPv4 address
-            return False
+    if isinstance(ip, ipaddress.IPv6Address) and (ip.sixtofour or ip.teredo or ip in _TRANSLATED):
+        return False  # each hides an IPv4 address
     return ip.is_global and not ip.is_multicast
