@@ -25,7 +25,7 @@ MAX_TERM_WEIGHT = 2.0
 MAX_UPLOAD = 5_000_000
 """Bytes of a picture."""
 MAX_SESSIONS = 300
-"""Visitors whose state gradio keeps, about .2 MB each; programs are a new one with every call. The oldest goes first."""
+"""Visitors whose state gradio keeps, .12 MB each; every call of a program is a new one. The oldest goes first."""
 MAX_PIXELS = 20_000_000
 """Of a picture, before it is decoded."""
 SIDE = 512
