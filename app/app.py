@@ -23,13 +23,25 @@ from gcl_toolkit.bundle import read_bundle  # noqa: E402
 from gcl_toolkit.errors import UserError  # noqa: E402
 
 
-def launch(service: Service, *, port: int | None = None, open_browser: bool = False, wait: bool = True) -> tuple:
-    """Serve the page on 127.0.0.1 only; returns (server app, its URL, the page)."""
+def open_service(bundle: str | Path) -> Service:
+    """The service of a bundle, with torch left out until it is needed."""
+    return Service(read_bundle(bundle))
+
+
+def launch(
+    service: Service,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    open_browser: bool = False,
+    wait: bool = True,
+) -> tuple:
+    """Serve the page, on this machine only unless told otherwise; returns (server app, its URL, the page)."""
     page = Page(service).blocks
     fonts = [["system-ui", "sans-serif"], ["ui-monospace", "monospace"]]  # of this machine, none from elsewhere
     theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=fonts[0], font_mono=fonts[1])
     app, url, _ = page.queue(default_concurrency_limit=8, max_size=64, api_open=False).launch(
-        server_name="127.0.0.1",
+        server_name=host,
         server_port=port,
         share=False,
         inbrowser=open_browser,
@@ -57,7 +69,7 @@ def main() -> None:
     parser.add_argument("--open", action="store_true", help="open the browser")
     said = parser.parse_args()
     try:
-        service = Service(read_bundle(said.bundle))
+        service = open_service(said.bundle)
     except UserError as error:
         sys.exit(f"gcl: {error}")
     launch(service, port=said.port, open_browser=said.open)

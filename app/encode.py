@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -67,6 +69,16 @@ class Encoders:
             return _embed_image(model, self._pictures[digest]) if digest else _embed_text(model, text, ranker.name)
 
 
+def _on_gpu(function: Callable) -> Callable:
+    """Hugging Face's ZeroGPU lends a GPU to functions that are marked; elsewhere nothing changes."""
+    if importlib.util.find_spec("spaces") is None:
+        return function
+    import spaces
+
+    return spaces.GPU(function)
+
+
+@_on_gpu
 def _embed_text(model: Any, text: str, name: str) -> np.ndarray:
     if len(model.left) != 1:
         raise UserError(f"queries of {name} have {model.left}, not one text: choose one of the stored queries")
@@ -77,6 +89,7 @@ def _embed_text(model: Any, text: str, name: str) -> np.ndarray:
     return model.embed(pa.table({next(iter(model.left)): [text]}), "left")[0]
 
 
+@_on_gpu
 def _embed_image(model: Any, data: bytes) -> np.ndarray:
     import torch
     from torch.nn.functional import normalize

@@ -10,7 +10,8 @@ import pandas as pd
 
 from app import limits
 from app.answers import LEVELS
-from app.service import Ask, Service
+from app.rankings import Ask
+from app.service import Service
 from app.state import State
 from gcl_toolkit.metrics import NDCG
 

@@ -14,7 +14,7 @@ from gcl_toolkit.weighting import WEIGHTINGS, rescale, to_weights
 OTHERS = 3
 """Queries besides the chosen one; that one comes with its best, a middle and its worst product."""
 POSITIONS = (1, 2, 3, 5, 7, 10, 20, 35, 50, 100)
-BY_GRADES = ("graded", "sharp")
+BY_GRADES = ("graded", "auto", "sharp")
 """Functions that look at which scores there are, not at positions."""
 
 

@@ -93,8 +93,8 @@ def gains(folder: Path, seeds: int, steps: int, **size: int) -> None:
         by_rate = 101 - table.groupby("query")["rate"].rank(ascending=False, method="first")
         clicked = table[table["interactions"] > 0]
         trainings = {
-            "GCL, debiased": (scored(visible, table, table["score"]), "sharp"),
-            "GCL, clicks per impression": (scored(visible, table, by_rate.clip(lower=1)), "sharp"),
+            "GCL, debiased": (scored(visible, table, table["score"]), "auto"),
+            "GCL, clicks per impression": (scored(visible, table, by_rate.clip(lower=1)), "auto"),
             "clicked or not": (scored(visible, clicked, clicked["score"] * 0 + 100), "constant"),
         }
         for name, (data, weighting) in trainings.items():

@@ -76,7 +76,8 @@ async def run(
 ) -> Told:
     """`clients` at once, each with its next search as soon as the last is answered; a refused one waits a little."""
     told, end, used = Told(memory=[megabytes(process)]), time.monotonic() + seconds, cpu(process)
-    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+    # Without kept connections: the server closes idle ones, and one that closes as it is used again fails to be read.
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=0)
 
     async def ask(client: httpx.AsyncClient, number: int) -> None:
         chance = random.Random(number)

@@ -5,7 +5,7 @@ What a step sees is a function of (seed, step) alone, so that a run can go on fr
 
 from __future__ import annotations
 
-import io
+import hashlib
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -25,9 +25,10 @@ from torch import Tensor
 from gcl_toolkit.encoders import Encoder
 from gcl_toolkit.errors import DataError
 from gcl_toolkit.fields import Fields, is_missing
+from gcl_toolkit.losses.tiled import same_id_cells
+from gcl_toolkit.pictures import PixelCache, read
 from gcl_toolkit.ranked_data import RankedData, is_image
 
-MAX_PIXELS = 50_000_000
 CACHE_BYTES = 2 << 30
 
 _DECODED: dict[tuple[int, str, str], tuple[Tensor, Tensor, dict[int, str]]] = {}
@@ -36,8 +37,10 @@ _DECODED: dict[tuple[int, str, str], tuple[Tensor, Tensor, dict[int, str]]] = {}
 
 class Inputs:
     """The model inputs of a table's rows, field by field: token ids made once, pictures decoded once and kept as uint8
-    while a column fits into `cache_bytes` (beyond that decoded anew each time, by threads).
+    while a column fits into `cache_bytes`; beyond that decoded anew each time, by threads, or with `cache`, a folder,
+    once into a file there.
 
+    `side` is that of the model, whose texts may have another prefix.
     A picture that can't be read counts as a missing field (`broken` lists the rows), or raises with `strict`.
     """
 
@@ -50,6 +53,8 @@ class Inputs:
         strict: bool = False,
         cache_bytes: int = CACHE_BYTES,
         workers: int = 4,
+        cache: str | Path | None = None,
+        side: str = "left",
     ):
         for name in fields:
             if name not in table.column_names:
@@ -58,6 +63,7 @@ class Inputs:
         self.broken: dict[int, str] = {}
         self._id = table.column_names[0]
         self._table, self._pool = table, ThreadPoolExecutor(max(1, workers))
+        self._cached: dict[str, PixelCache] = {}
         self.late = False  # whether pictures are decoded anew each time
         self._values: dict[str, Tensor] = {}
         self._present: dict[str, Tensor] = {}
@@ -69,10 +75,15 @@ class Inputs:
                     self._decode_all(name)
                 else:
                     self.late = True
+                    if cache:
+                        rows, size = table.num_rows, encoder.image_size or 0
+                        self._cached[name] = PixelCache(cache, _key(table, name, encoder.crop_key), rows, size)
             else:
                 texts = column.to_pylist()
                 self._present[name] = torch.tensor([not is_missing(text) for text in texts])
-                self._values[name] = encoder.tokens(["" if is_missing(text) else str(text) for text in texts]).int()
+                self._values[name] = encoder.tokens(
+                    ["" if is_missing(text) else str(text) for text in texts], side
+                ).int()
         empty = ~torch.stack(list(self._present.values())).any(0)
         if empty.any():
             row = int(empty.int().argmax())
@@ -98,32 +109,37 @@ class Inputs:
 
     def _decode(self, name: str, rows: np.ndarray) -> Tensor:
         column, size = self._table[name], self.encoder.image_size or 0
-        pixels = np.zeros((len(rows), 3, size, size), np.uint8)
+        pixels, cache = np.zeros((len(rows), 3, size, size), np.uint8), self._cached.get(name)
 
-        def one(i: int) -> None:
+        def one(i: int) -> bool:
             row = int(rows[i])
             if not self._present[name][row]:
-                return
+                return False
             try:
-                pixels[i] = self.encoder.pixels(open_image(column[row].as_py()))
+                pixels[i] = self.encoder.pixels(read(column[row].as_py()))
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 what = f"{name} of {self._id} {self._table[self._id][row].as_py()!r} (row {row}) can't be read: {error}"
                 if self.strict:
                     raise DataError(f"{what}; mend it, or let it count as missing") from None
                 self.broken[row] = what
                 self._present[name][row] = False
+                return False
+            return True
 
-        list(self._pool.map(one, range(len(rows))))
+        new = np.flatnonzero(~cache.get(rows, pixels)) if cache else np.arange(len(rows))
+        done = new[np.fromiter(self._pool.map(one, new), bool, len(new))]
+        if cache:
+            cache.put(rows[done], pixels[done])
         return torch.from_numpy(pixels)
 
 
-def open_image(value: dict) -> Image.Image:
-    """The decoded picture of an image value ({bytes, path}), RGB, upright, at most `MAX_PIXELS`."""
-    source = io.BytesIO(value["bytes"]) if value.get("bytes") else Path(value["path"])
-    with Image.open(source) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise DataError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
-        return image.convert("RGB")
+def _key(table: pa.Table, name: str, crop: str) -> str:
+    """A digest of what the squares of a column depend on: ids, paths, lengths of the bytes, and the crop."""
+    digest = hashlib.blake2b(crop.encode(), digest_size=12)
+    paths, data = (pc.struct_field(table[name], part) for part in ("path", "bytes"))
+    for column in (table[table.column_names[0]], paths, pc.binary_length(data)):
+        digest.update("\0".join(map(str, column.to_pylist())).encode())
+    return digest.hexdigest()
 
 
 def _has_image(column: pa.ChunkedArray) -> Tensor:
@@ -139,12 +155,11 @@ def _has_image(column: pa.ChunkedArray) -> Tensor:
 @dataclass(frozen=True)
 class Batch:
     """What one step sees, as row numbers. For pairs, row i of `queries` goes with row i of `products`. For the score
-    matrix, `weights` is queries x products and `totals` are the training set's, by query and by product."""
+    matrix, `weights` is queries x products."""
 
     queries: np.ndarray
     products: np.ndarray
     weights: Tensor
-    totals: tuple[Tensor, ...] = ()
 
 
 class PairSampler:
@@ -171,23 +186,18 @@ class MatrixSampler:
         query, product, _ = data.pairs
         kept = weights > 0
         self.size, self.seed, self.count = size, seed, queries
-        self.query_totals = np.bincount(query, weights, data.queries.num_rows)
-        self.product_totals = np.bincount(product, weights, data.corpus.num_rows)
         self.by_product = _Groups(product[kept], query[kept], weights[kept], data.corpus.num_rows)
         best = kept & top
         self.best_of_query = _Groups(query[best], product[best], weights[best], data.queries.num_rows)
         self.has_best = np.flatnonzero(self.best_of_query.counts)
-        self.products = np.flatnonzero(self.product_totals)
-        self.queries = np.flatnonzero(self.query_totals)
+        self.products, self.queries = np.unique(product[kept]), np.unique(query[kept])
 
     def __call__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))
         balanced = self.best_of_query.draw(rng, rng.choice(self.has_best, self.size - self.size // 2))
         uniform = self.products[_epoch_slice(len(self.products), self.size // 2, step, self.seed)]
         products = np.unique(np.concatenate([balanced, uniform]))
-        if len(products) < min(
-            self.size, len(self.products)
-        ):  # some drawn twice; full batches keep every shape the same
+        if len(products) < min(self.size, len(self.products)):  # some drawn twice; equal batches are faster
             others = rng.permutation(np.setdiff1d(self.products, products))
             products = np.sort(np.concatenate([products, others[: self.size - len(products)]]))
         column, query, weight = self.by_product.members(products)
@@ -197,15 +207,24 @@ class MatrixSampler:
             queries = np.sort(np.concatenate([queries, others[: self.count - len(queries)]]))
         weights_NxM = torch.zeros(len(queries), len(products))
         weights_NxM[np.searchsorted(queries, query), column] = torch.from_numpy(weight).float()
-        return Batch(
-            queries,
-            products,
-            weights_NxM,
-            (
-                torch.from_numpy(self.query_totals[queries]).float(),
-                torch.from_numpy(self.product_totals[products]).float(),
-            ),
-        )
+        return Batch(queries, products, weights_NxM)
+
+
+class KnownPairs:
+    """Which cells of a batch of pairs are no negatives."""
+
+    def __init__(self, data: RankedData):
+        query, product, score = (column[data.pairs.score > 0] for column in data.pairs)
+        self.of_query = _Groups(query, product, score, data.queries.num_rows)
+
+    def __call__(self, queries: np.ndarray, products: np.ndarray) -> Tensor:
+        """The cells (i, j) with the same query, the same product or a known pair with a score > 0, 2 x K."""
+        row, product, _ = self.of_query.members(queries)
+        order = np.argsort(products, kind="stable")
+        first, last = (np.searchsorted(products[order], product, side) for side in ("left", "right"))
+        position, index = _ranges(first, last - first)
+        known = torch.from_numpy(np.stack([row[position], order[index]]))
+        return torch.cat([known, *(same_id_cells(torch.from_numpy(ids)) for ids in (queries, products))], 1)
 
 
 class _Groups:
@@ -223,10 +242,14 @@ class _Groups:
 
     def members(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(position in `groups`, member, weight) of all members of the groups."""
-        counts = self.counts[groups]
-        position = np.repeat(np.arange(len(groups)), counts)
-        index = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + self.starts[groups][position]
+        position, index = _ranges(self.starts[groups], self.counts[groups])
         return position, self.member[index], self.weight[index]
+
+
+def _ranges(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(which range, index) of every index in the ranges start, start + 1, ... of so many."""
+    position = np.repeat(np.arange(len(counts)), counts)
+    return position, np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + starts[position]
 
 
 def _epoch_slice(count: int, size: int, step: int, seed: int) -> np.ndarray:

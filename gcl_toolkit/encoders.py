@@ -19,6 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gcl_toolkit.errors import UserError
+from gcl_toolkit.pictures import fit
+from gcl_toolkit.texts import fast_tokenizer
 
 
 class Encoder(nn.Module):
@@ -33,8 +35,8 @@ class Encoder(nn.Module):
     image_mean: Tensor
     image_std: Tensor
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        """A picture as uint8, 3 x S x S: short side resized to S, centre cropped."""
+    def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """A picture (or its H x W x 3 bytes) as uint8, 3 x S x S: short side resized to S, centre cropped."""
         raise UserError(f"{self.spec['name']} reads no pictures; leave image fields out or take a CLIP model")
 
     @property
@@ -42,8 +44,8 @@ class Encoder(nn.Module):
         """What `pixels` depends on; equal keys give equal pixels."""
         return f"{self.spec['name']} {self.image_size}"
 
-    def tokens(self, texts: Sequence[str]) -> Tensor:
-        """Token ids, N x L."""
+    def tokens(self, texts: Sequence[str], side: str = "left") -> Tensor:
+        """Token ids, N x L; `side` is "left" for queries, "right" for products."""
         raise NotImplementedError
 
     def drop_words(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
@@ -141,9 +143,9 @@ class SmallEncoder(Encoder):
         self.word_vectors = nn.Embedding(len(self.vocabulary) + 1, self.dimension, padding_idx=0)
         nn.init.normal_(self.word_vectors.weight[1:], std=self.dimension**-0.5)  # row 0, the padding, stays zero
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
+    def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
         size = self.image_size
-        image = image.convert("RGB")
+        image = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
         if image.size != (size, size):
             scale = size / min(image.size)
             image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
@@ -151,7 +153,7 @@ class SmallEncoder(Encoder):
             image = image.crop((left, top, left + size, top + size))
         return np.asarray(image).transpose(2, 0, 1)
 
-    def tokens(self, texts: Sequence[str]) -> Tensor:
+    def tokens(self, texts: Sequence[str], side: str = "left") -> Tensor:
         if not self.vocabulary:
             raise UserError("the small encoder has no vocabulary yet; train the model or load a trained one")
         rows = [[self._index[w] for w in _words(text) if w in self._index][: self.words] for text in texts]
@@ -168,7 +170,8 @@ class SmallEncoder(Encoder):
         return self.image_head(maps_NxCxHxW.mean((2, 3)))
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
-        tokens = tokens[:, : max(1, int((tokens > 0).sum(1).max()))]
+        used = (tokens > 0).any(0).nonzero()
+        tokens = tokens[:, : int(used.max()) + 1 if len(used) else 1]
         words_N = (tokens > 0).sum(1, keepdim=True).clamp(min=1)
         mean_NxD = self.word_vectors(tokens).sum(1) / words_N.sqrt()
         return self.text_head(self.text_tower(mean_NxD))
@@ -203,7 +206,7 @@ class OpenClipEncoder(Encoder):
             raise UserError(f"checkpoint {pretrained!r} is not a file; give a path or one of open_clip's tags")
         try:
             model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained, weights_only=True)
-            self._tokenize = open_clip.get_tokenizer(name)
+            self._tokenize = fast_tokenizer(open_clip.get_tokenizer(name))
         except Exception as error:  # the hub, a torn file, a wrong tag: one clear line
             raise UserError(f"{name} ({pretrained or 'no checkpoint'}) could not be loaded: {error}") from error
         self.spec = {"name": name}
@@ -213,34 +216,53 @@ class OpenClipEncoder(Encoder):
         self.dimension = int(model.encode_text(self._tokenize(["a"])).shape[1])
         self.initial_logit_scale = float(model.logit_scale.detach().exp())
         crop = [t for t in preprocess.transforms if type(t).__name__ not in ("MaybeToTensor", "ToTensor", "Normalize")]
-        self._crop = crop
+        self._crop, self._fit = crop, _fit_of(crop)
         self._set_image_statistics(model.visual.image_mean, model.visual.image_std)
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
+    def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        if self._fit:
+            if isinstance(image, Image.Image):
+                image = np.asarray(image.convert("RGB"))
+            return fit(image, *self._fit)
+        image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        cropped: Any = image
         for transform in self._crop:
-            image = transform(image)
-        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+            cropped = transform(cropped)
+        return np.asarray(cropped.convert("RGB")).transpose(2, 0, 1)
 
-    def tokens(self, texts: Sequence[str]) -> Tensor:
+    def tokens(self, texts: Sequence[str], side: str = "left") -> Tensor:
         return self._tokenize(list(texts))
 
     def checkpoint_gradients(self) -> None:
         self.model.set_grad_checkpointing()
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        return self.model.encode_image(self.normalised(pixels))
+        # Contiguous: torch 2.15's backward of MobileCLIP's convolutions (CPU) corrupts memory in channels-last order.
+        return self.model.encode_image(self.normalised(pixels).contiguous())
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
         return self.model.encode_text(tokens)
+
+
+def _fit_of(transforms: Sequence[Any]) -> tuple | None:
+    """Arguments of `pictures.fit` that do what open_clip's transforms do; None if they are others."""
+    names = [name for t in transforms if (name := type(t).__name__) != "MaybeConvertMode"]
+    mode = {"bicubic": "bicubic", "bilinear": "bilinear"}.get(getattr(transforms[0].interpolation, "value", ""))
+    if names not in (["Resize"], ["Resize", "CenterCrop"]) or not mode:
+        return None
+    size = transforms[0].size
+    crop = tuple(transforms[1].size) if names[1:] else None
+    return (size if isinstance(size, int) else tuple(size)), crop, mode
 
 
 # -- transformers ------------------------------------------------------------------------------------------------------
 
 
 class TextEncoder(Encoder):
-    """A Hugging Face text encoder with mean pooling; `prefix` is put before every text ("query: " for E5)."""
+    """A Hugging Face text encoder with mean pooling. `prefix` is put before every query, `product_prefix` (the same if
+    None) before every product; a name with "e5" in it has "query: " and "passage: " unless told otherwise."""
 
-    def __init__(self, name: str, *, prefix: str = "", length: int = 77):
+    def __init__(self, name: str, *, prefix: str | None = None, product_prefix: str | None = None, length: int = 77):
         super().__init__()
         try:
             import transformers
@@ -250,18 +272,23 @@ class TextEncoder(Encoder):
             self._tokenize = transformers.AutoTokenizer.from_pretrained(path)
         except Exception as error:
             raise UserError(f"{name} could not be loaded: {error}") from error
-        self.spec = {"name": name, "prefix": prefix, "length": length}
-        self.prefix, self.length = prefix, length
+        if prefix is None:
+            is_e5 = re.search(r"\be5\b", Path(path).name, re.IGNORECASE)
+            prefix, product_prefix = ("query: ", product_prefix or "passage: ") if is_e5 else ("", product_prefix)
+        self.prefixes = {"left": prefix, "right": prefix if product_prefix is None else product_prefix}
+        said = {"prefix": self.prefixes["left"], "product_prefix": self.prefixes["right"], "length": length}
+        self.spec, self.length = {"name": name, **said}, length
         self.dimension = self.model.config.hidden_size
         self.initial_logit_scale = math.exp(3.0)
 
-    def tokens(self, texts: Sequence[str]) -> Tensor:
-        texts = [self.prefix + text for text in texts]
+    def tokens(self, texts: Sequence[str], side: str = "left") -> Tensor:
+        texts = [self.prefixes[side] + text for text in texts]
         made = self._tokenize(texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
         return torch.where(made["attention_mask"].bool(), made["input_ids"], -1)  # -1: padding
 
     def checkpoint_gradients(self) -> None:
-        self.model.gradient_checkpointing_enable()
+        new = hasattr(self.model, "activation_checkpointing_enable")  # its name since transformers 5
+        (self.model.activation_checkpointing_enable if new else self.model.gradient_checkpointing_enable)()
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
         tokens = tokens[:, : max(1, int((tokens >= 0).sum(1).max()))]

@@ -35,6 +35,8 @@ class EngineConfig:
 
     workers: int = 4
     """Threads that decode pictures, and prepare coming steps where pictures are decoded anew or a GPU waits."""
+    cache: Path | None = None
+    """Folder in which decoded pictures are kept for later epochs, where they don't fit into memory."""
     chunk: int | None = None
     """Embed so many rows at a time (gradient caching): the batch may be larger than memory."""
     accumulate: int = 1

@@ -43,8 +43,8 @@ METHODS_MEAN = {
     "top-matrix": "score matrix with w = 1 for the pairs with the best scores, the others left out",
     "gcl-linear": "one weighted pair a row; the weight is linear in the score",
     "gcl-reciprocal": "one weighted pair a row; the weight falls as 1 / position",
-    "gcl-matrix": "score matrix: every known pair of the step pulls, with a weight that rises sharply with its score",
-    "gcl-graded": "gcl-matrix with each pair against worse ones only: equal or better products don't compete with it",
+    "gcl-matrix": "score matrix: every known pair pulls, with its score as weight, against worse products only",
+    "gcl-soft": "gcl-matrix with sharper weights instead, and equal or better products competing too",
     "siglip": "is this a known pair, yes or no: each cell of the score matrix alone",
     "bixse": "each cell of the score matrix alone, with its score as a probability",
     "rankclip": "score matrix with w = 1, plus the likelihood of the order of the scores",
@@ -56,7 +56,7 @@ GROUPS = (
     ("Controls: same encoder, steps and batch, without the scores as weights", CONTROLS),
     ("GCL as published", ("gcl-linear", "gcl-reciprocal")),
     ("Rivals, on the batches of the score matrix", RIVALS),
-    ("Ours", (OURS, "gcl-graded")),
+    ("Ours", (OURS, "gcl-soft")),
 )
 PAPER = {
     "in_domain": "+29.3 %",

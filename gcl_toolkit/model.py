@@ -90,7 +90,7 @@ class GCLModel(nn.Module):
         """Embeddings of every row of a queries ("left") or corpus ("right") table: float32, rows x D."""
         from gcl_toolkit.batches import Inputs
 
-        inputs = Inputs(self.encoder, table, self.fields(side))
+        inputs = Inputs(self.encoder, table, self.fields(side), side=side)
         was_training, parts = self.training, []
         self.eval()
         with torch.inference_mode():

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gcl_toolkit.errors import DataError, unknown
+from gcl_toolkit.errors import DataError, UserError, unknown
 from gcl_toolkit.findings import DIVISIONS, findings
 
 SPLITS = ("in_domain", "novel_query", "novel_document", "zero_shot")
@@ -157,6 +157,37 @@ def four_way_split(
             card=data.card,
         )
     return splits
+
+
+def query_folds(splits: dict[str, RankedData], count: int, seed: int = 0) -> list[dict[str, RankedData]]:
+    """The four splits as they are, and again with the same documents and other queries held out; `count` in all.
+
+    Each fold holds out as many queries as `splits` does, none of them twice, so that more queries tell of the cold
+    start. A query keeps its division: what dev queries chose is still reported on others.
+    """
+    if set(splits) != set(SPLITS):
+        raise DataError(f"folds need the four splits {', '.join(SPLITS)}; there are {', '.join(splits)}")
+    held_out, trained = (
+        np.unique(np.concatenate([splits[name].query_ids for name in names])) for names in (SPLITS[1::2], SPLITS[::2])
+    )
+    most = 1 + len(trained) // max(1, len(held_out))
+    if not 1 <= count <= most:
+        raise UserError(f"{count} folds; {len(held_out)} of {len(trained) + len(held_out)} queries allow 1 to {most}")
+    shuffled = np.random.default_rng(seed).permutation(trained)
+    folds = [splits]
+    for k in range(count - 1):
+        chosen = shuffled[k * len(held_out) : (k + 1) * len(held_out)]
+        folds.append({})
+        for seen, unseen in (SPLITS[:2], SPLITS[2:]):
+            both = [splits[seen], splits[unseen]]
+            queries, qrels = (pa.concat_tables([getattr(part, name) for part in both]) for name in ("queries", "qrels"))
+            whole = replace(splits[seen], queries=queries, qrels=qrels)
+            novel = np.isin(whole.query_ids, chosen)
+            folds[-1] |= {
+                name: replace(whole.take_queries(np.flatnonzero(novel == is_novel)), name=name)
+                for name, is_novel in ((seen, False), (unseen, True))
+            }
+    return folds
 
 
 def leaks(splits: dict[str, RankedData]) -> list[str]:

@@ -180,15 +180,8 @@ class SmallReranker(Reranker):
                 queries_NxC = self.network.side(*_augmented(queries, batch.queries[kept], generator), "left")
                 products_MxC = self.network.side(*_augmented(products, batch.products, generator), "right")
                 logits_NxM = self.network(queries_NxC, products_MxC).float()
-            weights, (by_query, by_product) = batch.weights[kept], batch.totals
-            return matrix_loss(  # of these logits in place of cosines
-                logits_NxM,
-                torch.eye(logits_NxM.shape[1]),
-                weights,
-                logit_scale=1.0,
-                query_totals=by_query[kept],
-                document_totals=by_product,
-            )
+            # of these logits in place of cosines
+            return matrix_loss(logits_NxM, torch.eye(logits_NxM.shape[1]), batch.weights[kept], logit_scale=1.0)
 
         return loss_of
 

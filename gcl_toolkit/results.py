@@ -41,6 +41,42 @@ def order_and_recall(results: dict) -> tuple[list[str], list[list[str]]]:
     ]
 
 
+def stages_as_markdown(told: dict) -> str:
+    """The table and the finding of a stages.json."""
+    machine, config = told["machine"], told["config"]
+    lines = [
+        f"`{told['command']}`, {told['date']}, {machine['processor']}, one thread. {told['metric']} on "
+        f"{config['division']} queries of {config['split']} with 95% intervals; ceiling: an oracle as second stage; "
+        "milliseconds of processor time a query; MB: parameters and what is stored of the products.",
+        "",
+        *_table(*stages_table(told)),
+        "",
+        told["finding"],
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def stages_table(told: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a stages.json: every system but the oracle, which is the ceiling beside it."""
+    systems = told["systems"]
+    ceilings = {(row["first"], row["depth"]): f"{row['mean']:.3f}" for row in systems if row["second"] == "oracle"}
+    rows = []
+    for row in systems:
+        if row["second"] != "oracle":
+            gained = {"difference": row["difference"]["mean"], **row["difference"]}
+            rows.append(
+                [
+                    row["system"],
+                    _interval(row["mean"], row["low"], row["high"]),
+                    ceilings[row["first"], row["depth"]] if row["second"] else "",
+                    _difference(gained) if row["system"] != "gcl-matrix" else "",
+                    f"{row['p50_ms']:.1f}, {row['p99_ms']:.1f}",
+                    f"{row['parameters_mb'] + row['stored_mb']:.1f}",
+                ]
+            )
+    return ["system", "mean", "ceiling", "over gcl-matrix", "p50, p99 ms", "MB"], rows
+
+
 def _beside(results: dict, method: str, metric: str) -> list[str]:
     mean = f"{results['averages'][metric][method][MACRO][0]:.3f}"
     wanted = (method, results["control"], metric)

@@ -14,7 +14,7 @@ from gcl_toolkit.checkpoints import NoRoom, newest_checkpoint, save_checkpoint, 
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.model import GCLModel
 
-FREE_TO_CHANGE = ("about", "workers", "save_minutes", "patience", "log")
+FREE_TO_CHANGE = ("about", "workers", "cache", "save_minutes", "patience", "log")
 """Settings that a run may go on with changed, since the weights don't depend on them."""
 
 

@@ -40,10 +40,10 @@ TRAINED: dict[str, dict[str, Any]] = {
     "clip-top": {"loss": "gcl", "weighting": "constant", "top_only": True},
     "gcl-linear": {"loss": "gcl", "weighting": "linear", "mask": False},
     "gcl-reciprocal": {"loss": "gcl", "weighting": "reciprocal", "mask": False},
-    "binary-matrix": {"weighting": "constant"},
-    "top-matrix": {"weighting": "constant", "top_only": True},
+    "binary-matrix": {"loss": "matrix", "weighting": "constant"},
+    "top-matrix": {"loss": "matrix", "weighting": "constant", "top_only": True},
     "gcl-matrix": {},
-    "gcl-graded": {"loss": "graded"},
+    "gcl-soft": {"loss": "matrix", "weighting": "sharp"},
     "siglip": {"loss": "siglip", "weighting": "constant"},
     "bixse": {"loss": "bixse", "weighting": "relative"},
     "rankclip": {"loss": "rankclip", "weighting": "relative"},
@@ -59,7 +59,7 @@ RIVALS = ("siglip", "bixse", "rankclip", "kl", "cosent")
 """Losses of others, on the batches of the score matrix."""
 METHODS = ("random", "bm25", *CONTROLS, "gcl-linear", "gcl-reciprocal", "gcl-matrix", "oracle")
 """A study's by default."""
-LABORATORY = ("bm25", *CONTROLS, *RIVALS, "gcl-matrix", "gcl-graded")
+LABORATORY = ("bm25", *CONTROLS, *RIVALS, "gcl-soft", "gcl-matrix")
 """Every loss under one budget: those of `gcl lab`."""
 KEYS = ["world", "method", "seed", "split", "division", "query_id"]
 

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gcl_toolkit.batches import Batch, Inputs, MatrixSampler, Noise, PairSampler, ahead
+from gcl_toolkit.batches import Batch, Inputs, KnownPairs, MatrixSampler, Noise, PairSampler, ahead
 from gcl_toolkit.checkpoints import step_of
 from gcl_toolkit.engine import Engine, EngineConfig
 from gcl_toolkit.errors import UserError, unknown
-from gcl_toolkit.losses import LOSSES
+from gcl_toolkit.losses import LOSSES, TILED, sized
 from gcl_toolkit.losses.distributed import local_form, own_share, rank, ranks
+from gcl_toolkit.losses.gcl import cell_mask
 from gcl_toolkit.model import GCLModel
 from gcl_toolkit.ranked_data import RankedData, is_image
 from gcl_toolkit.runs import Run
@@ -31,11 +32,12 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. The defaults are the score-matrix GCL that DESIGN.md calls the strongest."""
+    """How to train. The defaults are the score-matrix GCL that was the strongest on dev queries (docs/LOG.md)."""
 
-    loss: str = "matrix"
-    """"matrix": every known pair of the step pulls; "gcl": one pair a row, the published form; others of `LOSSES`."""
-    weighting: str = "sharp"
+    loss: str = "graded"
+    """"graded": every known pair of the step pulls, against worse ones; "matrix": against all others; "gcl": one pair a
+    row, the published form; others of `LOSSES`."""
+    weighting: str = "auto"
     """Score -> weight, a name of `weighting.WEIGHTINGS`; "constant" is binary contrastive training."""
     top_only: bool = False
     """Train on the pairs with the best grades only."""
@@ -132,6 +134,7 @@ def _steps(batches: _Batches, motor: Engine, config: TrainConfig, run: Run | Non
                 run.checkpoint(model, step + 1, motor.state(), motor.weights())
                 saved = time.perf_counter()
         yield record
+    batches.tell_broken()  # those decoded on the way
 
 
 def _begin(batches: _Batches, motor: Engine, config: TrainConfig, run: Run | None) -> tuple[int, float]:
@@ -163,14 +166,20 @@ class _Batches:
     def __init__(self, motor: Engine, data: RankedData, sampler: PairSampler | MatrixSampler, config: TrainConfig):
         self.motor, self.data, self.sampler, self.config = motor, data, sampler, config
         model, workers = motor.model, motor.config.workers
-        self.queries = Inputs(model.encoder, data.queries, model.left, workers=workers)
-        self.products = Inputs(model.encoder, data.corpus, model.right, workers=workers)
-        for broken in (self.queries.broken, self.products.broken):
-            if broken:
-                warnings.warn(f"{len(broken):,} pictures count as missing; {next(iter(broken.values()))}", stacklevel=4)
+        read = partial(Inputs, model.encoder, workers=workers, cache=motor.config.cache)
+        self.queries, self.products = read(data.queries, model.left), read(data.corpus, model.right, side="right")
+        self.told = 0
+        self.tell_broken()
         late = self.queries.late or self.products.late or motor.device.type == "cuda"
         self.ahead = 2 if workers and late else 0
-        self.known = _known_pairs(data) if config.mask and config.loss == "gcl" else None
+        self.known = KnownPairs(data) if config.mask and config.loss == "gcl" else None
+
+    def tell_broken(self) -> None:
+        """Warn of pictures that could not be read, if there are more than at the last call."""
+        broken = [*self.queries.broken.values(), *self.products.broken.values()]
+        if len(broken) > self.told:
+            warnings.warn(f"{len(broken):,} pictures count as missing; {broken[0]}", stacklevel=2)
+        self.told = len(broken)
 
     def about(self) -> dict[str, object]:
         """What the run was made of, for its config.json."""
@@ -220,6 +229,9 @@ class _Batches:
     def _loss(self, batch: Batch, left: Tensor, right: Tensor) -> Tensor:
         """The loss, or with Matryoshka dimensions its mean over them; this rank's share of it."""
         loss = self._objective(batch)
+        large = sized(self.config.loss, len(batch.queries), len(batch.products)) in TILED.values()
+        if large and left.is_cuda and self.motor.dtype == torch.bfloat16:
+            left, right = left.bfloat16(), right.bfloat16()  # what the kernels of losses/tiled_gpu.py multiply
         dimensions = self.motor.config.dimensions
         if not dimensions:
             return loss(left, right)
@@ -228,17 +240,16 @@ class _Batches:
 
     def _objective(self, batch: Batch) -> Callable[[Tensor, Tensor], Tensor]:
         scale, device = self.motor.model.logit_scale, self.motor.device
-        loss = local_form(LOSSES[self.config.loss])
+        loss = local_form(sized(self.config.loss, len(batch.queries), len(batch.products)))
         if self.config.loss != "gcl":
-            weights, by_query, by_product = (t.to(device) for t in (batch.weights, *batch.totals))
-            totals = {"query_totals": by_query, "document_totals": by_product}
-            return partial(loss, weights=weights, logit_scale=scale, **totals)
+            return partial(loss, weights=batch.weights.to(device), logit_scale=scale)
         own = own_share(len(batch.queries))
-        masked = None
-        if self.known and ranks() == 1:
-            masked = self.known(batch).to(device)
-        elif self.known:
-            masked = self.known(batch, rows=own).to(device), self.known(batch, columns=own).T.to(device)
+        masked: Tensor | tuple[Tensor, Tensor] | None = None
+        if self.known:
+            masked = cells = self.known(batch.queries, batch.products).to(device)
+            if ranks() > 1:
+                masked_NxN = cell_mask(cells, len(batch.queries))
+                masked = masked_NxN[own], masked_NxN[:, own].T
         return partial(loss, weights=batch.weights[own].to(device), logit_scale=scale, not_negative=masked)
 
 
@@ -257,21 +268,6 @@ def _sampler(data: RankedData, config: TrainConfig) -> PairSampler | MatrixSampl
     if config.loss == "gcl":
         return PairSampler(data, weights, size=config.batch, seed=config.seed)
     return MatrixSampler(data, weights, top, size=config.batch, queries=config.queries, seed=config.seed)
-
-
-def _known_pairs(data: RankedData):
-    """A function of a batch -> N x N bools: the cells that are the same query, the same product or another known pair
-    with a score > 0; of some of its rows and columns only."""
-    query, product, score = data.pairs
-    keys = np.unique((query * data.corpus.num_rows + product)[score > 0])
-
-    def known(batch: Batch, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
-        cell_NxN = batch.queries[rows, None] * data.corpus.num_rows + batch.products[None, columns]
-        place = np.searchsorted(keys, cell_NxN).clip(max=len(keys) - 1)
-        same = [ids[rows, None] == ids[None, columns] for ids in (batch.queries, batch.products)]
-        return torch.from_numpy((keys[place] == cell_NxN) | same[0] | same[1])
-
-    return known
 
 
 def _learn_vocabulary(model: GCLModel, data: RankedData) -> None:

@@ -26,7 +26,7 @@ def to_weights(scores, weighting: str | Callable[[np.ndarray], np.ndarray] = "li
     """Weights (float64, finite, >= 0) of the scores, not normalised.
 
     `weighting` is a registered name or your own function of the score array. Pass the scores of a whole training set
-    at once: "graded" and "sharp" look at which distinct values there are.
+    at once: "graded", "auto" and "sharp" look at which distinct values there are.
     """
     scores = np.asarray(scores, np.float64)
     bad = ~(np.isfinite(scores) & (scores >= 0))
@@ -124,6 +124,12 @@ def graded(scores: np.ndarray) -> np.ndarray:
 
 
 @register
+def auto(scores: np.ndarray) -> np.ndarray:
+    """The default: "graded" for up to ten distinct scores (grades), "linear" for more (positions)."""
+    return graded(scores) if len(np.unique(scores)) <= 10 else linear(scores)
+
+
+@register
 def sharp(scores: np.ndarray) -> np.ndarray:
-    """The default: "graded" for up to ten distinct scores (grades), "reciprocal" for more (positions)."""
+    """As "auto", with "reciprocal" for positions: for losses that keep the order by weights alone."""
     return graded(scores) if len(np.unique(scores)) <= 10 else reciprocal(scores)

@@ -106,25 +106,39 @@ assert np.abs(fuse_from_scratch(example, weights) - library).max() < 1e-9, (
 # %% [markdown]
 # ## One step by hand
 #
-# The default loss of the library is the **score matrix**: a step takes $M$ products with *all* the queries that list them.
-# $W_{qd}$ is the weight of a known pair (1 / position, 0 if it is not on the list), $a_q$ and $b_d$ are the total weights of
-# the query and the product in the training set. With $S$, $P$ and $C$ as in notebook 2,
+# The default loss of the library changes two things in the loss of notebook 1.
+#
+# First, a step takes $M$ products with *all* the queries that list them. $W_{qd} > 0$ is the weight of a known pair, 0 if the
+# product is not on the query's list. A query deals out one vote among its products, in proportion to the weights; a product
+# deals out one vote among its queries.
+#
+# Second, a known pair competes only with products that are *worse* for the query. In notebook 1 two good products push each
+# other down, and only the size of the weights keeps their order. Here the better one is never asked to make room for a worse
+# one, so the order is in the loss itself, and mild weights will do (here score / 100):
 #
 # $$
-# \text{loss} = -\frac{1}{2M} \sum_{q,d} \left[ \frac{W_{qd}}{a_q} \log P_{qd} + \frac{W_{qd}}{b_d} \log C_{qd} \right].
+# B_{qd} = \frac{e^{S_{qd}}}{e^{S_{qd}} + \sum_{k: \, W_{qk} < W_{qd}} e^{S_{qk}}},
+# \qquad
+# \text{loss} = -\frac{1}{2} \left[ \frac{1}{N} \sum_{q,d} \frac{W_{qd}}{\sum_k W_{qk}} \log B_{qd}
+# + \frac{1}{M} \sum_{q,d} \frac{W_{qd}}{\sum_k W_{kd}} \log C_{qd} \right].
 # \tag{2}
 # $$
 #
-# It is the loss of notebook 1 with every known pair in its place, also off the diagonal. Before you let the library train
-# 200 times, compute the first step yourself.
+# $S$ and $C$, the softmax along columns, are those of notebook 2. $N$ counts the queries that list a product of the step; the
+# others take part as wrong answers in the columns. Before you let the library train 200 times, compute the first step yourself.
 
 
 # %%
-def loss_by_hand(S, W, a, b):
-    """Equation (2). S, W: N x M; a: N; b: M."""
-    rows = (W / a[:, None] * S.log_softmax(dim=1)).sum()
-    columns = (W / b[None, :] * S.log_softmax(dim=0)).sum()
-    return -(rows + columns) / (2 * S.shape[1])
+def loss_by_hand(S, W):
+    """Equation (2). S, W: queries x products."""
+    worse = W[:, None, :] < W[:, :, None]  # [q, d, k]: for q, k is worse than d
+    others = (S.exp()[:, None, :] * worse).sum(dim=2)
+    log_B, log_C = S - (S.exp() + others).log(), S.log_softmax(dim=0)
+    asked = W.sum(dim=1) > 0
+    by_query = W[asked] / W[asked].sum(dim=1, keepdim=True)
+    rows = (by_query * log_B[asked]).sum() / asked.sum()
+    columns = (W / W.sum(dim=0) * log_C).sum() / W.shape[1]
+    return -(rows + columns) / 2
 
 
 model = GCLModel(right=Fields(image=0.5, title=0.5), seed=SEED)
@@ -134,14 +148,14 @@ still = TrainConfig(
 scale = model.logit_scale.item()
 first_record = next(train(model, data, still))
 
-weight_of_pair = to_weights(data.pairs.score, "sharp")  # with positions: 1 / position
+weight_of_pair = to_weights(data.pairs.score, "auto")  # with positions: score / 100
 sampler = MatrixSampler(
     data, weight_of_pair, is_top(data.pairs.score), size=32, queries=4096, seed=SEED
 )
 batch = sampler(0)
 left = torch.from_numpy(model.embed(data.queries, "left")[batch.queries])
 right = torch.from_numpy(model.embed(data.corpus, "right")[batch.products])
-mine = loss_by_hand(scale * left @ right.T, batch.weights, *batch.totals).item()
+mine = loss_by_hand(scale * left @ right.T, batch.weights).item()
 print(f"by hand {mine:.5f}, library {first_record['loss']:.5f}")
 assert abs(mine - first_record["loss"]) < 1e-3, "the first step by hand is the library's"
 
@@ -357,7 +371,7 @@ assert right_answers == 3, "exercise: missing fields are left out"
 # ## Recap
 #
 # - A product is the weighted sum of its fields' unit vectors, made a unit vector: (1).
-# - The score matrix puts every known pair of a step to work: (2).
+# - The score matrix puts every known pair of a step to work; a pair competes with worse products only: (2).
 # - The field weights can be swept by (3), without encoding again; choose on dev.
 # - Fields that are trained as a sum complete each other: one can be useless alone and improve the other.
 # - Memorising shows as a gap between the splits, not in the training loss.

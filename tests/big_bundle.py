@@ -20,7 +20,7 @@ def make(folder: Path, products: int, queries: int = 50, dimension: int = 32, mo
     folder.mkdir(parents=True)
     (folder / "thumbnails.bin").write_bytes(picture)
     items = {"product_id": [f"p{n}" for n in range(products)], "title": [f"mug number {n}" for n in range(products)]}
-    items |= {"category": [f"kind {n % 12}" for n in range(products)]}
+    items |= {"category": [f"kind {n % 24}" for n in range(products)]}
     items |= {"thumbnail_start": np.zeros(products, int), "thumbnail_size": np.full(products, len(picture))}
     asked = {"query_id": [f"q{n}" for n in range(queries)], "query": [f"query {n}" for n in range(queries)]}
     pairs = np.sort([rng.choice(products, 20, replace=False) for _ in range(queries)])

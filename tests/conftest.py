@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: sums in another order end in other bits
 
 import pyarrow as pa
 import pytest
@@ -72,3 +75,31 @@ def tiny_bert(tmp_path_factory):
     )
     transformers.BertModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The system's Chromium; here, since playwright can't be started twice in a process."""
+    from chrome import CHROMIUM
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium, url):
+    """A fresh page; afterwards: nothing went to another host, nothing was executed, the console is free of errors."""
+    from chrome import WAIT, left
+
+    page, found = chromium.new_page(viewport={"width": 1440, "height": 1000}), []
+    page.set_default_timeout(WAIT)
+    page.on("console", lambda m: found.append(f"console: {m.text}") if m.type == "error" and not left(m.text) else None)
+    page.on("pageerror", lambda error: found.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: (found.append(f"executed: {dialog.message}"), dialog.dismiss()))
+    page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else found.append(f"to: {r.url}"))
+    yield page
+    page.close()
+    assert not found, found

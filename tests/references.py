@@ -134,22 +134,6 @@ def gcl_loss(left, right, weights, scale, negative=None):
     return total / (2 * count)
 
 
-def matrix_loss(queries, documents, weights, scale, query_totals=None, document_totals=None):
-    """weights: N lists of M numbers."""
-    rows, columns = range(len(queries)), range(len(documents))
-    logits = [
-        [scale * sum(x * y for x, y in zip(queries[i], documents[j], strict=True)) for j in columns] for i in rows
-    ]
-    total = 0.0
-    for i in rows:
-        for j in columns:
-            by_row = math.exp(logits[i][j]) / sum(math.exp(logits[i][k]) for k in columns)
-            by_column = math.exp(logits[i][j]) / sum(math.exp(logits[k][j]) for k in rows)
-            total -= weights[i][j] / (query_totals[i] if query_totals else 1) * math.log(by_row)
-            total -= weights[i][j] / (document_totals[j] if document_totals else 1) * math.log(by_column)
-    return total / (2 * len(documents))
-
-
 def by_rows_and_columns(queries, documents, weights, scale):
     """(logits, weights) as lists of rows, then the same of columns."""
     logits = [[scale * sum(x * y for x, y in zip(q, d, strict=True)) for d in documents] for q in queries]
@@ -159,15 +143,22 @@ def by_rows_and_columns(queries, documents, weights, scale):
     )
 
 
-def graded_loss(queries, documents, weights, scale, query_totals, document_totals):
+def matrix_loss(queries, documents, weights, scale, competes=lambda own, other: True):
+    """weights: N lists of M numbers. `competes`: in a row, a pair of such a weight with one of another weight."""
     total = 0.0
-    sides = zip(by_rows_and_columns(queries, documents, weights, scale), (query_totals, document_totals), strict=True)
-    for (logits, grades), totals in sides:
-        for i, row in enumerate(logits):
-            for j, own in enumerate(row):
-                lower = sum(math.exp(row[k]) for k in range(len(row)) if grades[i][k] < grades[i][j])
-                total -= grades[i][j] / totals[i] * math.log(math.exp(own) / (math.exp(own) + lower))
-    return total / (2 * len(documents))
+    sides = by_rows_and_columns(queries, documents, weights, scale)
+    for (logits, grades), rival in zip(sides, (competes, lambda own, other: True), strict=True):
+        known = [i for i, row in enumerate(grades) if sum(row) > 0]
+        for i in known:
+            for j, own in enumerate(logits[i]):
+                rivals = [k for k in range(len(logits[i])) if k == j or rival(grades[i][j], grades[i][k])]
+                likelihood = math.exp(own) / sum(math.exp(logits[i][k]) for k in rivals)
+                total -= grades[i][j] / sum(grades[i]) / len(known) * math.log(likelihood)
+    return total / 2
+
+
+def graded_loss(queries, documents, weights, scale):
+    return matrix_loss(queries, documents, weights, scale, lambda own, other: other < own)
 
 
 def cross_entropy(logits, targets, bias):
@@ -226,5 +217,4 @@ def rankclip_loss(queries, documents, weights, scale):
                 left = sum(math.exp(row[k]) for k in range(len(row)) if grade[k] <= grade[j])
                 disorder += [math.log(left) - row[j]] * (grade[j] > 0)
         total += sum(disorder) / len(disorder) / 2
-    counts = [[max(1.0, sum(w > 0 for w in row)) for row in grades] for _, grades in sides]
-    return total + matrix_loss(queries, documents, binary, scale, *counts)
+    return total + matrix_loss(queries, documents, binary, scale)

@@ -100,8 +100,6 @@ def test_the_matrix_holds_every_known_pair_of_its_rows_and_columns():
     for step in range(8):
         batch = sampler(step)
         assert batch.weights.numpy() == pytest.approx(dense[np.ix_(batch.queries, batch.products)])
-        assert batch.totals[0].numpy() == pytest.approx(dense.sum(1)[batch.queries])
-        assert batch.totals[1].numpy() == pytest.approx(dense.sum(0)[batch.products])
         assert len(batch.queries) >= 3
         assert set(np.flatnonzero(dense[:, batch.products].any(1))) <= set(batch.queries)
 

@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.nn.functional import softplus
 
 from gcl_toolkit import figures, losses, rerank
-from gcl_toolkit.losses import gcl_loss, matrix_loss
+from gcl_toolkit.losses import gcl_loss, graded_loss, matrix_loss
+from gcl_toolkit.losses.listwise import lower_odds
+from gcl_toolkit.losses.matrix import shares
 from notebooks import facts
 from notebooks.facts import SOURCES, code
 
@@ -101,21 +104,38 @@ def matrix_unweighted(queries, documents, weights, **settings):
     return matrix_loss(queries, documents, (weights > 0).to(weights), **settings)
 
 
-def matrix_unnormalised(queries, documents, weights, *, logit_scale, **_):
-    return matrix_loss(queries, documents, weights, logit_scale=logit_scale)
-
-
-def matrix_transposed(queries, documents, weights, *, logit_scale, query_totals=None, document_totals=None):
-    """Rows divided by the products' totals, columns by the queries'."""
+def matrix_unnormalised(queries, documents, weights, *, logit_scale):
     S = logit_scale * queries @ documents.T
-    rows = (weights / document_totals[None, :] * S.log_softmax(1)).sum()
-    columns = (weights / query_totals[:, None] * S.log_softmax(0)).sum()
-    return -(rows + columns) / (2 * S.shape[1])
+    return -(weights * (S.log_softmax(1) + S.log_softmax(0))).sum() / 2
 
 
-UNWEIGHTED, TRANSPOSED = (unweighted, matrix_unweighted), (transposed, matrix_transposed)
-UNNORMALISED, ROWS_ONLY = (unnormalised, matrix_unnormalised), (rows_only, matrix_loss)
-MATRIX, DIAGONAL = "equation (3) is the score matrix's loss", "on the diagonal it is the loss of GCL"
+def matrix_transposed(queries, documents, weights, *, logit_scale):
+    """Rows carry shares of the product, columns those of the query."""
+    S = logit_scale * queries @ documents.T
+    return -(shares(weights.T).T * S.log_softmax(1) + shares(weights) * S.log_softmax(0)).sum() / 2
+
+
+def graded_unweighted(queries, documents, weights, **settings):
+    return graded_loss(queries, documents, (weights > 0).to(weights), **settings)
+
+
+def graded_unnormalised(queries, documents, weights, *, logit_scale):
+    S = logit_scale * queries @ documents.T
+    odds, column = lower_odds(S, weights)
+    return ((weights.gather(1, column) * softplus(odds)).sum() - (weights * S.log_softmax(0)).sum()) / 2
+
+
+def graded_transposed(queries, documents, weights, **settings):
+    """Products have an order of queries, instead of queries one of products."""
+    return graded_loss(documents, queries, weights.T.contiguous(), **settings)
+
+
+LOSSES = {"gcl": "gcl_loss", "matrix": "matrix_loss", "graded": "graded_loss"}
+UNWEIGHTED = (unweighted, matrix_unweighted, graded_unweighted)
+TRANSPOSED = (transposed, matrix_transposed, graded_transposed)
+UNNORMALISED = (unnormalised, matrix_unnormalised, graded_unnormalised)
+ROWS_ONLY = (rows_only, matrix_loss, graded_loss)
+MATRIX, DIAGONAL = "equation (3) is the score matrix's loss", "on the diagonal it is the loss of CLIP"
 
 SABOTAGE = [
     (
@@ -134,15 +154,16 @@ SABOTAGE = [
     ("03_train_a_shop", UNWEIGHTED, "the first step by hand is the library's"),
     ("03_train_a_shop", TRANSPOSED, "the first step by hand is the library's"),
     ("03_train_a_shop", UNNORMALISED, "the first step by hand is the library's"),
-    ("04_measure_it_honestly", UNWEIGHTED, MATRIX, DIAGONAL, "scores bring something over the strongest control"),
-    ("04_measure_it_honestly", TRANSPOSED, MATRIX, DIAGONAL),
-    ("04_measure_it_honestly", UNNORMALISED, MATRIX, DIAGONAL),
+    ("04_measure_it_honestly", UNWEIGHTED, MATRIX, "scores bring something over the strongest control"),
+    ("04_measure_it_honestly", TRANSPOSED, MATRIX),
+    ("04_measure_it_honestly", UNNORMALISED, MATRIX),
+    ("04_measure_it_honestly", ROWS_ONLY, DIAGONAL),
 ]
 
 
 @pytest.mark.parametrize(("name", "sabotaged", "facts"), [(n, s, f) for n, s, *f in SABOTAGE])
 def test_facts_fail_when_the_loss_is_broken(name, sabotaged, facts, monkeypatch):
-    for name_in_config, own, broken in zip(("gcl", "matrix"), ("gcl_loss", "matrix_loss"), sabotaged, strict=True):
+    for (name_in_config, own), broken in zip(LOSSES.items(), sabotaged, strict=True):
         monkeypatch.setattr(losses, own, broken)
         monkeypatch.setitem(losses.LOSSES, name_in_config, broken)
         monkeypatch.setattr(rerank, own, broken, raising=False)

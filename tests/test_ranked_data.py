@@ -5,7 +5,7 @@ from conftest import png, ranked
 
 from gcl_toolkit.errors import DataError, UserError
 from gcl_toolkit.findings import findings, numbers, present
-from gcl_toolkit.ranked_data import IMAGE, SPLITS, RankedData, divide, four_way_split, leaks
+from gcl_toolkit.ranked_data import IMAGE, SPLITS, RankedData, divide, four_way_split, leaks, query_folds
 
 QUERIES = pa.table({"query_id": ["a", "b"], "query": ["mug", "cup"]})
 CORPUS = pa.table({"product_id": ["x", "y"], "title": ["red", "blue"]})
@@ -169,3 +169,29 @@ def test_leaks_name_what_a_held_out_split_shares_with_training(shared):
     (leak,) = leaks({"in_domain": train, "zero_shot": held_out})
     assert f"1 rows share their {shared} with in_domain" in leak
     assert values["query_id" if shared.startswith("query") else "product_id"][1] in leak
+
+
+def test_folds_hold_out_other_queries_of_the_same_documents():
+    splits = four_way_split(ranked(40, 12), seed=1)
+    folds = query_folds(splits, 5)
+    assert folds[0] is splits
+    held_out = [set(fold["novel_query"].query_ids) | set(fold["zero_shot"].query_ids) for fold in folds]
+    assert sum(map(len, held_out)) == len(set.union(*held_out)) == 40  # every query once
+    division = {
+        query: half
+        for data in splits.values()
+        for query, half in zip(data.query_ids, data.queries["division"].to_pylist(), strict=True)
+    }
+    for fold, unseen in zip(folds, held_out, strict=True):
+        assert list(fold) == list(splits)
+        for name, data in fold.items():
+            assert data.name == name
+            assert data.corpus.equals(splits[name].corpus)
+            assert (set(data.query_ids) <= unseen) == (name in ("novel_query", "zero_shot"))
+            assert [division[query] for query in data.query_ids] == data.queries["division"].to_pylist()
+        assert sum(data.qrels.num_rows for data in fold.values()) == sum(d.qrels.num_rows for d in splits.values())
+        assert not leaks(fold)
+    with pytest.raises(UserError, match="6 folds; 8 of 40 queries allow 1 to 5"):
+        query_folds(splits, 6)
+    with pytest.raises(DataError, match="folds need the four splits"):
+        query_folds({"in_domain": splits["in_domain"]}, 2)

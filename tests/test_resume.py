@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -34,10 +35,11 @@ def small_model():
 def learn(folder, workers=0, save_minutes=0.0, steps=STEPS, **engine):
     """Train, or go on training, with random shifts and flips of pictures that are decoded anew each time."""
     module = sys.modules["gcl_toolkit.train"]
-    module.Inputs = partial(getattr(module.Inputs, "func", module.Inputs), cache_bytes=0)
+    late = patch.object(module, "Inputs", partial(module.Inputs, cache_bytes=0))
     options = EngineConfig(workers=workers, save_minutes=save_minutes, **engine)
     config = TrainConfig(**{**vars(CONFIG), "steps": steps})
-    yield from train(small_model(), ranked(6, 12), config, engine=options, run=Run(folder, resume=True))
+    with late:
+        yield from train(small_model(), ranked(6, 12), config, engine=options, run=Run(folder, resume=True))
 
 
 def learn_and_die(folder, workers, event):

@@ -151,6 +151,11 @@ def test_the_command_writes_the_table_and_the_figure(folder, tmp_path, capsys):
     said = json.loads((folder / "stages.json").read_text())
     assert said["config"]["depths"] == [2]
     assert {"command", "date", "machine", "finding"} <= set(said)
+    written = (folder / "stages.md").read_text()
+    for row in said["systems"]:
+        shown = f"| {row['system']} | {row['mean']:.3f} ["
+        assert (shown in written) == (row["second"] != "oracle")
+    assert said["finding"] in written
     page = (folder / "stages.html").read_text()
     assert "plotly" in page
     assert "<script src=" not in page

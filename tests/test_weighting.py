@@ -41,6 +41,12 @@ def test_relative_is_a_share_of_the_highest_score():
     assert to_weights([0, 0], "relative") == pytest.approx([0, 0])
 
 
+def test_auto_is_graded_for_grades_and_linear_for_positions():
+    assert to_weights([100, 60, 30], "auto") == pytest.approx([1, 0.1, 0.01])
+    positions = np.arange(100, 0, -1)
+    assert to_weights(positions, "auto") == pytest.approx(to_weights(positions, "linear"))
+
+
 def test_sharp_is_graded_for_grades_and_reciprocal_for_positions():
     assert to_weights([100, 60, 30], "sharp") == pytest.approx([1, 0.1, 0.01])
     assert to_weights(np.arange(100, 0, -1), "sharp") == pytest.approx(1 / np.arange(1, 101))
@@ -60,7 +66,7 @@ def test_own_function_and_what_is_wrong_with_it():
         ([1, np.nan], "linear", "score nan at row 1"),
         ([1, -2], "linear", "score -2.0 at row 1"),
         ([1, 101], "reciprocal", "above 100"),
-        ([1, 2], "linaer", "unknown weighting 'linaer'; known: constant"),
+        ([1, 2], "linaer", "unknown weighting 'linaer'; known: auto, constant"),
     ],
 )
 def test_bad_input_is_named(scores, name, words):

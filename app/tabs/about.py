@@ -7,6 +7,12 @@ from app.limits import MAX_K, MAX_QUERY
 from app.service import Service
 from app.state import State
 
+API = {
+    "/search": ("query, split, model, weight, more, less, k", "The first k products for a query."),
+    "/compare": ("query, split, a, b, k", "Two models and the ideal order, and what differs."),
+    "/neighbours": ("product_id, model, k", "The products nearest to one in a model’s own space."),
+}
+"""Endpoint -> its parameters, and what it answers; as in app/api.py."""
 LIMITS = (
     "Embeddings are stored as float16, so cosines may differ from the model’s own by about .001.",
     "Numbers are of one training of each model; `gcl compare --seeds` tells how much trainings differ.",
@@ -33,11 +39,13 @@ def draw(service: Service, state: State) -> str:
         for name, said in manifest["splits"].items()
     }
     metrics = {str(metric): told for metric, told in bundle.metrics.items()}
+    api = {name: f"{told} ({said})" for name, (said, told) in API.items()}
     limits = "".join(f"<li>{safe(limit)}</li>" for limit in LIMITS)
     return view(
         state,
         f'<div class="prose"><h3>Models</h3>{_list(models)}<h3>Splits</h3>{_list(splits)}'
         f"<h3>Metrics</h3><p>All lie between 0 and 1; larger is better.</p>{_list(metrics)}"
+        f"<h3>API</h3><p>gradio_client.Client(this page’s address).predict(..., api_name=...):</p>{_list(api)}"
         f"<h3>Limits</h3><ul>{limits}</ul><h3>Bundle</h3>{_list(facts)}</div>",
     )
 

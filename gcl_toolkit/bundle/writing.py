@@ -18,13 +18,14 @@ from PIL import Image
 from pyarrow import parquet
 from torch.nn.functional import normalize
 
-from gcl_toolkit.batches import Inputs, open_image
+from gcl_toolkit.batches import Inputs
 from gcl_toolkit.bundle.reading import SCHEMA, best_first, field_cosines, fused_cosines, sha256
 from gcl_toolkit.errors import DataError, UserError, unknown
 from gcl_toolkit.evaluate import DEPTH, METRICS, measure_ranking
 from gcl_toolkit.fields import is_missing
 from gcl_toolkit.glossary import METHODS_MEAN, METRICS_MEAN, SPLITS_MEAN
 from gcl_toolkit.model import GCLModel
+from gcl_toolkit.pictures import open_image
 from gcl_toolkit.ranked_data import RankedData, is_image
 from gcl_toolkit.runs import load_model, read_steps, writable_folder, write_json
 from gcl_toolkit.slices import slices
@@ -220,7 +221,7 @@ def _write_maps(folder: Path, models: dict[str, dict[str, Any]]) -> None:
 
 def field_embeddings(model: GCLModel, table: pa.Table, *, batch: int = 256) -> dict[str, np.ndarray]:
     """Field -> L2-normalised embeddings of every product: N x D float16, zero where the field is missing."""
-    inputs = Inputs(model.encoder, table, model.right)
+    inputs = Inputs(model.encoder, table, model.right, side="right")
     parts: dict[str, list[np.ndarray]] = {field: [] for field in model.right}
     with torch.inference_mode():
         for start in range(0, table.num_rows, batch):

@@ -1,4 +1,4 @@
-"""The app: gcl bundle, gcl app."""
+"""The app: gcl bundle, gcl app, gcl space."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from gcl_toolkit.runs import writable_folder
 from gcl_toolkit.sources import load
 from gcl_toolkit.study import StudyConfig, World
 from gcl_toolkit.train import TrainConfig
+
+space_app = tyro.extras.SubcommandApp()
+app.command(space_app, name="space", help="The app as a hosted demo.")
 
 
 @app.command(name="bundle")
@@ -63,6 +66,32 @@ def app_command(bundle: Path | None = None, port: int | None = None, open: bool 
     said = [str(folder.resolve()), *(["--port", str(port)] if port else []), *(["--open"] if open else [])]
     os.chdir(home)
     os.execv(sys.executable, [sys.executable, "-m", "app.app", *said])  # a new process, without torch
+
+
+@space_app.command(name="build")
+def build(
+    out: tyro.conf.Positional[Path],
+    bundle: Path = Path("runs/app/bundle"),
+    title: str = "GCL Toolkit",
+    full: bool = False,
+    check: bool = True,
+) -> None:
+    """Assemble a folder that Hugging Face Spaces takes as it is, and start it in a clean environment.
+
+    Args:
+        out: the folder; an older one is replaced.
+        bundle: a folder made by gcl bundle.
+        title: of the demo.
+        full: with torch and the models, so that any text and picture can be searched; else stored queries alone.
+        check: start it, offline, where nothing but its requirements is installed.
+    """
+    from gcl_toolkit.hosting import check_space, write_space
+
+    folder = write_space(bundle, out, title=title, full=full)
+    if check:
+        with console.status("starting it in a clean environment"):
+            console.print(f"it answers {check_space(folder):.0f} s after its start", highlight=False)
+    console.print(f"next: hf upload --repo-type space NAME {folder} .", highlight=False, soft_wrap=True)
 
 
 def _make_small_bundle(folder: Path) -> None:

@@ -26,8 +26,8 @@ data_app = tyro.extras.SubcommandApp()
 app.command(data_app, name="data", help="Look at data, make data.")
 
 
-def split_of(data: str, name: str) -> RankedData:
-    splits = load(data)
+def split_of(data: str, name: str, quarantine: str | None = None) -> RankedData:
+    splits = load(data, **({"quarantine": quarantine} if quarantine else {}))
     if name not in splits:
         raise DataError(f"{data} has no split {name!r}; it has {', '.join(splits)}")
     return splits[name]

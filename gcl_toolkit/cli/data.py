@@ -17,16 +17,17 @@ DEFAULT_CLICKS = ClickConfig()
 
 
 @data_app.command(name="check")
-def check(path: tyro.conf.Positional[Path], images: int = 1000) -> None:
+def check(path: tyro.conf.Positional[Path], images: int = 1000, quarantine: Path | None = None) -> None:
     """What a table or folder holds and what is wrong with it; exit status 1 when something is.
 
     Args:
         path: a file or a folder.
         images: how many pictures of a corpus to decode, drawn at random; -1: all.
+        quarantine: also write the rows that can't be trained on, with their reasons, to this CSV file.
     """
     from gcl_toolkit.sources.check import check as examine
 
-    facts, problems = examine(path, None if images < 0 else images)
+    facts, problems = examine(path, None if images < 0 else images, quarantine=quarantine)
     for fact in facts:
         console.print(f"  {fact}", highlight=False, markup=False)
     for problem in problems:

@@ -41,6 +41,7 @@ def train_command(
     right: str = "image=0.5,title=0.5",
     encoder: str = "small",
     pretrained: str | None = None,
+    quarantine: Path | None = None,
     resume: Path | None = None,
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = DEFAULT_TRAINING,
     engine: Annotated[EngineConfig, tyro.conf.arg(name="")] = DEFAULT_ENGINE,
@@ -54,6 +55,7 @@ def train_command(
         right: fields of the products with weights.
         encoder: small, an open_clip name, hf-hub:org/name, text:org/name.
         pretrained: open_clip's tag or a checkpoint file.
+        quarantine: leave out the rows that this file of gcl data check names.
         resume: go on with the run in this folder, with the settings that it was begun with; leave out all others.
     """
     arguments: dict[str, Any] = {
@@ -62,12 +64,13 @@ def train_command(
         "right": right,
         "encoder": encoder,
         "pretrained": pretrained,
+        "quarantine": str(quarantine) if quarantine else None,
     }
     if resume:
         out, (arguments, config, engine) = resume, _begun_with(resume)
     run = Run(out, resume=resume is not None, about={"arguments": arguments})
     with console.status(f"reading {arguments['data']}"):
-        split = split_of(arguments["data"], "in_domain")
+        split = split_of(arguments["data"], "in_domain", arguments.get("quarantine"))
     sides = Fields.parse(arguments["left"]), Fields.parse(arguments["right"])
     model = GCLModel(
         arguments["encoder"], left=sides[0], right=sides[1], seed=config.seed, pretrained=arguments["pretrained"]

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from gcl_toolkit import doctor as doctoring
 from gcl_toolkit.cli.common import app, command, console, progress, worlds_of
+from gcl_toolkit.results import stages_as_markdown, stages_table
 from gcl_toolkit.runs import write_json
 from gcl_toolkit.stages import StagesConfig, stages
-from gcl_toolkit.statistics import Interval
 
 DEFAULT_STAGES = StagesConfig()
 
@@ -28,7 +28,7 @@ def stages_command(
     """One stage or two: GCL alone against first stages with a re-ranker, by quality, latency and memory.
 
     Args:
-        folder: of a study (gcl demo, gcl compare); stages.json and stages.html are written into it.
+        folder: of a study (gcl demo, gcl compare); stages.json, stages.md and stages.html are written into it.
         data: what the study was made of: a recipe's name, or as in gcl compare; by default the recipe that
             results.json names.
         complete: as in gcl compare.
@@ -49,7 +49,9 @@ def stages_command(
 
         told = stages(folder, worlds, config, show)
     about = {"command": command(), "date": date.today().isoformat(), "machine": doctoring.machine()}
-    write_json(folder / "stages.json", {**about, **told})
+    told = {**about, **told}
+    write_json(folder / "stages.json", told)
+    (folder / "stages.md").write_text(stages_as_markdown(told))
     figure = figures.quality_against_latency(told["systems"], told["metric"])
     figure.write_html(folder / "stages.html", config=figures.CONFIG)
     _print_stages(told)
@@ -57,24 +59,11 @@ def stages_command(
 
 
 def _print_stages(told: dict) -> None:
-    config, rows = told["config"], told["systems"]
+    config, (header, rows) = told["config"], stages_table(told)
     shown = Table(title=f"{told['metric']} on {config['division']} queries of {config['split']}, 95% intervals")
-    shown.add_column("system", no_wrap=True)
-    for column in ("mean", "ceiling", "over gcl-matrix", "p50, p99 ms", "MB"):
-        shown.add_column(column, justify="right")
-    ceilings = {(row["first"], row["depth"]): row["mean"] for row in rows if row["second"] == "oracle"}
+    for column in header:
+        shown.add_column(column, justify="left" if column == "system" else "right", no_wrap=column == "system")
     for row in rows:
-        if row["second"] == "oracle":
-            continue
-        gained = Interval(*(row["difference"][name] for name in ("mean", "low", "high")))
-        shown.add_row(
-            row["system"],
-            str(Interval(row["mean"], row["low"], row["high"])),
-            f"{ceilings[row['first'], row['depth']]:.3f}" if row["second"] else "",
-            str(gained) if row["system"] != "gcl-matrix" else "",
-            f"{row['p50_ms']:.1f}, {row['p99_ms']:.1f}",
-            f"{row['parameters_mb'] + row['stored_mb']:.1f}",
-            style="" if row["second"] else "bold",
-        )
+        shown.add_row(*row, style="" if "+" in row[0] else "bold")
     console.print(shown)
     console.print(told["finding"], highlight=False, markup=False)

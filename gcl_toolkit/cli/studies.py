@@ -19,6 +19,7 @@ from gcl_toolkit import recipes
 from gcl_toolkit.cli.common import app, command, console, first_world, judged, progress, split_of
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.fields import Fields
+from gcl_toolkit.ranked_data import query_folds
 from gcl_toolkit.results import as_markdown, order_and_recall
 from gcl_toolkit.runs import writable_folder, write_json
 from gcl_toolkit.sources import load
@@ -60,6 +61,8 @@ class Comparison:
     """Which methods; also "untrained", a pretrained encoder as it came."""
     seeds: int = 1
     """Trainings a method, each with other initial weights and another order."""
+    folds: int = 1
+    """How often, each time with other queries held out; for data with few queries."""
     steps: int = TrainConfig.steps
     """Training steps a method."""
     batch: int = TrainConfig.batch
@@ -88,7 +91,11 @@ class Comparison:
         if self.data in recipes.RECIPES and self.data != "shop":  # which is a source too
             return recipes.RECIPES[self.data].worlds()
         splits = load(self.data, **({} if self.queries is None else {"queries": self.queries}))
-        return [World(Path(self.data).resolve().name, splits, judged(splits, self.data, self.complete))]
+        name = Path(self.data).resolve().name
+        return [
+            World(f"{name}-fold{k}" if k else name, fold, judged(fold, self.data, self.complete))
+            for k, fold in enumerate(query_folds(splits, self.folds))
+        ]
 
     def study(self) -> StudyConfig:
         return StudyConfig(

@@ -20,7 +20,7 @@ STYLES = {
     "gcl-linear": (PURPLE, "diamond", "solid"),
     "gcl-reciprocal": (PURPLE, "diamond-open", "dash"),
     "gcl-matrix": (VERMILION, "star", "solid"),
-    "gcl-graded": (VERMILION, "star-open", "dash"),
+    "gcl-soft": (VERMILION, "star-open", "dash"),
     "siglip": (GREEN, "hexagon", "solid"),
     "bixse": (GREEN, "hexagon-open", "dash"),
     "rankclip": (BLUE, "pentagon", "solid"),

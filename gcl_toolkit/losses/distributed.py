@@ -16,7 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gcl_toolkit.losses.gcl import gcl_loss
-from gcl_toolkit.losses.matrix import matrix_loss
+from gcl_toolkit.losses.matrix import matrix_loss, shares
+from gcl_toolkit.losses.tiled import tiled_gcl_loss, tiled_matrix_loss
 
 BUCKET = 1 << 25
 """Numbers a message of `sum_gradients`."""
@@ -139,24 +140,17 @@ def local_matrix_loss(
     weights: Tensor,
     *,
     logit_scale: Tensor | float,
-    query_totals: Tensor | None = None,
-    document_totals: Tensor | None = None,
 ) -> Tensor:
     """This rank's share of `matrix_loss`, from its n of the N queries and m of the M documents.
 
-    weights (N x M) and the totals (N, M) are those of the whole batch, in the order of the ranks.
+    weights (N x M) are those of the whole batch, in the order of the ranks.
     """
 
-    def one_way(own: Tensor, others: Tensor, weights_NxM: Tensor, totals: Tensor | None) -> Tensor:
-        mine = own_share(len(weights_NxM))
-        share_nxM = weights_NxM[mine]
-        if totals is not None:
-            share_nxM = share_nxM / totals[mine, None].clamp(min=torch.finfo(totals.dtype).tiny)
+    def one_way(own: Tensor, others: Tensor, weights_NxM: Tensor) -> Tensor:
+        share_nxM = shares(weights_NxM)[own_share(len(weights_NxM))]
         return (share_nxM * (logit_scale * own @ others.T).log_softmax(1)).sum()
 
-    rows = one_way(queries, gather(documents), weights, query_totals)
-    columns = one_way(documents, gather(queries), weights.T, document_totals)
-    return -(rows + columns) / (2 * weights.shape[1])
+    return -(one_way(queries, gather(documents), weights) + one_way(documents, gather(queries), weights.T)) / 2
 
 
 def local_form(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -164,6 +158,7 @@ def local_form(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     if ranks() == 1:
         return loss
     divided: dict[Callable, Callable[..., Tensor]] = {gcl_loss: local_gcl_loss, matrix_loss: local_matrix_loss}
+    divided |= {tiled_gcl_loss: local_gcl_loss, tiled_matrix_loss: local_matrix_loss}
     return divided.get(loss) or whole_batch(loss)
 
 

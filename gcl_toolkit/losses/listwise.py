@@ -10,36 +10,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, softplus
 
-from gcl_toolkit.losses.matrix import matrix_loss
+from gcl_toolkit.losses.matrix import matrix_loss, shares
 
-_NEVER = -1e30
+NEVER = -1e30
 """A logit that adds nothing; logcumsumexp has no gradient at -inf."""
 
 
-def graded_loss(
-    queries: Tensor,
-    documents: Tensor,
-    weights: Tensor,
-    *,
-    logit_scale: Tensor | float,
-    query_totals: Tensor | None = None,
-    document_totals: Tensor | None = None,
-) -> Tensor:
-    """`matrix_loss` with each known pair against lower weights only: equal or better ones are no competitors.
+def graded_loss(queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Tensor | float) -> Tensor:
+    """The default (ours): `matrix_loss`, but in its row each known pair competes with lower weights only.
 
-    Of the pair i, j, by rows: -log [ exp S_ij / (exp S_ij + sum over k with W_ik < W_ij of exp S_ik) ].
+    Of the pair i, j, by rows: -log [ exp S_ij / (exp S_ij + sum over k with W_ik < W_ij of exp S_ik) ]. So equal or
+    better documents don't push each other down, and the order needs no steep weights. Columns are `matrix_loss`'s: a
+    query's documents have an order, the queries of a document don't.
     """
     logits_NxM = logit_scale * queries @ documents.T
-    by_query = weights if query_totals is None else weights / query_totals[:, None]
-    by_document = weights if document_totals is None else weights / document_totals[None, :]
-    rows = _against_lower(logits_NxM, weights, by_query)
-    columns = _against_lower(logits_NxM.T, weights.T, by_document.T)
-    return (rows + columns) / (2 * documents.shape[0])
-
-
-def _against_lower(logits_NxM: Tensor, grades_NxM: Tensor, weights_NxM: Tensor) -> Tensor:
-    odds_NxK, column_NxK = lower_odds(logits_NxM, grades_NxM)
-    return (weights_NxM.gather(1, column_NxK) * softplus(odds_NxK)).sum()
+    odds_NxK, column_NxK = lower_odds(logits_NxM, weights)
+    rows = (shares(weights).gather(1, column_NxK) * softplus(odds_NxK)).sum()
+    return (rows - (shares(weights.T) * logits_NxM.T.log_softmax(1)).sum()) / 2
 
 
 def kl_loss(
@@ -49,7 +36,6 @@ def kl_loss(
     *,
     logit_scale: Tensor | float,
     temperature: float = 0.1,
-    **totals: Tensor,
 ) -> Tensor:
     """Distillation of scores, or soft targets: KL of softmax(score / temperature) over a query's known documents to the
     model's softmax over all documents of the step; the same by columns; the mean of both. weights: scores, 0..1."""
@@ -64,19 +50,13 @@ def _divergence(logits_NxM: Tensor, scores_NxM: Tensor) -> Tensor:
     return kl_div(logits_NxM[some].log_softmax(1), targets, reduction="sum") / some.sum().clamp(min=1)
 
 
-def rankclip_loss(
-    queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Tensor | float, **totals: Tensor
-) -> Tensor:
+def rankclip_loss(queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Tensor | float) -> Tensor:
     """As RankCLIP (arXiv 2404.09387): a contrastive loss of the known pairs, here by `matrix_loss`, plus the likelihood
     of an order (ListMLE, Plackett-Luce), here that of the weights instead of the model's own similarities.
 
     The order's, by rows and by columns: mean over known pairs of log [ sum over k, W_ik <= W_ij, of exp S_ik ] - S_ij.
     """
-    known = (weights > 0).to(queries.dtype)
-    by_row, by_column = known.sum(1).clamp(min=1), known.sum(0).clamp(min=1)
-    pairs = matrix_loss(
-        queries, documents, known, logit_scale=logit_scale, query_totals=by_row, document_totals=by_column
-    )
+    pairs = matrix_loss(queries, documents, (weights > 0).to(queries.dtype), logit_scale=logit_scale)
     logits_NxM = logit_scale * queries @ documents.T
     return pairs + (_disorder(logits_NxM, weights) + _disorder(logits_NxM.T, weights.T)) / 2
 
@@ -96,8 +76,14 @@ def lower_odds(logits_NxM: Tensor, grades_NxM: Tensor, *, or_equal: bool = False
     known_NxM = grades_NxM > 0
     most = max(1, int(known_NxM.sum(1).max()))
     grades_NxK, column_NxK = (best.flip(1) for best in grades_NxM.topk(most, 1))
-    own_NxK, none_NxK = logits_NxM.gather(1, column_NxK), grades_NxK == 0
-    unknown_Nx1 = logits_NxM.masked_fill(known_NxM, _NEVER).logsumexp(1, keepdim=True)
-    running_NxK1 = torch.cat([unknown_Nx1, own_NxK.masked_fill(none_NxK, _NEVER)], 1).logcumsumexp(1)
+    unknown_Nx1 = logits_NxM.masked_fill(known_NxM, NEVER).logsumexp(1, keepdim=True)
+    own_NxK = logits_NxM.gather(1, column_NxK)
+    return odds_against_lower(unknown_Nx1, own_NxK, grades_NxK, or_equal=or_equal), column_NxK
+
+
+def odds_against_lower(unknown_Nx1: Tensor, own_NxK: Tensor, grades_NxK: Tensor, *, or_equal: bool = False) -> Tensor:
+    """`lower_odds` from the log-sum-exp of each row's unknown cells, and its known cells by rising grade (0: none)."""
+    none_NxK = grades_NxK == 0
+    running_NxK1 = torch.cat([unknown_Nx1, own_NxK.masked_fill(none_NxK, NEVER)], 1).logcumsumexp(1)
     lower_cells = torch.searchsorted(grades_NxK.contiguous(), grades_NxK.contiguous(), right=or_equal)
-    return (running_NxK1.gather(1, lower_cells) - own_NxK).masked_fill(none_NxK, -torch.inf), column_NxK
+    return (running_NxK1.gather(1, lower_cells) - own_NxK).masked_fill(none_NxK, -torch.inf)

@@ -1,7 +1,6 @@
 """Rivals that look at each cell of the score matrix alone, or at pairs of cells.
 
-All take what `matrix_loss` takes: queries N x D, documents M x D (L2-normalised), weights N x M (0: no known pair). The
-training set's totals are part of the common signature; these losses have no use for them.
+All take what `matrix_loss` takes: queries N x D, documents M x D (L2-normalised), weights N x M (0: no known pair).
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ def siglip_loss(
     *,
     logit_scale: Tensor | float,
     logit_bias: Tensor | float | None = None,
-    **totals: Tensor,
 ) -> Tensor:
     """SigLIP (arXiv 2303.15343): is this a pair, yes or no? Scalar >= 0, mean over documents of the sum over queries.
 
@@ -37,7 +35,6 @@ def bixse_loss(
     *,
     logit_scale: Tensor | float,
     logit_bias: Tensor | float | None = None,
-    **totals: Tensor,
 ) -> Tensor:
     """BiXSE (arXiv 2508.06781): binary cross-entropy with the grade, 0..1, as probability; unknown pairs are 0.
 
@@ -62,9 +59,7 @@ def fitted_bias(logits: Tensor, targets: Tensor, halvings: int = 40) -> Tensor:
     return (low + high) / 2
 
 
-def cosent_loss(
-    queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Tensor | float, **totals: Tensor
-) -> Tensor:
+def cosent_loss(queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Tensor | float) -> Tensor:
     """CoSENT (Su 2022, kexue.fm/archives/8847): log [ 1 + sum over pairs of cells, W_a > W_b, of exp(S_b - S_a) ].
 
     Ours: cells are compared within their row and within their column, not over the whole batch (known cells of

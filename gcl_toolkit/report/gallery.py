@@ -10,7 +10,7 @@ from html import escape
 import pyarrow.compute as pc
 from PIL import Image
 
-from gcl_toolkit.batches import open_image
+from gcl_toolkit.pictures import open_image
 from gcl_toolkit.ranked_data import RankedData, is_image
 
 LEGEND = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,16 +16,31 @@ from PIL import Image
 from gcl_toolkit import formats
 from gcl_toolkit.errors import DataError
 from gcl_toolkit.findings import findings, numbers, present
+from gcl_toolkit.pictures import MAX_PIXELS
 from gcl_toolkit.ranked_data import RankedData, is_image, leaks
 from gcl_toolkit.sources import layout_of, marqo_gs, table
+from gcl_toolkit.sources.quarantine import suspects
+from gcl_toolkit.sources.quarantine import write as write_quarantine
 from gcl_toolkit.sources.rows import Tables, told
 
-MAX_PIXELS = 50_000_000
+TINY, HUGE = 16, 1e6
+_ODD_TEXT = {
+    "a control character": r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]",
+    "a replacement character, the trace of a wrong encoding": "\ufffd",
+    "an invisible or direction-changing character": "[\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]",
+    "UTF-8 read as Latin-1": "\u00c3[\u0080-\u00bf]|\u00e2\u20ac",
+    "HTML": "&(amp|lt|gt|quot|#[0-9]+);",
+}
 _NOT_FIELDS = ("query_id", "product_id", "division")
 
 
-def check(path: str | Path, images: int | None = 1000, seed: int = 0, **options) -> tuple[list[str], list[str]]:
+def check(
+    path: str | Path, images: int | None = 1000, seed: int = 0, quarantine: Path | None = None, **options
+) -> tuple[list[str], list[str]]:
     """Facts and problems of the data at `path`, one line each; nothing raises for a fault of the data.
+
+    quarantine: also write the rows that can't be trained on, with their reasons, to this file; loading with it leaves
+             them out.
 
     images:  how many images of a corpus to decode, drawn at random; None decodes all. A broken one counts as missing.
     options: those of the source (`columns`, `score`, ... of a table).
@@ -39,14 +55,21 @@ def check(path: str | Path, images: int | None = 1000, seed: int = 0, **options)
         return [], [str(error)]
     facts = [f"{path}: read as {source}, {', '.join(read) if set(read) != {''} else 'unsplit'}"]
     problems: list[str] = []
-    broken = _Broken(images, seed)
+    broken, left_out = _Broken(images, seed), []
     for part in read.values():
         faults = [] if part.qrels.num_rows else ["qrels: no rows; at least one scored pair is expected"]
         faults += [*part.problems, *findings(part.queries, part.corpus, part.qrels)]
-        faults += [*_conflicts(part), *broken.of(part.corpus), *_empty(part, broken.ids)]
+        faults += [*_conflicts(part), *broken.of(part.corpus), *_empty(part, broken.ids), *oddities(part)]
+        left_out += suspects(part, broken.rows)
         problems += [f"{part.name}: {fault}" for fault in dict.fromkeys(faults)]
         facts += [f"{part.name}: {fact}" for fact in _facts(part)]
     facts.append(f"images decoded: {len(broken.seen):,}, broken: {len(broken.ids):,}")
+    facts += [f"{count:,} images {kind}" for kind, count in broken.odd.items()]
+    if quarantine:
+        write_quarantine(left_out, quarantine)
+        facts.append(
+            f"{len(left_out):,} rows written to {quarantine}; gcl train --quarantine {quarantine} leaves them out"
+        )
     if not any(part.problems or findings(*part[:3]) for part in read.values()):
         splits = module.load(path, seed=seed, **options)
         facts += [f"{name} of the splits: {_size(data)}" for name, data in splits.items() if name not in read]
@@ -116,8 +139,11 @@ class _Broken:
     def __init__(self, count: int | None, seed: int):
         self.count, self.rng = count, np.random.default_rng(seed)
         self.seen, self.ids = set[tuple[str, str]](), set[str]()
+        self.rows: dict[int, str] = {}  # of the corpus looked at last
+        self.odd: Counter[str] = Counter()
 
     def of(self, corpus: pa.Table) -> Iterator[str]:
+        self.rows = {}
         for name in corpus.column_names:
             if is_image(corpus[name]) and "product_id" in corpus.column_names:
                 yield from self._of_column(corpus, name)
@@ -130,9 +156,13 @@ class _Broken:
         for row in rows:
             product = products[row]
             self.seen.add((name, product))
-            fault = image_fault(corpus[name][row].as_py())
-            if fault:
+            image = corpus[name][row].as_py()
+            fault = image_fault(image)
+            if not fault:
+                self.odd.update(image_oddities(image))
+            else:
                 kind, what = fault
+                self.rows[int(row)] = f"{kind}: {what}"
                 faults.setdefault(kind, []).append((int(row), what))
                 self.ids.add(product)
         for kind, found in faults.items():
@@ -164,3 +194,35 @@ def image_fault(image: dict) -> tuple[str, str] | None:
     except Exception as error:  # a decoder of a broken file may raise anything
         return "can't be decoded", told(error)
     return None
+
+
+def image_oddities(image: dict) -> Iterator[str]:
+    """What is strange about an image that decodes: each is read, perhaps not as it was meant."""
+    with Image.open(io.BytesIO(image["bytes"] or Path(image["path"]).read_bytes())) as opened:
+        if min(opened.size) < TINY:
+            yield f"have a side below {TINY} pixels"
+        if opened.mode == "CMYK":
+            yield "are in CMYK; their colours are converted without a profile"
+        if opened.getexif().get(0x0112, 1) != 1:
+            yield "are rotated by EXIF, which training doesn't do; turn them upright"
+
+
+def oddities(part: Tables) -> Iterator[str]:
+    """Texts and scores that are valid, but hardly meant."""
+    if "score" in part.qrels.column_names:
+        score = numbers(part.qrels["score"])
+        score = score[np.isfinite(score)]
+        if len(score) > 1 and score.min() == score.max():
+            yield f"qrels: every score is {score[0]:g}; there is no order to learn"
+        if len(score) and score.max() > HUGE:
+            yield f"qrels: the highest score is {score.max():g}, hardly one; {HUGE:g} is the most that is expected"
+    for fields, name in ((part.queries, "queries"), (part.corpus, "corpus")):
+        for column in fields.column_names:
+            kind_of = fields[column].type
+            if (pa.types.is_string(kind_of) or pa.types.is_large_string(kind_of)) and column not in _NOT_FIELDS:
+                for kind, pattern in _ODD_TEXT.items():
+                    odd = pc.fill_null(pc.match_substring_regex(fields[column], pattern), False).to_numpy()
+                    if odd.any():
+                        row = int(odd.argmax())
+                        text = fields[column][row].as_py()
+                        yield f"{name} row {row}: {column} {text!r} holds {kind} ({odd.sum():,} such rows); clean it"

@@ -13,6 +13,7 @@ from pyarrow import parquet
 from gcl_toolkit.errors import DataError
 from gcl_toolkit.findings import bad_choices, bad_scores, numbers
 from gcl_toolkit.ranked_data import SPLITS, RankedData, divide, four_way_split
+from gcl_toolkit.sources.quarantine import obeyed
 from gcl_toolkit.sources.rows import FORMATS, Tables, as_images, from_rows, read_file
 
 STEMS = {"queries": ("queries",), "corpus": ("corpus", "products"), "qrels": ("qrels", "pairs")}
@@ -25,12 +26,12 @@ Source = str | Path | Mapping[str, str | Path]
 Score = str | Mapping[str, float] | None
 
 
-def load(path: Source, seed: int = 0, **options) -> dict[str, RankedData]:
+def load(path: Source, seed: int = 0, quarantine: Path | None = None, **options) -> dict[str, RankedData]:
     """The four splits: as saved, as a column `split` of the pairs says, or else drawn by `four_way_split`.
 
-    Options as in `read_table`.
+    Options as in `read_table`; `quarantine` is a file that names rows to leave out.
     """
-    read = tables(path, **options)
+    read = obeyed(tables(path, **options), quarantine)
     if set(read) & set(SPLITS):
         return {name: part.data() for name, part in read.items()}
     (whole,) = read.values()

@@ -64,30 +64,6 @@ class Address(str):
     pid: int
 
 
-@pytest.fixture(scope="session")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(chromium, url):
-    """A fresh page; afterwards: nothing went to another host, nothing was executed, the console is free of errors."""
-    page, found = chromium.new_page(viewport={"width": 1440, "height": 1000}), []
-    page.set_default_timeout(WAIT)
-    page.on("console", lambda m: found.append(f"console: {m.text}") if m.type == "error" and not left(m.text) else None)
-    page.on("pageerror", lambda error: found.append(f"error: {error}"))
-    page.on("dialog", lambda dialog: (found.append(f"executed: {dialog.message}"), dialog.dismiss()))
-    page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else found.append(f"to: {r.url}"))
-    yield page
-    page.close()
-    assert not found, found
-
-
 def left(text: str) -> bool:
     """A page that is left for another address ends its own event stream; that is no error of its."""
     return "signal is aborted" in text or "Connection errored out" in text
@@ -100,6 +76,17 @@ def visit(page, url, **said):
 
 def view(page):
     return page.locator(".view:visible")
+
+
+def sent(page):
+    """The text of the view as the server sent it; figures write theirs later."""
+    return view(page).evaluate(
+        """view => {
+          const copy = view.cloneNode(true);
+          copy.querySelectorAll(".figure").forEach(place => place.replaceChildren());
+          return copy.textContent;
+        }"""
+    )
 
 
 def in_the_address(page, **said):

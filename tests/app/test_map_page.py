@@ -3,14 +3,13 @@
 import big_bundle
 import chrome
 import pytest
-from chrome import chromium, in_the_address, page, served, visit
+from chrome import in_the_address, served, visit
 
 from app import mapping
 from app.service import Service
 from gcl_toolkit.bundle import read_bundle
 
 chrome.needed()
-__all__ = ["chromium", "page"]
 
 
 @pytest.fixture(scope="module")

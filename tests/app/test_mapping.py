@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from app import mapping
-from app.service import Ask, Service
+from app.rankings import Ask
+from app.service import Service
 from app.tabs import map as map_tab
 from gcl_toolkit.bundle import read_bundle
 

@@ -15,7 +15,7 @@ from app.tabs import playground as playground_tab
 from app.tabs import training
 from gcl_toolkit.bundle import read_bundle
 from gcl_toolkit.losses.gcl import gcl_loss
-from gcl_toolkit.weighting import to_weights
+from gcl_toolkit.weighting import WEIGHTINGS, to_weights
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_the_gap_is_tau_log_of_the_weights_ratio(service):
 def test_the_curves_are_the_functions_own(service):
     figure = json.loads(unescape(re.search(r'data-figure="([^"]*)"', playground_tab.draw(service, service.state()))[1]))
     drawn = {trace["name"]: trace["y"] for trace in figure["data"] if trace.get("showlegend")}
-    assert set(drawn) == {"constant", "linear", "sqrt", "reciprocal", "log", "exponential", "piecewise"}
+    assert set(drawn) == set(WEIGHTINGS) - set(playground.BY_GRADES)
     for name, values in drawn.items():
         np.testing.assert_allclose(values, to_weights(101.0 - np.array(playground.POSITIONS), name))
 

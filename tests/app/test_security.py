@@ -54,8 +54,10 @@ UP = (
 @pytest.mark.parametrize("way", UP)
 @pytest.mark.parametrize(
     "place",
-    ["gcl/picture/", "gcl/upload/", "gcl/points/", "gcl/point/", "gcl/", "static/", "assets/", "svelte/", "file="]
-    + ["gradio_api/file=", "gradio_api/file/", "gradio_api/proxy=", "custom_component/a/b/c/"],
+    [
+        *("gcl/picture/", "gcl/upload/", "gcl/points/", "gcl/point/", "gcl/", "static/", "assets/", "svelte/", "file="),
+        *("gradio_api/file=", "gradio_api/file/", "gradio_api/proxy=", "custom_component/a/b/c/"),
+    ],
 )
 def test_no_path_leads_out(client, url, place, way):
     request = client.build_request("GET", url)

@@ -18,11 +18,12 @@ import small_bundle
 import torch
 from PIL import Image
 
-from app import service as service_module
+from app import rankings
 from app.draw import safe
 from app.export import to_csv, to_html
 from app.limits import MAX_K, MAX_QUERY
-from app.service import Ask, Service
+from app.rankings import Ask
+from app.service import Service
 from app.state import TABS, USES
 from app.tabs import about, compare, playground, queries, search, training
 from app.tabs import map as map_tab
@@ -31,7 +32,7 @@ from gcl_toolkit.bundle import read_bundle
 from gcl_toolkit.metrics import NDCG, measure
 from gcl_toolkit.model import GCLModel
 
-APP = Path(service_module.__file__).parent
+APP = Path(rankings.__file__).parent
 A, B = "gcl-matrix", "clip"
 
 
@@ -85,9 +86,7 @@ def items_of(service, split):
 
 def test_moving_the_slider_computes_no_new_cosines_of_fields(folder, monkeypatch):
     service, calls = Service(read_bundle(folder)), []
-    monkeypatch.setattr(
-        service_module, "field_cosines", lambda *a, real=service_module.field_cosines: calls.append(1) or real(*a)
-    )
+    monkeypatch.setattr(rankings, "field_cosines", lambda *a, real=rankings.field_cosines: calls.append(1) or real(*a))
     for weight in np.linspace(0, 1, 11):
         service.search("zero_shot", next(iter(service.labels["zero_shot"])), A, float(weight))
     assert len(calls) == 1
@@ -442,6 +441,15 @@ def test_hostile_texts_are_drawn_as_text_on_every_tab(service, tab, query):
     if tab == "compare":
         shown = service.compare(split, query, A, B)
         assert all(p.title in page.text for p in (*shown.a.products, *shown.b.products, *shown.ideal))
+
+
+def test_about_names_every_endpoint_with_its_parameters(service):
+    found = ast.parse((APP / "api.py").read_text())
+    endpoints = [
+        f for f in ast.walk(found) if isinstance(f, ast.FunctionDef) and ast.get_docstring(f) and f.name[0] != "_"
+    ]
+    said = {f"/{f.name}": ", ".join(a.arg for a in f.args.args) for f in endpoints if f.name != "add_api"}
+    assert {name: parameters for name, (parameters, _) in about.API.items()} == said
 
 
 def test_safe_is_undone_by_a_browser_and_by_nothing_less():

@@ -10,13 +10,14 @@ from gcl_toolkit.ranked_data import RankedData, divide
 from gcl_toolkit.sources.marqo_gs.hub import Hub, read_hub, shards
 from gcl_toolkit.sources.marqo_gs.rows import assemble
 from gcl_toolkit.sources.marqo_gs.tar import read_tar, tar_folder, tar_folders
+from gcl_toolkit.sources.quarantine import obeyed
 from gcl_toolkit.sources.rows import Tables
 
 HUB_ID = "Marqo/marqo-GS-10M"
 FIELDS = ("image", "title")
 
 
-def load(path: str | Path | None = None, **options) -> dict[str, RankedData]:
+def load(path: str | Path | None = None, quarantine: Path | None = None, **options) -> dict[str, RankedData]:
     """The splits of MarqoGS-10M: left field `query`; right fields `image` and `title`; score = score_linear.
 
     path:      a folder in the hub's or the tar's layout, or a hub id (default: the official one).
@@ -26,13 +27,14 @@ def load(path: str | Path | None = None, **options) -> dict[str, RankedData]:
     streaming: read the hub's rows as they come instead of storing the whole set first.
     fields:    the right fields to read; `("title",)` leaves the images where they are.
     images:    where the tar's pictures are (default: relative to its folder).
+    quarantine: a file that names rows to leave out.
 
     in_domain and novel_query share one half of the products, novel_document and zero_shot the other: the corpus of a
     split is the whole half; of chosen queries, the products of both splits of the half. Where rows differ, the first
     title and image that aren't missing stand. A pair listed twice keeps its best score. The tar's `..._gt_dev.json`
     and `..._gt_test.json` name the queries of each division; the others have none.
     """
-    splits = {name: read.data() for name, read in tables(path, **options).items()}
+    splits = {name: read.data() for name, read in obeyed(tables(path, **options), quarantine).items()}
     seed = options.get("seed", 0)
     return {n: data if "division" in data.queries.column_names else divide(data, seed) for n, data in splits.items()}
 
