@@ -147,14 +147,14 @@ def matrix_loss(queries, documents, weights, scale, competes=lambda own, other: 
     """weights: N lists of M numbers. `competes`: in a row, a pair of such a weight with one of another weight."""
     total = 0.0
     sides = by_rows_and_columns(queries, documents, weights, scale)
-    for (logits, grades), rival in zip(sides, (competes, lambda own, other: True), strict=True):
+    for (logits, grades), rival, r in zip(sides, (competes, lambda own, other: True), (2 / 3, 1 / 3), strict=True):
         known = [i for i, row in enumerate(grades) if sum(row) > 0]
         for i in known:
             for j, own in enumerate(logits[i]):
                 rivals = [k for k in range(len(logits[i])) if k == j or rival(grades[i][j], grades[i][k])]
                 likelihood = math.exp(own) / sum(math.exp(logits[i][k]) for k in rivals)
-                total -= grades[i][j] / sum(grades[i]) / len(known) * math.log(likelihood)
-    return total / 2
+                total -= r * grades[i][j] / sum(grades[i]) / len(known) * math.log(likelihood)
+    return total
 
 
 def graded_loss(queries, documents, weights, scale):

@@ -105,7 +105,7 @@ def test_matrix_loss_equals_its_loop_in_value_and_gradients_on_both_sides():
 def test_a_diagonal_score_matrix_is_clip_since_one_pair_is_all_of_its_row_whatever_its_weight():
     left, right, weights = pair_batch()
     pair = value_and_gradients(lambda a, b: gcl_loss(a, b, torch.ones(N), logit_scale=SCALE), left, right)
-    matrix = value_and_gradients(lambda a, b: matrix_loss(a, b, weights.diag(), logit_scale=SCALE), left, right)
+    matrix = value_and_gradients(lambda a, b: matrix_loss(a, b, weights.diag(), logit_scale=SCALE, r=0.5), left, right)
     assert pair == pytest.approx(matrix, abs=1e-12)
 
 

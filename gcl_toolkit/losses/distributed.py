@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gcl_toolkit.losses.gcl import gcl_loss
-from gcl_toolkit.losses.matrix import matrix_loss, shares
+from gcl_toolkit.losses.matrix import ROWS, matrix_loss, shares
 from gcl_toolkit.losses.tiled import tiled_gcl_loss, tiled_matrix_loss
 
 BUCKET = 1 << 25
@@ -140,6 +140,7 @@ def local_matrix_loss(
     weights: Tensor,
     *,
     logit_scale: Tensor | float,
+    r: float = ROWS,
 ) -> Tensor:
     """This rank's share of `matrix_loss`, from its n of the N queries and m of the M documents.
 
@@ -150,7 +151,8 @@ def local_matrix_loss(
         share_nxM = shares(weights_NxM)[own_share(len(weights_NxM))]
         return (share_nxM * (logit_scale * own @ others.T).log_softmax(1)).sum()
 
-    return -(one_way(queries, gather(documents), weights) + one_way(documents, gather(queries), weights.T)) / 2
+    rows = one_way(queries, gather(documents), weights)
+    return -(r * rows + (1 - r) * one_way(documents, gather(queries), weights.T))
 
 
 def local_form(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, softplus
 
-from gcl_toolkit.losses.matrix import matrix_loss, shares
+from gcl_toolkit.losses.matrix import ROWS, matrix_loss, shares
 
 NEVER = -1e30
 """A logit that adds nothing; logcumsumexp has no gradient at -inf."""
 
 
-def graded_loss(queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Tensor | float) -> Tensor:
+def graded_loss(
+    queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Tensor | float, r: float = ROWS
+) -> Tensor:
     """The default (ours): `matrix_loss`, but in its row each known pair competes with lower weights only.
 
     Of the pair i, j, by rows: -log [ exp S_ij / (exp S_ij + sum over k with W_ik < W_ij of exp S_ik) ]. So equal or
@@ -26,7 +28,8 @@ def graded_loss(queries: Tensor, documents: Tensor, weights: Tensor, *, logit_sc
     logits_NxM = logit_scale * queries @ documents.T
     odds_NxK, column_NxK = lower_odds(logits_NxM, weights)
     rows = (shares(weights).gather(1, column_NxK) * softplus(odds_NxK)).sum()
-    return (rows - (shares(weights.T) * logits_NxM.T.log_softmax(1)).sum()) / 2
+    columns = (shares(weights.T) * logits_NxM.T.log_softmax(1)).sum()
+    return r * rows - (1 - r) * columns
 
 
 def kl_loss(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gcl_toolkit.losses.listwise import NEVER, odds_against_lower
 from gcl_toolkit.losses.log_sum_exps import KEEP_BYTES, log_sum_exps
+from gcl_toolkit.losses.matrix import ROWS
 
 
 def tiled_gcl_loss(
@@ -46,15 +47,18 @@ def tiled_matrix_loss(
     weights: Tensor,
     *,
     logit_scale: Tensor | float,
+    r: float = ROWS,
     keep_bytes: int = KEEP_BYTES,
 ) -> Tensor:
     """`matrix_loss`; weights: N x M, dense or sparse (COO). A sparse one has gradients at its own cells only."""
     cells, weight_K = _listed(weights)
     row_N, column_M, own_K = log_sum_exps(queries, documents, logit_scale, cells, keep_bytes=keep_bytes)
     loss = own_K.new_zeros(())
-    for others, group_K in ((row_N, cells[0]), (column_M, cells[1])):
-        loss = loss + (_shares(weight_K.double(), group_K, others) * _cross_entropy(own_K, others, group_K)).sum()
-    return (loss / 2).to(torch.promote_types(queries.dtype, torch.float32))
+    for part, others, group_K in ((r, row_N, cells[0]), (1 - r, column_M, cells[1])):
+        loss = (
+            loss + part * (_shares(weight_K.double(), group_K, others) * _cross_entropy(own_K, others, group_K)).sum()
+        )
+    return loss.to(torch.promote_types(queries.dtype, torch.float32))
 
 
 def tiled_graded_loss(
@@ -63,6 +67,7 @@ def tiled_graded_loss(
     weights: Tensor,
     *,
     logit_scale: Tensor | float,
+    r: float = ROWS,
     keep_bytes: int = KEEP_BYTES,
 ) -> Tensor:
     """`graded_loss`; weights: N x M, dense or sparse (COO), without gradients. Memory also grows with the most known
@@ -77,8 +82,8 @@ def tiled_graded_loss(
     )
     odds_NxL = odds_against_lower(row_N[:, None].clamp(min=NEVER), own_NxL, grades_NxL)
     by_column = _shares(weight_K.double(), cells[1], column_M) * _cross_entropy(own_K, column_M, cells[1])
-    loss = (share_NxL * _softplus(odds_NxL)).sum() + by_column.sum()
-    return (loss / 2).to(torch.promote_types(queries.dtype, torch.float32))
+    loss = r * (share_NxL * _softplus(odds_NxL)).sum() + (1 - r) * by_column.sum()
+    return loss.to(torch.promote_types(queries.dtype, torch.float32))
 
 
 def _listed(weights: Tensor) -> tuple[Tensor, Tensor]:
