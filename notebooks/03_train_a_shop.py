@@ -119,12 +119,13 @@ assert np.abs(fuse_from_scratch(example, weights) - library).max() < 1e-9, (
 # $$
 # B_{qd} = \frac{e^{S_{qd}}}{e^{S_{qd}} + \sum_{k: \, W_{qk} < W_{qd}} e^{S_{qk}}},
 # \qquad
-# \text{loss} = -\frac{1}{2} \left[ \frac{1}{N} \sum_{q,d} \frac{W_{qd}}{\sum_k W_{qk}} \log B_{qd}
-# + \frac{1}{M} \sum_{q,d} \frac{W_{qd}}{\sum_k W_{kd}} \log C_{qd} \right].
+# \text{loss} = -\frac{2}{3 N} \sum_{q,d} \frac{W_{qd}}{\sum_k W_{qk}} \log B_{qd}
+# - \frac{1}{3 M} \sum_{q,d} \frac{W_{qd}}{\sum_k W_{kd}} \log C_{qd}.
 # \tag{2}
 # $$
 #
-# $S$ and $C$, the softmax along columns, are those of notebook 2. $N$ counts the queries that list a product of the step; the
+# $S$ and $C$, the softmax along columns, are those of notebook 2. Rows count twice as much as columns, since a search goes from
+# the query to the products. $N$ counts the queries that list a product of the step; the
 # others take part as wrong answers in the columns. Before you let the library train 200 times, compute the first step yourself.
 
 
@@ -138,7 +139,7 @@ def loss_by_hand(S, W):
     by_query = W[asked] / W[asked].sum(dim=1, keepdim=True)
     rows = (by_query * log_B[asked]).sum() / asked.sum()
     columns = (W / W.sum(dim=0) * log_C).sum() / W.shape[1]
-    return -(rows + columns) / 2
+    return -(2 * rows + columns) / 3
 
 
 model = GCLModel(right=Fields(image=0.5, title=0.5), seed=SEED)
@@ -305,25 +306,28 @@ assert test[chosen] > test[0.0], "and yet they improve on the titles"
 #
 # ## Does it learn or memorise?
 #
-# While training, the library moves, flips and brightens the pictures a little and drops a tenth of the words, anew in each step. That is
-# called **augmentation**. Train again without it.
+# While training, the library moves, flips and brightens the pictures a little and drops a tenth of the words, anew in each step.
+# That is called **augmentation**. Train again without it.
 
 # %%
 plain_model, plain_records = learn(augment=False)
 both = pd.DataFrame({"augmented": scores, "not augmented": ndcg_by_split(plain_model)})
+both["won"] = both["not augmented"] - both["augmented"]
 print(both.round(3))
-new = both.loc[["novel_document", "zero_shot"]].mean()  # products that were not trained on
-gap = both.loc["in_domain"] - new
-print("\nin-domain minus new products:", gap.round(3).to_dict())
+new = ["novel_document", "zero_shot"]  # products that were not trained on
 loss_at_end = [table["loss"].tail(10).mean() for table in (plain_records, records)]
-assert loss_at_end[0] < loss_at_end[1], "without augmentation the training loss is lower"
-assert gap["not augmented"] > gap["augmented"], "and it remembers more than it understands"
+falls, won_new = 1 - loss_at_end[0] / loss_at_end[1], both.loc[new, "won"].mean()
+print(f"\nwithout augmentation the training loss is {falls:.0%} lower;")
+print(f"what it wins on products that it has not seen: {won_new:+.3f}")
+assert falls > 0.05, "without augmentation the training loss is lower"
+assert both.loc["in_domain", "won"] > 0, "what was seen is remembered better"
+assert won_new < 0.03, "and for new products nothing is won"
 
 # %% [markdown]
-# The lower training loss goes with a wider gap between what was seen and what was not: each picture looked the same every time
-# it came, so the model could learn it by heart. Here, after few steps, the price is small. With 6,000 products and 400 steps it is not:
-# without augmentation NDCG@10 rises in-domain from .765 to .888, and falls on zero-shot from .508 to .351 (one run each,
-# 2026-11-22, `docs/LOG.md`). Only a split that holds products *and* queries out shows it. The training loss never does.
+# Each picture looked the same every time it came, so the model could learn it by heart. The training loss calls that a better
+# model, and so does the in-domain split. Only a split that holds products *and* queries out knows better. In a larger
+# run (6,000 products, 400 steps, an earlier form of the loss, 2026-11-22, one run each, `docs/LOG.md`) it was worse than nothing
+# won: in-domain rose from .765 to .888, zero-shot fell from .508 to .351.
 #
 # ## Exercise
 #
@@ -374,7 +378,7 @@ assert right_answers == 3, "exercise: missing fields are left out"
 # - The score matrix puts every known pair of a step to work; a pair competes with worse products only: (2).
 # - The field weights can be swept by (3), without encoding again; choose on dev.
 # - Fields that are trained as a sum complete each other: one can be useless alone and improve the other.
-# - Memorising shows as a gap between the splits, not in the training loss.
+# - Memorising shows on the splits that hold products out. The training loss praises it.
 #
 # ## Questions
 #

@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 from gcl_toolkit import figures, losses, rerank
 from gcl_toolkit.losses import gcl_loss, graded_loss, matrix_loss
 from gcl_toolkit.losses.listwise import lower_odds
-from gcl_toolkit.losses.matrix import shares
+from gcl_toolkit.losses.matrix import ROWS, shares
 from notebooks import facts
 from notebooks.facts import SOURCES, code
 
@@ -106,13 +106,13 @@ def matrix_unweighted(queries, documents, weights, **settings):
 
 def matrix_unnormalised(queries, documents, weights, *, logit_scale):
     S = logit_scale * queries @ documents.T
-    return -(weights * (S.log_softmax(1) + S.log_softmax(0))).sum() / 2
+    return -(weights * (ROWS * S.log_softmax(1) + (1 - ROWS) * S.log_softmax(0))).sum()
 
 
 def matrix_transposed(queries, documents, weights, *, logit_scale):
     """Rows carry shares of the product, columns those of the query."""
     S = logit_scale * queries @ documents.T
-    return -(shares(weights.T).T * S.log_softmax(1) + shares(weights) * S.log_softmax(0)).sum() / 2
+    return -(ROWS * shares(weights.T).T * S.log_softmax(1) + (1 - ROWS) * shares(weights) * S.log_softmax(0)).sum()
 
 
 def graded_unweighted(queries, documents, weights, **settings):
@@ -122,7 +122,8 @@ def graded_unweighted(queries, documents, weights, **settings):
 def graded_unnormalised(queries, documents, weights, *, logit_scale):
     S = logit_scale * queries @ documents.T
     odds, column = lower_odds(S, weights)
-    return ((weights.gather(1, column) * softplus(odds)).sum() - (weights * S.log_softmax(0)).sum()) / 2
+    rows = (weights.gather(1, column) * softplus(odds)).sum()
+    return ROWS * rows - (1 - ROWS) * (weights * S.log_softmax(0)).sum()
 
 
 def graded_transposed(queries, documents, weights, **settings):
@@ -158,6 +159,8 @@ SABOTAGE = [
     ("04_measure_it_honestly", TRANSPOSED, MATRIX),
     ("04_measure_it_honestly", UNNORMALISED, MATRIX),
     ("04_measure_it_honestly", ROWS_ONLY, DIAGONAL),
+    ("08_scale_up", UNWEIGHTED, "in tiles it is the same loss", "the shares of the GPUs add up"),
+    ("08_scale_up", TRANSPOSED, "in tiles it is the same loss"),
 ]
 
 
@@ -173,7 +176,7 @@ def test_facts_fail_when_the_loss_is_broken(name, sabotaged, facts, monkeypatch)
 
 # -- exercises ---------------------------------------------------------------------------------------------------------
 
-WRONG = {"01": "torch.ones(8)", "02": "1.0", "03": "1.0", "04": "100", "05": "1.0", "06": "1"}
+WRONG = {"01": "torch.ones(8)", "04": "100", "07": "gamma_K"}  # 1.0 is as wrong for all others
 
 
 @each
@@ -182,7 +185,7 @@ def test_a_wrong_answer_fails_the_check_of_the_exercise(name):
     places = [place for place, text in enumerate(codes) if SOLUTION.search(text)]
     assert places
     for place in places:
-        wrong = SOLUTION.sub(f"return {WRONG[name[:2]]}", codes[place])
+        wrong = SOLUTION.sub(f"return {WRONG.get(name[:2], 1.0)}", codes[place])
         (said,) = broken_facts([wrong, codes[place + 1]], {**run_whole(name)[1]})
         assert said.startswith("exercise")
 
