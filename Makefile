@@ -25,7 +25,7 @@ test: .venv/dev
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
-app: .venv/app
+app: .venv/app .venv/map
 	$(BIN)/gcl app
 
 notebooks: .venv/notebooks

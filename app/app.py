@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -34,9 +35,15 @@ def launch(
     host: str = "127.0.0.1",
     port: int | None = None,
     open_browser: bool = False,
+    mcp: bool = False,
     wait: bool = True,
 ) -> tuple:
-    """Serve the page, on this machine only unless told otherwise; returns (server app, its URL, the page)."""
+    """Serve the page, on this machine only unless told otherwise; returns (server app, its URL, the page).
+
+    mcp: the named endpoints are tools of an MCP server too; a UserError when its package is missing.
+    """
+    if mcp and importlib.util.find_spec("mcp") is None:
+        raise UserError("mcp is not installed; run: pip install 'gcl-toolkit[mcp]'")
     page = Page(service).blocks
     fonts = [["system-ui", "sans-serif"], ["ui-monospace", "monospace"]]  # of this machine, none from elsewhere
     theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=fonts[0], font_mono=fonts[1])
@@ -49,6 +56,7 @@ def launch(
         show_error=False,
         ssr_mode=False,
         enable_monitoring=False,
+        mcp_server=mcp,
         prevent_thread_lock=True,
         footer_links=[],
         max_file_size=MAX_UPLOAD,
@@ -67,12 +75,12 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="a folder made by `gcl bundle`")
     parser.add_argument("--port", type=int, default=None, help="the first free one from 7860 by default")
     parser.add_argument("--open", action="store_true", help="open the browser")
+    parser.add_argument("--mcp", action="store_true", help="an MCP server too, at gradio_api/mcp/")
     said = parser.parse_args()
     try:
-        service = open_service(said.bundle)
+        launch(open_service(said.bundle), port=said.port, open_browser=said.open, mcp=said.mcp)
     except UserError as error:
         sys.exit(f"gcl: {error}")
-    launch(service, port=said.port, open_browser=said.open)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,10 @@ STYLE = Path(__file__).parent / "style.css"
 PLAIN = """
 :root { color-scheme: light; --body-text-color: #0f172a; --body-background-fill: #fff; --border-color-primary: #e2e8f0;
   --background-fill-secondary: #f8fafc; --link-text-color: #1d4ed8; }
-body { font: 16px/1.4 system-ui, sans-serif; color: var(--body-text-color); max-width: 1440px; margin: 1rem auto;
-  padding: 0 1rem; }
+* { box-sizing: border-box; }
+h1 { font-size: 1.35rem; margin: 0; }
+body { font: 16px/1.4 system-ui, sans-serif; color: var(--body-text-color); max-width: 1440px; margin: auto;
+  padding: 1rem; }
 .download, .close { display: none; }
 """
 """What gradio's theme gives the page."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -34,12 +34,16 @@ class BM25:
 
     def top_k(self, queries: Sequence[str], k: int) -> np.ndarray:
         """Row numbers, Q x min(k, N), best first; equal scores come in the order of the rows."""
-        rows = []
+        return np.stack([np.argsort(-scores, kind="stable")[:k] for scores in self._scores(queries)])
+
+    def matching(self, queries: Sequence[str], k: int) -> list[np.ndarray]:
+        """The same without the products that share no word with the query: at most k row numbers for each."""
+        return [np.argsort(-scores, kind="stable")[: min(k, (scores > 0).sum())] for scores in self._scores(queries)]
+
+    def _scores(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
         for words in self._tokenize(list(queries), stopwords=None, return_ids=False, show_progress=False):
             known = [word for word in words if word in self._index.vocab_dict]
-            scores = self._index.get_scores(known) if known else np.zeros(self.products)
-            rows.append(np.argsort(-scores, kind="stable")[:k])
-        return np.stack(rows)
+            yield self._index.get_scores(known) if known else np.zeros(self.products)
 
 
 def random_top_k(queries: int, corpus: int, k: int, seed: int = 0) -> np.ndarray:

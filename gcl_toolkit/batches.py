@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gcl_toolkit import losses
 from gcl_toolkit.encoders import Encoder
 from gcl_toolkit.errors import DataError
 from gcl_toolkit.fields import Fields, is_missing
@@ -155,7 +156,7 @@ def _has_image(column: pa.ChunkedArray) -> Tensor:
 @dataclass(frozen=True)
 class Batch:
     """What one step sees, as row numbers. For pairs, row i of `queries` goes with row i of `products`. For the score
-    matrix, `weights` is queries x products."""
+    matrix, `weights` is queries x products, sparse where that is large."""
 
     queries: np.ndarray
     products: np.ndarray
@@ -205,9 +206,11 @@ class MatrixSampler:
         if len(queries) < min(self.count, len(self.queries)):
             others = rng.permutation(np.setdiff1d(self.queries, queries))
             queries = np.sort(np.concatenate([queries, others[: self.count - len(queries)]]))
-        weights_NxM = torch.zeros(len(queries), len(products))
-        weights_NxM[np.searchsorted(queries, query), column] = torch.from_numpy(weight).float()
-        return Batch(queries, products, weights_NxM)
+        cells = torch.from_numpy(np.stack([np.searchsorted(queries, query), column]))
+        size, values = (len(queries), len(products)), torch.from_numpy(weight).float()
+        weights_NxM = torch.sparse_coo_tensor(cells, values, size, check_invariants=True)
+        small = len(queries) * len(products) <= losses.DENSE_CELLS
+        return Batch(queries, products, weights_NxM.to_dense() if small else weights_NxM.coalesce())
 
 
 class KnownPairs:

@@ -12,7 +12,12 @@ from pathlib import Path
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "pyarrow", "datasets", "bm25s", "resvg-py")
 REFERENCE_STEP_SECONDS = 0.075
 """`step_seconds` of the machine on which the recipes' minutes were measured (docs/BENCHMARKS.md)."""
-EXTRAS = {"text": ("transformers",), "app": ("gradio",), "notebooks": ("jupyterlab", "jupytext", "nbclient")}
+EXTRAS = {
+    "text": ("transformers",),
+    "app": ("gradio",),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "notebooks": ("jupyterlab", "jupytext", "nbclient"),
+}
 
 
 def version(package: str) -> str | None:

@@ -6,16 +6,18 @@ so that they can be cached; texts come as token ids. Vectors are not normalised;
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gcl_toolkit.errors import UserError
@@ -67,6 +69,10 @@ class Encoder(nn.Module):
         """Keep fewer activations and compute them again in the backward pass."""
         raise UserError(f"{self.spec['name']} can't recompute its activations; leave recompute out")
 
+    def publish(self, folder: Path, logit_scale: Tensor) -> bool:
+        """Write weights, config and tokenizer as the encoder's own library loads them; False if it has none."""
+        return False
+
     def normalised(self, pixels: Tensor) -> Tensor:
         return (pixels.float() / 255 - self.image_mean) / self.image_std
 
@@ -90,6 +96,10 @@ def make_encoder(name: str, *, pretrained: str | None = None, **options) -> Enco
     if name.startswith("text:"):
         return TextEncoder(name, **options)
     return OpenClipEncoder(name, pretrained=pretrained, **options)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 # -- small -------------------------------------------------------------------------------------------------------------
@@ -170,8 +180,9 @@ class SmallEncoder(Encoder):
         return self.image_head(maps_NxCxHxW.mean((2, 3)))
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
-        used = (tokens > 0).any(0).nonzero()
-        tokens = tokens[:, : int(used.max()) + 1 if len(used) else 1]
+        if not torch.compiler.is_compiling():  # a graph takes all places; those of padding are zero
+            used = (tokens > 0).any(0).nonzero()
+            tokens = tokens[:, : int(used.max()) + 1 if len(used) else 1]
         words_N = (tokens > 0).sum(1, keepdim=True).clamp(min=1)
         mean_NxD = self.word_vectors(tokens).sum(1) / words_N.sqrt()
         return self.text_head(self.text_tower(mean_NxD))
@@ -191,12 +202,16 @@ def _words(text: str) -> list[str]:
 # -- open_clip ---------------------------------------------------------------------------------------------------------
 
 
+PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
+
+
 class OpenClipEncoder(Encoder):
-    """Any open_clip model, by its name and checkpoint."""
+    """Any open_clip model, by its name and checkpoint. `preprocess` is how pictures are prepared where the checkpoint
+    doesn't say: mean, std, interpolation, resize_mode."""
 
     image_parts = ("model.visual.",)
 
-    def __init__(self, name: str, *, pretrained: str | None = None):
+    def __init__(self, name: str, *, pretrained: str | None = None, preprocess: Mapping[str, Any] | None = None):
         super().__init__()
         import open_clip
 
@@ -205,17 +220,23 @@ class OpenClipEncoder(Encoder):
         if pretrained and Path(pretrained).suffix and not Path(pretrained).is_file():
             raise UserError(f"checkpoint {pretrained!r} is not a file; give a path or one of open_clip's tags")
         try:
-            model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained, weights_only=True)
+            said = {f"image_{key}": value for key, value in (preprocess or {}).items()}
+            model, _, transform = open_clip.create_model_and_transforms(
+                name, pretrained=pretrained, weights_only=True, **said
+            )
             self._tokenize = fast_tokenizer(open_clip.get_tokenizer(name))
         except Exception as error:  # the hub, a torn file, a wrong tag: one clear line
-            raise UserError(f"{name} ({pretrained or 'no checkpoint'}) could not be loaded: {error}") from error
-        self.spec = {"name": name}
+            raise UserError(
+                f"{name} ({pretrained or 'no checkpoint'}) could not be loaded: {_first_line(error)}"
+            ) from error
+        self.preprocess = {key: model.visual.preprocess_cfg[key] for key in PREPROCESS}
+        self.spec = {"name": name, "preprocess": self.preprocess}
         self.model = model
-        self.image_size = preprocess.transforms[0].size if isinstance(preprocess.transforms[0].size, int) else None
-        self.image_size = self.image_size or max(preprocess.transforms[0].size)
+        size = transform.transforms[0].size
+        self.image_size = size if isinstance(size, int) else max(size)
         self.dimension = int(model.encode_text(self._tokenize(["a"])).shape[1])
         self.initial_logit_scale = float(model.logit_scale.detach().exp())
-        crop = [t for t in preprocess.transforms if type(t).__name__ not in ("MaybeToTensor", "ToTensor", "Normalize")]
+        crop = [t for t in transform.transforms if type(t).__name__ not in ("MaybeToTensor", "ToTensor", "Normalize")]
         self._crop, self._fit = crop, _fit_of(crop)
         self._set_image_statistics(model.visual.image_mean, model.visual.image_std)
 
@@ -242,6 +263,19 @@ class OpenClipEncoder(Encoder):
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
         return self.model.encode_text(tokens)
+
+    def publish(self, folder: Path, logit_scale: Tensor) -> bool:
+        """open_clip_config.json and open_clip_model.safetensors, for `local-dir:FOLDER` and the hub."""
+        import open_clip
+
+        state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+        state["logit_scale"] = logit_scale.log().reshape(state["logit_scale"].shape)  # the one that was trained
+        save_file(state, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+        config = {"model_cfg": open_clip.get_model_config(self.spec["name"]), "preprocess_cfg": self.preprocess}
+        (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1))
+        if hasattr(self._tokenize, "save_pretrained"):  # of Hugging Face; CLIP's own comes with open_clip
+            self._tokenize.save_pretrained(folder)
+        return True
 
 
 def _fit_of(transforms: Sequence[Any]) -> tuple | None:
@@ -271,7 +305,7 @@ class TextEncoder(Encoder):
             self.model = transformers.AutoModel.from_pretrained(path)
             self._tokenize = transformers.AutoTokenizer.from_pretrained(path)
         except Exception as error:
-            raise UserError(f"{name} could not be loaded: {error}") from error
+            raise UserError(f"{name} could not be loaded: {_first_line(error)}") from error
         if prefix is None:
             is_e5 = re.search(r"\be5\b", Path(path).name, re.IGNORECASE)
             prefix, product_prefix = ("query: ", product_prefix or "passage: ") if is_e5 else ("", product_prefix)
@@ -286,12 +320,19 @@ class TextEncoder(Encoder):
         made = self._tokenize(texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
         return torch.where(made["attention_mask"].bool(), made["input_ids"], -1)  # -1: padding
 
+    def publish(self, folder: Path, logit_scale: Tensor) -> bool:
+        """What transformers' AutoModel and AutoTokenizer load."""
+        self.model.save_pretrained(folder)
+        self._tokenize.save_pretrained(folder)
+        return True
+
     def checkpoint_gradients(self) -> None:
         new = hasattr(self.model, "activation_checkpointing_enable")  # its name since transformers 5
         (self.model.activation_checkpointing_enable if new else self.model.gradient_checkpointing_enable)()
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
-        tokens = tokens[:, : max(1, int((tokens >= 0).sum(1).max()))]
+        if not torch.compiler.is_compiling():
+            tokens = tokens[:, : max(1, int((tokens >= 0).sum(1).max()))]
         mask_NxL = (tokens >= 0).long()
         hidden_NxLxD = self.model(input_ids=tokens.clamp(min=0), attention_mask=mask_NxL).last_hidden_state
         return (hidden_NxLxD * mask_NxL[..., None]).sum(1) / mask_NxL.sum(1, keepdim=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -169,13 +169,17 @@ class Engine:
         self.skipped, self.in_a_row = self.skipped + (not taken), 0 if taken else self.in_a_row + 1
         return value, taken
 
+    def averaged(self) -> AbstractContextManager:
+        """Inside, the model has its averaged weights, if there are any."""
+        return self.average.in_place() if self.average else nullcontext()
+
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor] | None:
         """The weights to save: averaged, merged; None: the model's own."""
         if self.plain:
             return None
-        with self.average.in_place() if self.average else nullcontext():
+        with self.averaged():
             return {name: value.clone() for name, value in adapt.merged(self.model).items()}
 
     def state(self) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,43 @@ def evaluate(
     chosen = data.only(division)
     queries, corpus = model.embed(chosen.queries, "left"), model.embed(chosen.corpus, "right")
     return measure_ranking(top_k(queries, corpus, DEPTH)[1], chosen, metrics, form=form)
+
+
+def rankings(model: GCLModel, splits: Mapping[str, RankedData]) -> Iterator[tuple[str, RankedData, np.ndarray]]:
+    """Each split's name, its data and its ranking (as in `measure_ranking`); a shared corpus is embedded once."""
+    embedded: dict[int, np.ndarray] = {}
+    for split, data in splits.items():
+        if id(data.corpus) not in embedded:
+            embedded[id(data.corpus)] = model.embed(data.corpus, "right")
+        yield split, data, top_k(model.embed(data.queries, "left"), embedded[id(data.corpus)], DEPTH)[1]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What to measure while a model is trained: the dev queries of some splits, every so many steps and at the last.
+
+    Each time costs about what embedding the splits' corpora does.
+    """
+
+    splits: Mapping[str, RankedData]
+    every: int
+    metric: Metric = NDCG @ 10
+
+    def __post_init__(self):
+        if self.every < 1:
+            raise UserError(f"evaluate every {self.every} steps: at least 1 is expected")
+
+    def due(self, step: int, last: int) -> bool:
+        return step % self.every == 0 or step == last
+
+    def __call__(self, model: GCLModel) -> dict[str, float]:
+        """Means by name, such as {"NDCG@10 zero_shot": 0.45}; of the splits that have dev queries."""
+        dev = {split: data.only("dev") for split, data in self.splits.items()}
+        asked = {split: data for split, data in dev.items() if data.queries.num_rows}
+        return {
+            f"{self.metric} {split}": float(measure_ranking(rows, data, [self.metric])[str(self.metric)].mean())
+            for split, data, rows in rankings(model, asked)
+        }
 
 
 def measure_ranking(

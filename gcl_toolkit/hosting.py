@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 import venv
 from importlib import metadata
 from pathlib import Path
 
-from gcl_toolkit.bundle import read_bundle
+from gcl_toolkit.bundle import Bundle, read_bundle
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.runs import write_json
 
@@ -91,9 +92,11 @@ def _leave_weights_out(bundle: Path) -> None:
 def check_space(folder: str | Path, *, port: int = 7861, patience: float = 180) -> float:
     """Start a Space's folder in an environment that has its requirements and nothing else; seconds until it answers.
 
-    Offline: the packages are linked from here. Raises UserError with the last lines of its output when it fails.
+    A full one also has to search a text that isn't stored. Offline: the packages are linked from here. Raises UserError
+    with the last lines of its output when it fails.
     """
     folder = Path(folder).resolve()
+    views = (*VIEWS, *_typed(read_bundle(folder / "bundle")))
     with tempfile.TemporaryDirectory() as place, tempfile.TemporaryFile("w+") as output:
         python = _clean_python(Path(place), (folder / "requirements.txt").read_text().split())
         said = {"PATH": os.defpath, "HOME": place, "GRADIO_SERVER_PORT": str(port), "OMP_NUM_THREADS": "1"}
@@ -101,9 +104,9 @@ def check_space(folder: str | Path, *, port: int = 7861, patience: float = 180) 
         process = subprocess.Popen([python, "space.py"], cwd=folder, env=said, stdout=output, stderr=output)
         try:
             while process.poll() is None and time.monotonic() < start + patience:
-                if _answers(f"http://127.0.0.1:{port}/{VIEWS[0]}"):
+                if _answers(f"http://127.0.0.1:{port}/{VIEWS[0]}", 10):
                     seconds = time.monotonic() - start
-                    silent = [view for view in VIEWS if not _answers(f"http://127.0.0.1:{port}/{view}")]
+                    silent = [view for view in views if not _answers(f"http://127.0.0.1:{port}/{view}", patience)]
                     if not silent:
                         return seconds
                     break
@@ -118,9 +121,18 @@ def check_space(folder: str | Path, *, port: int = 7861, patience: float = 180) 
         raise UserError(f"{folder} does not answer for {', '.join(silent)} with its requirements alone:\n{told}")
 
 
-def _answers(url: str) -> bool:
+def _typed(bundle: Bundle) -> list[str]:
+    """The comparison of a text that isn't stored, by the words of one that is; where a model can embed it."""
+    fields = [bundle.manifest["models"][name]["query"] for name, ranker in bundle.models.items() if ranker.weights]
+    if not fields or fields[0] is None:
+        return []
+    text = bundle.queries[fields[0]].iloc[0]
+    return [f"gcl/comparison.html?query={urllib.parse.quote(f'{text} {text}', safe='')}"]
+
+
+def _answers(url: str, patience: float) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=patience) as answer:
             return answer.status == 200
     except OSError:
         return False

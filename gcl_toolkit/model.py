@@ -91,7 +91,7 @@ class GCLModel(nn.Module):
         from gcl_toolkit.batches import Inputs
 
         inputs = Inputs(self.encoder, table, self.fields(side), side=side)
-        was_training, parts = self.training, []
+        in_training, parts = [module for module in self.modules() if module.training], []
         self.eval()
         with torch.inference_mode():
             for start in range(0, table.num_rows, batch):
@@ -99,7 +99,8 @@ class GCLModel(nn.Module):
                 parts.append(self(*inputs.rows(rows), side).cpu().numpy())
                 if progress:
                     progress(len(rows))
-        self.train(was_training)
+        for module in in_training:
+            module.training = True
         return np.concatenate(parts) if parts else np.empty((0, self.dimension), np.float32)
 
     def save(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:

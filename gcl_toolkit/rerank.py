@@ -181,7 +181,9 @@ class SmallReranker(Reranker):
                 products_MxC = self.network.side(*_augmented(products, batch.products, generator), "right")
                 logits_NxM = self.network(queries_NxC, products_MxC).float()
             # of these logits in place of cosines
-            return matrix_loss(logits_NxM, torch.eye(logits_NxM.shape[1]), batch.weights[kept], logit_scale=1.0)
+            return matrix_loss(
+                logits_NxM, torch.eye(logits_NxM.shape[1]), batch.weights.to_dense()[kept], logit_scale=1.0
+            )
 
         return loss_of
 

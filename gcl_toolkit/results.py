@@ -30,6 +30,24 @@ def as_markdown(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def method_as_markdown(results: dict, method: str) -> str:
+    """What a results.json says of one method: its averages beside those of every other, and its gains: over the
+    strongest control split by split, over the other controls in the mean of the splits."""
+    lines: list[str] = []
+    for metric in ("NDCG@10", "AP"):
+        methods = results["averages"][metric]
+        splits = list(methods[method])
+        rows = ([f"**{m}**" if m == method else m, *(_interval(*c[s]) for s in splits)] for m, c in methods.items())
+        lines += [f"**{metric}**", "", *_table(["method", *splits], rows), ""]
+    gains = [g for g in results["gains"] if g["method"] == method and g["metric"] in ("NDCG@10", "AP")]
+    gains = [g for g in gains if g["split"] == MACRO or g["control"] == results["control"]]
+    if gains:
+        lines += [f"**Gains of {method}** over its controls; headline: `{results['control']}`; p is not corrected", ""]
+        rows = ([g["control"], g["metric"], g["split"], *_gain(g)] for g in gains)
+        lines += _table(["control", "metric", "split", "difference", "relative", "p"], rows)
+    return "\n".join(lines).strip()
+
+
 def order_and_recall(results: dict) -> tuple[list[str], list[list[str]]]:
     """Header and rows: of each method NDCG@10 (order) beside AP (recall), the mean of the splits, each with its gain
     over the headline's control and the gain in the split where it is least."""

@@ -26,12 +26,11 @@ import torch
 
 from gcl_toolkit.baselines import BM25, oracle_top_k, random_top_k, texts
 from gcl_toolkit.errors import UserError, unknown
-from gcl_toolkit.evaluate import DEPTH, METRICS, measure_ranking
+from gcl_toolkit.evaluate import DEPTH, METRICS, Watch, measure_ranking, rankings
 from gcl_toolkit.fields import Fields
 from gcl_toolkit.model import GCLModel
 from gcl_toolkit.ranked_data import RankedData
 from gcl_toolkit.runs import Run, writable_folder, write_json
-from gcl_toolkit.search import top_k
 from gcl_toolkit.train import TrainConfig, train
 
 TRAINED: dict[str, dict[str, Any]] = {
@@ -88,6 +87,8 @@ class StudyConfig:
     pretrained: str | None = None
     left: Fields = field(default_factory=lambda: Fields(query=1.0))
     right: Fields = field(default_factory=lambda: Fields(image=0.5, title=0.5))
+    evaluate_every: int = 0
+    """Measure the dev queries of every split so often in training, in steps, and at the last; 0: never."""
 
     def __post_init__(self):
         for method in self.methods:
@@ -204,17 +205,13 @@ def _run(world: World, method: str, seed: int, config: StudyConfig, folder: Path
     if embeds:
         model = GCLModel(config.encoder, left=config.left, right=config.right, seed=seed, pretrained=config.pretrained)
     if method in TRAINED:
-        for record in train(model, world.splits["in_domain"], settings, run=run):
+        watch = Watch(world.evaluated(), config.evaluate_every) if config.evaluate_every else None
+        for record in train(model, world.splits["in_domain"], settings, run=run, watch=watch):
             yield Progress(world.name, method, seed, record["step"], settings.steps)
     training = {"train_seconds": time.perf_counter() - started, "train_cpu_seconds": time.process_time() - cpu}
-    tables, embedded = [], {}
-    for split, data in world.evaluated().items():
-        if embeds:
-            if id(data.corpus) not in embedded:  # two splits share a half of the corpus
-                embedded[id(data.corpus)] = model.embed(data.corpus, "right")
-            rows = top_k(model.embed(data.queries, "left"), embedded[id(data.corpus)], DEPTH)[1]
-        else:
-            rows = _baseline_ranking(method, data, config, seed)
+    splits, tables = world.evaluated(), []
+    baseline = ((split, data, _baseline_ranking(method, data, config, seed)) for split, data in splits.items())
+    for split, data, rows in rankings(model, splits) if embeds else baseline:
         table = measure_ranking(rows, data, METRICS)
         table.insert(0, "division", data.queries["division"].to_pylist())
         table.insert(0, "split", split)

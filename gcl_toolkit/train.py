@@ -19,9 +19,9 @@ from gcl_toolkit.batches import Batch, Inputs, KnownPairs, MatrixSampler, Noise,
 from gcl_toolkit.checkpoints import step_of
 from gcl_toolkit.engine import Engine, EngineConfig
 from gcl_toolkit.errors import UserError, unknown
+from gcl_toolkit.evaluate import Watch
 from gcl_toolkit.losses import LOSSES, TILED, sized
 from gcl_toolkit.losses.distributed import local_form, own_share, rank, ranks
-from gcl_toolkit.losses.gcl import cell_mask
 from gcl_toolkit.model import GCLModel
 from gcl_toolkit.ranked_data import RankedData, is_image
 from gcl_toolkit.runs import Run
@@ -77,8 +77,10 @@ def train(
     *,
     engine: EngineConfig | None = None,
     run: Run | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[dict]:
-    """Train `model` in place on the pairs of `data`; yields {step, loss, logit_scale, learning_rate, seconds, skipped}.
+    """Train `model` in place on the pairs of `data`; yields {step, loss, logit_scale, learning_rate, seconds, skipped},
+    and where `watch` is due what it measured.
 
     Stop early by leaving the loop. With a `run` the records and checkpoints are written to its folder; one that resumes
     goes on after its newest whole checkpoint and ends, on a CPU in float32, with the weights of an undisturbed one, bit
@@ -96,12 +98,14 @@ def train(
         folder=run.folder if run else None,
     )
     try:
-        yield from _steps(_Batches(motor, data, sampler, config), motor, config, run)
+        yield from _steps(_Batches(motor, data, sampler, config), motor, config, run, watch)
     finally:
         motor.finish()
 
 
-def _steps(batches: _Batches, motor: Engine, config: TrainConfig, run: Run | None) -> Iterator[dict]:
+def _steps(
+    batches: _Batches, motor: Engine, config: TrainConfig, run: Run | None, watch: Watch | None
+) -> Iterator[dict]:
     model, accumulate = motor.model, motor.config.accumulate
     start, earlier = _begin(batches, motor, config, run)
     started = saved = time.perf_counter()
@@ -123,6 +127,9 @@ def _steps(batches: _Batches, motor: Engine, config: TrainConfig, run: Run | Non
             "seconds": earlier + time.perf_counter() - started,
             "skipped": motor.skipped,
         }
+        if watch and motor.main and watch.due(step + 1, config.steps):
+            with motor.averaged():
+                record |= watch(model)
         motor.log(record, step + 1)
         if run and motor.main:
             run.record(record)
@@ -242,15 +249,11 @@ class _Batches:
         scale, device = self.motor.model.logit_scale, self.motor.device
         loss = local_form(sized(self.config.loss, len(batch.queries), len(batch.products)))
         if self.config.loss != "gcl":
-            return partial(loss, weights=batch.weights.to(device), logit_scale=scale)
-        own = own_share(len(batch.queries))
-        masked: Tensor | tuple[Tensor, Tensor] | None = None
-        if self.known:
-            masked = cells = self.known(batch.queries, batch.products).to(device)
-            if ranks() > 1:
-                masked_NxN = cell_mask(cells, len(batch.queries))
-                masked = masked_NxN[own], masked_NxN[:, own].T
-        return partial(loss, weights=batch.weights[own].to(device), logit_scale=scale, not_negative=masked)
+            weights = batch.weights if self.config.loss in TILED else batch.weights.to_dense()
+            return partial(loss, weights=weights.to(device), logit_scale=scale)
+        masked = self.known(batch.queries, batch.products).to(device) if self.known else None
+        weights = batch.weights[own_share(len(batch.queries))].to(device)
+        return partial(loss, weights=weights, logit_scale=scale, not_negative=masked)
 
 
 def _seed(config: TrainConfig, step: int) -> int:

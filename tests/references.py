@@ -218,3 +218,15 @@ def rankclip_loss(queries, documents, weights, scale):
                 disorder += [math.log(left) - row[j]] * (grade[j] > 0)
         total += sum(disorder) / len(disorder) / 2
     return total + matrix_loss(queries, documents, binary, scale)
+
+
+def weighted_kappa(pairs):
+    """Cohen 1968 with squared weights: 1 - observed / expected disagreement, expected from the margins."""
+    n, grades = len(pairs), sorted({grade for pair in pairs for grade in pair})
+    observed = expected = 0.0
+    for a in grades:
+        for b in grades:
+            weight = (a - b) ** 2
+            observed += weight * sum(pair == (a, b) for pair in pairs) / n
+            expected += weight * sum(p[0] == a for p in pairs) / n * sum(p[1] == b for p in pairs) / n
+    return 1 - observed / expected

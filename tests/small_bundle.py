@@ -62,7 +62,7 @@ def world(best: int = 0) -> World:
 
 def make(folder):
     """A study of two methods in folder / "study", its bundle in folder / "bundle"."""
-    config = StudyConfig(methods=METHODS, train=TrainConfig(steps=3, batch=4))
+    config = StudyConfig(methods=METHODS, train=TrainConfig(steps=3, batch=4), evaluate_every=2)
     for _ in study([world()], config, folder / "study"):
         pass
     return write_bundle(folder / "study", world(), folder / "bundle")

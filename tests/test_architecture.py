@@ -12,8 +12,8 @@ LAYERS = {
     "paper": "errors findings weighting fields losses metrics ranked_data statistics propensity",
     "world": "doctor pictures texts sources encoders model batches index formats",
     "acts": "checkpoints runs adapt engine train search baselines rerank evaluate study summary stages official slices "
-    "parity",
-    "views": "figures results report glossary space bundle",
+    "parity curate",
+    "views": "figures results report glossary space bundle export",
     "promises": "recipes hosting cli",
 }
 LEVEL = {name: level for level, names in enumerate(LAYERS.values()) for name in names.split()}
@@ -33,8 +33,13 @@ DOORS = {
     "gradio": {"the app, not the package"},
     "accelerate": {"engine"},
     "peft": {"adapt"},
+    "huggingface_hub": {"export"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
     "simplejpeg": {"pictures"},
-    "tyro": {"cli"},
+    "openai": {"curate"},
+    "httpx2": {"curate"},
+    "tyro": {"cli", "curate"},
     "rich": {"cli"},
 }
 

@@ -113,6 +113,11 @@ def test_the_metrics_are_the_studys(made):
         for metric in map(str, METRICS):
             assert ranker.metrics[metric].mean() == pytest.approx(study[metric].mean(), abs=0.01)
         assert ranker.history["step"].tolist() == [1, 2, 3]
+        for split in bundle.splits:
+            _, halfway, last = ranker.history[f"NDCG@10 {split}"]
+            dev = study[(study["split"] == split) & (study["division"] == "dev")]
+            assert 0 <= halfway <= 1
+            assert last == pytest.approx(dev["NDCG@10"].mean())
 
 
 def test_maps_hold_products_then_queries_and_say_what_they_keep(made):

@@ -50,10 +50,24 @@ TITLES = ("--right", "title=1")
 
 def test_train_evaluate_search(capsys, table, tmp_path):
     status, out, _ = gcl(
-        capsys, "train", "--data", table(), "--out", tmp_path / "run", *TITLES, "--steps", 3, "--batch", 8
+        capsys,
+        "train",
+        "--data",
+        table(),
+        "--out",
+        tmp_path / "run",
+        *TITLES,
+        "--steps",
+        3,
+        "--batch",
+        8,
+        "--evaluate-every",
+        2,
     )
     assert status == 0
     assert "next: gcl evaluate" in out
+    records = read_steps(tmp_path / "run")
+    assert [record["step"] for record in records if "NDCG@10 zero_shot" in record] == [2, 3]
     assert len((tmp_path / "run" / "steps.jsonl").read_text().splitlines()) == 3
     found = gcl(
         capsys,

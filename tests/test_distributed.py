@@ -1,5 +1,7 @@
 """On 2 and 4 ranks: the ranks' losses and gradients sum to those of one process on the whole batch."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -7,13 +9,14 @@ from ranks import on_ranks
 from torch import nn
 from torch.nn.functional import normalize
 
-from gcl_toolkit.losses import gcl_loss, matrix_loss
+from gcl_toolkit.losses import gcl_loss, graded_loss, matrix_loss
 from gcl_toolkit.losses.distributed import (
     _cross_entropy,
     cached_backward,
     gather,
     local_gcl_loss,
     local_matrix_loss,
+    local_tiled_loss,
     own_share,
     sum_gradients,
     whole_batch,
@@ -50,7 +53,7 @@ def gcl(loss, masked, local):
     def value(a, b, scale):
         options = {name: value[own] for name, value in ids.items()} if masked else {}
         if masked:
-            options["not_negative"] = (mask[own], mask.T[own]) if local else mask
+            options["not_negative"] = mask.nonzero().T if local else mask
         return loss(a, b, weights[own], logit_scale=scale, **options)
 
     return left, right, value
@@ -66,7 +69,10 @@ def matrix(loss, *_):
 CASES = {
     "gcl": (gcl, gcl_loss, local_gcl_loss, False, True),
     "gcl masked": (gcl, gcl_loss, local_gcl_loss, True, True),
+    "gcl masked, tiled": (gcl, gcl_loss, partial(local_gcl_loss, tiled=True), True, True),
     "matrix": (matrix, matrix_loss, local_matrix_loss, False, True),
+    "matrix, tiled": (matrix, matrix_loss, local_tiled_loss, False, True),
+    "graded, tiled": (matrix, graded_loss, partial(local_tiled_loss, graded=True), False, True),
     "whole batch, gcl masked": (gcl, gcl_loss, whole_batch(gcl_loss), True, False),
     "whole batch, matrix": (matrix, matrix_loss, whole_batch(matrix_loss), False, False),
 }
@@ -159,4 +165,4 @@ def test_gradient_caching_goes_without_a_locked_side():
 def test_rows_that_are_not_the_ranks_own_are_told():
     left, right, _, _, _ = batch()
     with pytest.raises(ValueError, match="8 of 11 pairs"):
-        _cross_entropy(left[:8] @ right.T, [])
+        _cross_entropy(left[:8], right, 1.0)

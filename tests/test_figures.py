@@ -37,6 +37,20 @@ def test_curves_are_means_of_stretches():
     assert figures.curves({"clip": steps}, points=60).data[0].y == (6, 4, 3, 1, 2, 0)
 
 
+def test_reached_draws_each_split_where_it_was_measured():
+    measured = pd.DataFrame({"step": [1, 2, 3], "AP in": [np.nan, 0.2, 0.4], "AP out": [np.nan, 0.1, 0.3]})
+    some = pd.DataFrame({"step": [1, 2], "AP out": [0.5, np.nan]})
+    figure = figures.reached({"clip": measured, "gcl-matrix": some}, "AP")
+    drawn = {(line.name, line.xaxis): (line.x, line.y) for line in figure.data if line.x}
+    assert drawn == {
+        ("clip", "x"): ((2, 3), (0.2, 0.4)),
+        ("clip", "x2"): ((2, 3), (0.1, 0.3)),
+        ("gcl-matrix", "x2"): ((1,), (0.5,)),
+    }
+    assert [title.text for title in figure.layout.annotations] == ["in", "out"]
+    assert figures.reached({"clip": measured[["step"]]}, "AP") is None
+
+
 def test_differences_count_every_query_once_on_its_side():
     values = np.array([-0.31, -0.02, 0, 0, 0.001, 0.31, 0.32])
     loss, tie, win = figures.differences(values, "AP").data

@@ -1,6 +1,7 @@
 """The folder for Hugging Face Spaces: what it holds, and that it starts with its requirements alone."""
 
 import importlib.util
+import shutil
 import socket
 import subprocess
 import sys
@@ -52,13 +53,17 @@ def test_the_check_sees_a_requirement_that_is_not_named(bundle, tmp_path):
         check_space(folder, port=free_port())
 
 
-def test_weights_are_left_out_unless_the_space_is_full(tmp_path):
+def test_weights_are_left_out_unless_the_space_is_full_which_then_searches_any_text(tmp_path):
     bundle = small_bundle.make(tmp_path / "study")
     plain, full = write_space(bundle, tmp_path / "plain"), write_space(bundle, tmp_path / "full", full=True)
     assert not list(plain.rglob("*.safetensors"))
     assert all(ranker.weights is None for ranker in read_bundle(plain / "bundle").models.values())
     assert all(ranker.weights for ranker in read_bundle(full / "bundle").models.values())
     assert "torch==" in (full / "requirements.txt").read_text()
+    assert check_space(full, port=free_port()) > 0
+    shutil.copy(plain / "requirements.txt", full)
+    with pytest.raises(UserError, match=r"does not answer for gcl/comparison.html\?query="):
+        check_space(full, port=free_port())
 
 
 def test_other_files_are_not_overwritten_and_a_full_space_needs_models(bundle, tmp_path, capsys):

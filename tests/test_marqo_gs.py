@@ -204,6 +204,19 @@ def test_a_pair_listed_twice_keeps_its_best_score(hub):
     assert any("1 rows repeat a pair" in line for line in check(hub)[1])
 
 
+def test_images_larger_than_memory_stay_on_disk(hub):
+    """Arrow holds next to nothing of 8 x 4 MB of images; they are pages of a mapped file."""
+    one = {**rows("in_domain")[1], "title": "big"}
+    big = [one | {"product_id": n, "image": {"bytes": bytes([n]) * (4 << 20), "path": "x"}} for n in range(8)]
+    parquet.write_table(table(big), hub / "data" / "in_domain-00000-of-00003.parquet", row_group_size=1)
+    del big
+    before = pa.total_allocated_bytes()
+    corpus = load(hub)["in_domain"].corpus
+    assert pa.total_allocated_bytes() - before < 6 << 20
+    row = corpus["product_id"].to_pylist().index("7")
+    assert corpus["image"][row].as_py()["bytes"] == bytes([7]) * (4 << 20)
+
+
 def test_titles_alone_leave_the_images_unread(hub, tar):
     assert marqo_gs.load(hub, fields=("title",))["zero_shot"].corpus.column_names == ["product_id", "title"]
     assert marqo_gs.load(tar, fields=("title",))["zero_shot"].corpus.column_names == ["product_id", "title"]

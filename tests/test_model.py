@@ -76,3 +76,12 @@ def test_an_unwritable_output_folder_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"can't be written to.*choose another output folder"):
         Run(tmp_path / "file" / "run")
+
+
+def test_embedding_leaves_what_was_in_evaluation_in_evaluation():
+    model = GCLModel("small", right=Fields(title=1.0), **WORDS)
+    model.train()
+    model.encoder.text_tower.eval()
+    model.embed(ranked().corpus, "right")
+    assert model.training
+    assert not model.encoder.text_tower.training

@@ -253,7 +253,10 @@ def test_a_run_has_its_curves_and_its_configuration(tmp_path, capsys):
         write_run_report(run.folder)
     run.configure({"train": {"loss": "matrix", "steps": 9, "seed": None}, "model": "<small>", "data": "toy"})
     for step, loss in ((1, 3.5), (2, 2.5)):
-        run.record({"step": step, "loss": loss, "logit_scale": 20.0, "learning_rate": 0.004 / step, "seconds": 7.0})
+        measured = {"NDCG@10 zero_shot": 0.25} if step == 2 else {}
+        run.record(
+            {"step": step, "loss": loss, **measured, "logit_scale": 20.0, "learning_rate": 0.004 / step, "seconds": 7.0}
+        )
     cli.main(["report", str(run.folder)])
     page, text = read(run.folder / "report.html")
     for said in ("2 of 9 steps in 7 s", "loss 2.500, logit scale 20.0", "learning rate0.004", "<small>", "lossmatrix"):
@@ -261,8 +264,9 @@ def test_a_run_has_its_curves_and_its_configuration(tmp_path, capsys):
     assert "seed" not in page.text
     assert str(tmp_path) not in text  # the page may be passed on
     assert "<small>" not in text
-    drawn = json.loads(re.search(r"application/json'>(.*?)</script>", text)[1])
-    assert drawn["data"][0]["y"] == [3.5, 2.5]
+    losses, measured = (json.loads(made) for made in re.findall(r"application/json'>(.*?)</script>", text))
+    assert losses["data"][0]["y"] == [3.5, 2.5]
+    assert (measured["data"][0]["x"], measured["data"][0]["y"]) == ([2], [0.25])
 
 
 def test_badges_tell_the_score_or_that_there_is_none(report):

@@ -135,7 +135,7 @@ def test_a_table_that_was_converted_is_read_back_identically(flat, tmp_path):
 
 def test_load_knows_names_and_layouts(flat):
     assert load(flat, score="clicks") == load("table", path=flat, score="clicks")
-    with pytest.raises(UserError, match=r"unknown source or path 'shopp'; known: marqo_gs, shop"):
+    with pytest.raises(UserError, match=r"unknown source or path 'shopp'; known: folder, marqo_gs, shop, table"):
         load("shopp")
 
 

@@ -280,7 +280,7 @@ MUTANTS = {
     "same rows masked on one side only": ("tiled", "cells[:, row_K != column_K]", "cells[:, row_K < column_K]"),
     "unweighted": ("tiled", "(weights * loss_N)", "loss_N"),
     "weights not normalised": ("tiled", "if normalise_weights", "if not normalise_weights"),
-    "rows only": ("tiled", "_softplus(row_N - own_N) + _softplus(column_N - own_N)", "2 * _softplus(row_N - own_N)"),
+    "rows only": ("tiled", "softplus(row_N - own_N) + softplus(column_N - own_N)", "2 * softplus(row_N - own_N)"),
     "half forgotten": ("tiled", "torch.float32)) / 2", "torch.float32))"),
     "left detached": ("tiled", "log_sum_exps(left, right, ", "log_sum_exps(left.detach() + 0 * left, right, "),
     "transposed": ("log_sum_exps", "gradient_RxC.T, self.left[tile.rows]", "gradient_RxC.T, self.right[tile.rows]"),
@@ -297,8 +297,10 @@ MUTANTS = {
     "small sums not done again": ("log_sum_exps", "found_R[rows] = ", "_ = "),
     "gradients of rows done again lost": ("log_sum_exps", "by_left[rows_R] += ", "_ = "),
     "shift forgotten": ("log_sum_exps", "torch.exp(self.shift - found_R)", "torch.exp(-found_R)"),
-    "shares of the other side": ("tiled", "_shares(weight_K.double(), group_K", "_shares(weight_K.double(), cells[0]"),
-    "groups without weight counted": ("tiled", "(total_G > 0).sum()", "(total_G >= 0).sum()"),
+    "shares of the other side": ("tiled", "listed_shares(weight_K, cells[1], len(column_M))",
+                                 "listed_shares(weight_K, cells[0], len(row_N))"),
+    "grades in no order": ("tiled", "order_K = grade_K.argsort()", "order_K = torch.arange(len(grade_K))"),
+    "groups without weight counted": ("tiled", "(total_N > 0).sum()", "(total_N >= 0).sum()"),
     "a softmax over the positives' rest only": ("tiled", "index_add(0, group_K, exp_K * ~is_top_K)", "clone()"),
     "the top alone": ("tiled", "torch.where(is_top_K, 0.0, top_exp_G[group_K] - exp_K)", "0.0"),
 }  # fmt: skip
@@ -320,8 +322,8 @@ def mutated(which):
     return made["tiled"]
 
 
-def both_forms(pair_form, matrix_form, scale, **kept):
-    """Value and gradients of both losses in one row."""
+def all_forms(pair_form, matrix_form, graded_form, scale, **kept):
+    """Value and gradients of the losses in one row."""
     masks = {"query_ids": QUERY_IDS, "product_ids": PRODUCT_IDS, "not_negative": KNOWN}
 
     def pairs(a, b, s, w):
@@ -330,7 +332,11 @@ def both_forms(pair_form, matrix_form, scale, **kept):
     def matrix(a, b, s):
         return matrix_form(a, b, sparse_weights(), logit_scale=s, **kept)
 
-    given = (pairs, (*inputs(N, N, scale), pair_weights())), (matrix, inputs(N, M, scale))
+    def graded(a, b, s):
+        return graded_form(a, b, sparse_weights(), logit_scale=s, **kept)
+
+    matrices = [(form, inputs(N, M, scale)) for form in (matrix, graded)]
+    given = [(pairs, (*inputs(N, N, scale), pair_weights())), *matrices]
     return torch.cat([value_and_gradients(form, *x) for form, x in given])
 
 
@@ -338,8 +344,9 @@ def deviation(module):
     """The largest difference from the dense losses, in value and gradients."""
     largest = 0.0
     for scale, keep in ((3.0, 0), (3.0, 1 << 20), (3000.0, 300)):
-        expected = both_forms(gcl_loss, matrix_loss, scale)
-        found = both_forms(module.tiled_gcl_loss, module.tiled_matrix_loss, scale, keep_bytes=keep)
+        expected = all_forms(gcl_loss, matrix_loss, graded_loss, scale)
+        tiled_forms = module.tiled_gcl_loss, module.tiled_matrix_loss, module.tiled_graded_loss
+        found = all_forms(*tiled_forms, scale, keep_bytes=keep)
         largest = max(largest, (found - expected).abs().nan_to_num(torch.inf).max().item())
     return largest
 

@@ -9,8 +9,10 @@ from conftest import ranked
 
 from gcl_toolkit import NDCG, GCLModel, RankedData, TrainConfig, UserError, evaluate, train
 from gcl_toolkit.batches import KnownPairs
+from gcl_toolkit.engine import EngineConfig
+from gcl_toolkit.evaluate import Watch
 from gcl_toolkit.fields import Fields
-from gcl_toolkit.ranked_data import IMAGE
+from gcl_toolkit.ranked_data import IMAGE, divide
 from gcl_toolkit.runs import Run, load_model, read_steps
 
 TITLES = Fields(title=1.0)
@@ -147,3 +149,33 @@ def test_broken_pictures_are_told_once(monkeypatch, cache_bytes):
     with pytest.warns(UserWarning, match="1 pictures count as missing; image of product_id 'p0'") as told:
         list(train(model, RankedData(data.queries, corpus, data.qrels), TrainConfig(steps=2, batch=4)))
     assert len(told) == 1
+
+
+def test_a_watched_training_measures_dev_queries_and_ends_with_the_same_weights(tmp_path):
+    """Dropout is on, so a measurement that drew from its random numbers, or left it switched off, would show."""
+    data, weights = divide(words_shop()), []
+    model = GCLModel("small", right=TITLES, dimension=32)
+    for every in (0, 2):
+        model = GCLModel("small", right=TITLES, dimension=32)
+        model.encoder.text_tower.append(torch.nn.Dropout(0.3))
+        watch = Watch({"zero_shot": data, "none": data.take_queries(np.zeros(0, int))}, every) if every else None
+        records = list(train(model, data, TrainConfig(steps=5, batch=8), run=Run(tmp_path), watch=watch))
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    measured = [record["step"] for record in records if "NDCG@10 zero_shot" in record]
+    assert measured == [2, 4, 5]
+    assert not [name for record in records for name in record if name == "NDCG@10 none"]
+    assert records[-1]["NDCG@10 zero_shot"] == evaluate(model, data, division="dev")["NDCG@10"].mean()
+    assert read_steps(tmp_path) == records
+
+
+def test_what_is_measured_is_the_model_that_comes_out_also_with_averaged_weights():
+    model, data = GCLModel("small", right=TITLES, dimension=32), divide(words_shop())
+    engine = EngineConfig(ema=0.9)
+    *_, last = train(model, data, TrainConfig(steps=4, batch=8), engine=engine, watch=Watch({"all": data}, 4))
+    assert last["NDCG@10 all"] == evaluate(model, data, division="dev")["NDCG@10"].mean()
+
+
+def test_every_zero_steps_is_told():
+    with pytest.raises(UserError, match="evaluate every 0 steps: at least 1"):
+        Watch({}, 0)

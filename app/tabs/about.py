@@ -15,7 +15,7 @@ API = {
 """Endpoint -> its parameters, and what it answers; as in app/api.py."""
 LIMITS = (
     "Embeddings are stored as float16, so cosines may differ from the model’s own by about .001.",
-    "Numbers are of one training of each model; `gcl compare --seeds` tells how much trainings differ.",
+    "Numbers are of one training of each model; gcl compare --seeds tells how much trainings differ.",
     f"A text may have {MAX_QUERY} characters, a list {MAX_K} products.",
     "A product that isn’t in a query’s list counts as irrelevant. It may be relevant all the same.",
     "Nothing leaves this machine: no analytics, no fonts or scripts from elsewhere.",
@@ -25,6 +25,7 @@ LIMITS = (
 def draw(service: Service, state: State) -> str:
     manifest, bundle = service.bundle.manifest, service.bundle
     card = {key: value for key, value in manifest["card"].items() if isinstance(value, (str, int, float))}
+    card = {key: value for key, value in card.items() if key not in ("name", "pairs")}  # told already
     facts = {
         "data": manifest["world"],
         "made": manifest["made"],
@@ -46,6 +47,7 @@ def draw(service: Service, state: State) -> str:
         f'<div class="prose"><h3>Models</h3>{_list(models)}<h3>Splits</h3>{_list(splits)}'
         f"<h3>Metrics</h3><p>All lie between 0 and 1; larger is better.</p>{_list(metrics)}"
         f"<h3>API</h3><p>gradio_client.Client(this page’s address).predict(..., api_name=...):</p>{_list(api)}"
+        "<p>Started by gcl app --mcp, the same three are tools of an MCP server, at gradio_api/mcp/.</p>"
         f"<h3>Limits</h3><ul>{limits}</ul><h3>Bundle</h3>{_list(facts)}</div>",
     )
 

@@ -10,15 +10,15 @@ from gcl_toolkit.statistics import Difference
 
 
 def draw(service: Service, state: State) -> str:
-    from gcl_toolkit.figures import differences
+    from gcl_toolkit.figures import TIE, differences
 
     table = chosen(service, state)
     if table.empty:
         return view(state, '<p class="note">No query here; choose another split, division or slice.</p>')
-    wins, losses = int((table["difference"] > 5e-4).sum()), int((table["difference"] < -5e-4).sum())
+    wins, losses = (int((sign * table["difference"] >= TIE).sum()) for sign in (1, -1))
     said = (
-        f"{state.a} is better on {wins} of {len(table)} queries, {state.b} on {losses}, "
-        f"{len(table) - wins - losses} are equal."
+        f"{state.a} is better on {wins} of {len(table)} queries, {state.b} on {losses}; they are equal on "
+        f"{len(table) - wins - losses}."
     )
     widest = max(table["difference"].abs().max(), 1e-9)
     rows = "".join(_row(row, widest) for row in table.head(MAX_ROWS).itertuples())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,9 +12,14 @@ from app.service import Service
 from app.state import State
 from gcl_toolkit.statistics import interval
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+METRIC = "NDCG@10"
+
 
 def draw(service: Service, state: State) -> str:
-    from gcl_toolkit.figures import curves
+    from gcl_toolkit.figures import curves, reached
 
     models = service.bundle.models
     steps = {name: ranker.history for name, ranker in models.items()}
@@ -22,9 +27,15 @@ def draw(service: Service, state: State) -> str:
     return view(
         state,
         f"<h3>Loss and logit scale by step</h3>{figure(curves(steps))}"
-        f'<p class="note">Losses of different methods are not on one scale; compare what they reach below.</p>'
+        f'<p class="note">Losses of different methods are not on one scale; compare what they reach.</p>'
+        f"<h3>{METRIC} of the dev queries by step</h3>{_by_step(reached(steps, METRIC))}"
         f"<h3>What they reach</h3>{_reached(service)}<h3>How their settings differ</h3>{_differences(configs)}",
     )
+
+
+def _by_step(made: go.Figure | None) -> str:
+    how = "These runs were not measured in between; gcl compare --evaluate-every 50 does it."
+    return figure(made) if made else f'<p class="note">{how}</p>'
 
 
 def _reached(service: Service) -> str:

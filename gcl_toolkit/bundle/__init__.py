@@ -8,8 +8,8 @@ slices.parquet      a row a query, a column a way of slicing (traffic, judged, w
 thumbnails.bin      small pictures, one after the other
 models/<name>/      <field>.npy (items x D, float16, L2-normalised, zero where missing), gram.npy (the fields' cosines
                     with each other), queries.npy, map.npy (places on a plane, of the products, then of the queries),
-                    metrics.parquet (a row a query), history.parquet and, where they were put in, weights/
-                    (model.json, model.safetensors)
+                    metrics.parquet (a row a query), history.parquet (a row a step) and, where they were put in,
+                    weights/ (model.json, model.safetensors)
 """
 
 from gcl_toolkit.bundle.reading import SCHEMA, Bundle, Ranker, best_first, field_cosines, fused_cosines, read_bundle

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from gcl_toolkit import doctor as doctoring
 from gcl_toolkit import recipes
-from gcl_toolkit.cli import bundle, data, models, stages, studies  # noqa: F401 - each file adds its commands
+from gcl_toolkit.cli import bundle, curate, data, models, publish, stages, studies  # noqa: F401 - each file adds its commands
 from gcl_toolkit.cli.common import app, console
 from gcl_toolkit.errors import UserError
 

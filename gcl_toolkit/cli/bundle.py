@@ -47,13 +47,14 @@ def bundle_command(
 
 
 @app.command(name="app")
-def app_command(bundle: Path | None = None, port: int | None = None, open: bool = False) -> None:
+def app_command(bundle: Path | None = None, port: int | None = None, open: bool = False, mcp: bool = False) -> None:
     """Look at a bundle in the browser, on 127.0.0.1; without one, a small shop is made and trained on first.
 
     Args:
         bundle: a folder made by gcl bundle; runs/app/bundle by default.
         port: the first free one from 7860 by default.
         open: also open the browser.
+        mcp: also an MCP server, so that a language model's client searches and compares; needs the extra mcp.
     """
     home = Path(__file__).parents[2]
     if not (home / "app" / "app.py").is_file():
@@ -63,7 +64,7 @@ def app_command(bundle: Path | None = None, port: int | None = None, open: bool 
     folder = bundle or Path("runs/app/bundle")
     if bundle is None and not (folder / "manifest.json").is_file():
         _make_small_bundle(folder)
-    said = [str(folder.resolve()), *(["--port", str(port)] if port else []), *(["--open"] if open else [])]
+    said = [str(folder.resolve()), *(["--port", str(port)] if port else []), *(["--open"] * open), *(["--mcp"] * mcp)]
     os.chdir(home)
     os.execv(sys.executable, [sys.executable, "-m", "app.app", *said])  # a new process, without torch
 
@@ -101,7 +102,7 @@ def _make_small_bundle(folder: Path) -> None:
     writable_folder(folder.parent)
     with console.status("generating the shop"):
         world = World("shop", load("shop", products=1_500, queries=300, per_query=30, size=128))
-    config = StudyConfig(methods=("clip", "clip-top", "gcl-matrix"), train=TrainConfig(steps=150))
+    config = StudyConfig(methods=("clip", "clip-top", "gcl-matrix"), train=TrainConfig(steps=150), evaluate_every=25)
     train_study([world], config, folder.parent / "study", jobs=0)
     with console.status("bundle") as status:
         write_bundle(folder.parent / "study", world, folder, progress=status.update)

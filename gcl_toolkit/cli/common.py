@@ -26,11 +26,16 @@ data_app = tyro.extras.SubcommandApp()
 app.command(data_app, name="data", help="Look at data, make data.")
 
 
-def split_of(data: str, name: str, quarantine: str | None = None) -> RankedData:
+def splits_of(data: str, names: Sequence[str], quarantine: str | None = None) -> dict[str, RankedData]:
     splits = load(data, **({"quarantine": quarantine} if quarantine else {}))
-    if name not in splits:
-        raise DataError(f"{data} has no split {name!r}; it has {', '.join(splits)}")
-    return splits[name]
+    for name in names:
+        if name not in splits:
+            raise DataError(f"{data} has no split {name!r}; it has {', '.join(splits)}")
+    return {name: splits[name] for name in names}
+
+
+def split_of(data: str, name: str) -> RankedData:
+    return splits_of(data, [name])[name]
 
 
 def judged(splits: dict[str, RankedData], data: str, complete: str | None) -> dict[str, RankedData]:
@@ -67,4 +72,11 @@ def progress() -> Progress:
 
 
 def command() -> str:
-    return shlex.join(["gcl", *sys.argv[1:]])
+    """As it was typed, to stand beside results; without passwords and tokens."""
+    typed = shlex.join(["gcl", *sys.argv[1:]])
+    return re.sub(r"(--token[= ])('[^']*'|\S+)|(?<=://)[^\s/@]+(?=@)", lambda found: f"{found[1] or ''}***", typed)
+
+
+def model_folder(run: Path) -> Path:
+    """The folder of a run or a model as it is; of a study that of its gcl-matrix model."""
+    return next(iter(sorted(run.glob("runs/*/gcl-matrix/seed_0"))), run) if (run / "study.json").is_file() else run

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import tyro
+from rich.markup import escape
 from rich.table import Table
 
 from gcl_toolkit.cli.common import app, command, console, data_app
+from gcl_toolkit.errors import UserError
+from gcl_toolkit.fields import is_missing
+from gcl_toolkit.ranked_data import RankedData
 from gcl_toolkit.runs import writable_folder, write_json
 from gcl_toolkit.sources.clicks import ClickConfig
 
@@ -28,40 +33,83 @@ def check(path: tyro.conf.Positional[Path], images: int = 1000, quarantine: Path
     from gcl_toolkit.sources.check import check as examine
 
     facts, problems = examine(path, None if images < 0 else images, quarantine=quarantine)
-    for fact in facts:
-        console.print(f"  {fact}", highlight=False, markup=False)
-    for problem in problems:
-        console.print(f"problem: {problem}", highlight=False, markup=False, style="red")
-    console.print(f"problems: {len(problems)}" if problems else "no problem found")
+    _print_findings(facts, problems)
     sys.exit(1 if problems else 0)
 
 
 @data_app.command(name="import")
 def import_(
-    table: tyro.conf.Positional[Path],
+    source: tyro.conf.Positional[Path],
     out: tyro.conf.Positional[Path],
     columns: dict[str, str] = {},  # noqa: B006 - read only
     score: dict[str, float] = {},  # noqa: B006
+    quarantine: Path | None = None,
     seed: int = 0,
 ) -> None:
-    """Read an own table (or queries, corpus and qrels), split it four ways and save it as parquet.
+    """Read a table or a folder of pictures, say what is wrong with it, show some of it, save it in four splits.
 
     Args:
-        table: CSV, TSV, parquet or JSONL, or a folder of three.
+        source: CSV, TSV, parquet or JSONL; a folder of queries, corpus and qrels; or a folder of pictures, whose
+            sub-folders are named as what they show.
         out: the folder to write.
         columns: our name and theirs, in pairs: --columns query search_term title name.
         score: score columns and their weights, summed: --score clicks 1 carts 4.
+        quarantine: write the rows that can't be trained on, with their reasons, to this CSV file, and leave them out.
         seed: of the split.
     """
-    from gcl_toolkit.sources import table as tables
+    from gcl_toolkit.sources import layout_of, table
+    from gcl_toolkit.sources import load as load_source
+    from gcl_toolkit.sources.check import check as examine
 
+    options: dict[str, Any] = {name: value for name, value in (("columns", columns), ("score", score)) if value}
+    if options and (layout := layout_of(source)) != "table":
+        raise UserError(f"{source} was read as {layout}; --{next(iter(options))} is for tables")
     writable_folder(out)
-    with console.status(f"reading {table}"):
-        splits = tables.load(table, seed=seed, columns=columns, score=score or None)
-        tables.write(splits, out)
+    with console.status(f"looking at {source}"):
+        facts, problems = examine(source, seed=seed, quarantine=quarantine, **options)
+    _print_findings(facts, problems if facts else [])
+    with console.status(f"reading {source}"):
+        splits = load_source(source, seed=seed, **options, **({"quarantine": quarantine} if quarantine else {}))
+        table.write(splits, out)
+    _preview(next(iter(splits.values())))
     for split in splits.values():
         console.print(f"  {split}", highlight=False)
-    console.print(f"next: gcl data check {out}; gcl compare --data {out}")
+    console.print(f"next: gcl compare --data {out}", highlight=False, soft_wrap=True)
+
+
+def _print_findings(facts: list[str], problems: list[str]) -> None:
+    for fact in facts:
+        console.print(f"  {fact}", highlight=False, markup=False)
+    for problem in problems:
+        console.print(f"problem: {problem}", highlight=False, markup=False, style="red")
+    if facts or problems:
+        console.print(f"problems: {len(problems)}" if problems else "no problem found")
+
+
+def _preview(data: RankedData, queries: int = 3) -> None:
+    """The two best products and the worst one of some queries, so that a score read upside down is seen."""
+    names = [name for name in data.corpus_fields if name != "division"][:4]
+    shown = Table("query", "score", "product_id", *names, title=f"{data.name}: the best two and the worst of a query")
+    query, product, score = data.pairs
+    for row in range(min(queries, data.queries.num_rows)):
+        of_query = np.flatnonzero(query == row)
+        ranked = of_query[np.argsort(-score[of_query], kind="stable")]
+        for at in dict.fromkeys([*ranked[:2], ranked[-1]]):
+            values = (data.corpus[name][int(product[at])].as_py() for name in names)
+            text = data.queries[data.query_fields[0]][row].as_py()
+            cells = (text, f"{score[at]:g}", data.product_ids[product[at]], *values)
+            shown.add_row(*(escape(_shortened(cell)) for cell in cells), end_section=at == ranked[-1])
+    console.print(shown)
+
+
+def _shortened(value: object) -> str:
+    """A field in at most 40 characters; of a picture its file's name, or its size."""
+    if is_missing(value):
+        return "-"
+    if isinstance(value, dict):
+        return Path(value["path"]).name if value["path"] else f"{len(value['bytes']):,} bytes"
+    text = " ".join(str(value).split())
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 @data_app.command(name="make")

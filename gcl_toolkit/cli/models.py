@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,10 +16,10 @@ import tyro
 from rich.table import Table
 
 from gcl_toolkit import doctor as doctoring
-from gcl_toolkit.cli.common import app, command, console, progress, split_of
+from gcl_toolkit.cli.common import app, command, console, model_folder, progress, split_of, splits_of
 from gcl_toolkit.engine import EngineConfig
 from gcl_toolkit.errors import UserError
-from gcl_toolkit.evaluate import METRICS, evaluate
+from gcl_toolkit.evaluate import METRICS, Watch, evaluate
 from gcl_toolkit.fields import Fields
 from gcl_toolkit.model import GCLModel
 from gcl_toolkit.official import ground_truth, read_run, retrieve, stored_truth
@@ -42,6 +43,7 @@ def train_command(
     encoder: str = "small",
     pretrained: str | None = None,
     quarantine: Path | None = None,
+    evaluate_every: int = 0,
     resume: Path | None = None,
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = DEFAULT_TRAINING,
     engine: Annotated[EngineConfig, tyro.conf.arg(name="")] = DEFAULT_ENGINE,
@@ -56,6 +58,8 @@ def train_command(
         encoder: small, an open_clip name, hf-hub:org/name, text:org/name.
         pretrained: open_clip's tag or a checkpoint file.
         quarantine: leave out the rows that this file of gcl data check names.
+        evaluate_every: also measure the dev queries of every split so often, in steps, and at the last; gcl report
+            draws it. Each time costs about what embedding the products does.
         resume: go on with the run in this folder, with the settings that it was begun with; leave out all others.
     """
     arguments: dict[str, Any] = {
@@ -65,30 +69,33 @@ def train_command(
         "encoder": encoder,
         "pretrained": pretrained,
         "quarantine": str(quarantine) if quarantine else None,
+        "evaluate_every": evaluate_every,
     }
     if resume:
         out, (arguments, config, engine) = resume, _begun_with(resume)
     run = Run(out, resume=resume is not None, about={"arguments": arguments})
     with console.status(f"reading {arguments['data']}"):
-        split = split_of(arguments["data"], "in_domain", arguments.get("quarantine"))
+        every = arguments.get("evaluate_every")
+        splits = splits_of(arguments["data"], SPLITS if every else ["in_domain"], arguments.get("quarantine"))
     sides = Fields.parse(arguments["left"]), Fields.parse(arguments["right"])
     model = GCLModel(
         arguments["encoder"], left=sides[0], right=sides[1], seed=config.seed, pretrained=arguments["pretrained"]
     )
-    record = _train(model, split, config, engine, run)
+    watch = Watch(splits, every) if every else None
+    record = _train(train(model, splits["in_domain"], config, engine=engine, run=run, watch=watch), config.steps, run)
     told = f"{record['seconds']:.0f} s, loss {record['loss']:.3f}" if record else "all steps were done already"
     skipped = f", {record['skipped']} steps skipped for NaN" if record.get("skipped") else ""
     console.print(f"{told}{skipped}; next: gcl evaluate {out} --data {arguments['data']}")
 
 
-def _train(model: GCLModel, data: RankedData, config: TrainConfig, engine: EngineConfig, run: Run) -> dict:
+def _train(steps: Iterator[dict], total: int, run: Run) -> dict:
     """The last record, or {}. Stopped, by Ctrl-C or SIGTERM, it says how to go on."""
     record: dict = {}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with progress() as bars:
-            bar = bars.add_task("training", total=config.steps)
-            for record in train(model, data, config, engine=engine, run=run):
+            bar = bars.add_task("training", total=total)
+            for record in steps:
                 bars.update(bar, completed=record["step"], description=f"loss {record['loss']:.3f}")
     except KeyboardInterrupt:
         kept = f"after {run.whole.name}" if run.whole else "from the start, since there is no checkpoint yet"
@@ -133,7 +140,7 @@ def evaluate_command(
             split each, runs/official by default.
     """
     with console.status(f"reading {data}"):
-        parts = {name: split_of(data, name) for name in split}
+        parts = splits_of(data, split)
     if official:
         _evaluate_officially(run, data, parts, division, out or Path("runs/official"))
         return
@@ -178,9 +185,7 @@ def search_command(
         data: "shop", or a file or folder in a known layout.
         k: how many.
     """
-    if (run / "study.json").is_file():
-        run = next(iter(sorted(run.glob("runs/*/gcl-matrix/seed_0"))), run)
-    model = load_model(run)
+    model = load_model(model_folder(run))
     with console.status(f"reading {data}"):
         corpus = split_of(data, "zero_shot").corpus
         scores, ids = search(model, [query], corpus, k)

@@ -65,6 +65,8 @@ class Comparison:
     """How often, each time with other queries held out; for data with few queries."""
     steps: int = TrainConfig.steps
     """Training steps a method."""
+    evaluate_every: int = 0
+    """Also measure the dev queries of every split so often in training, in steps: curves in report and app."""
     batch: int = TrainConfig.batch
     """Pairs or products a step."""
     complete: str | None = None
@@ -106,6 +108,7 @@ class Comparison:
             pretrained=self.pretrained,
             left=Fields.parse(self.left),
             right=Fields.parse(self.right),
+            evaluate_every=self.evaluate_every,
         )
 
 

@@ -30,6 +30,7 @@ from gcl_toolkit.figures.style import BLUE, GREY, GRID, MARKS, ORANGE, OTHER, ST
 __all__ = [
     "CONFIG",
     "STYLES",
+    "TIE",
     "agreement",
     "circle",
     "clouds",
@@ -41,6 +42,7 @@ __all__ = [
     "pictures",
     "plotly_js",
     "quality_against_latency",
+    "reached",
     "scores",
     "strips",
     "weight_curves",
@@ -53,6 +55,8 @@ CONFIG = {
     "modeBarButtonsToRemove": ["sendDataToCloud", "sendChartToCloud", "select2d", "lasso2d", "autoScale2d"],
 }
 """For plotly.js: no logo, and no button that sends a figure anywhere."""
+TIE = 5e-4
+"""Differences below it are none to the three digits that are shown."""
 
 
 def scores(
@@ -123,9 +127,43 @@ def curves(steps: Mapping[str, pd.DataFrame], points: int = 60) -> go.Figure:
     return plain(figure, 440)
 
 
+def reached(steps: Mapping[str, pd.DataFrame], metric: str) -> go.Figure | None:
+    """A split's metric by step, a plot each; None where no table has it. steps: method -> table with step and the
+    columns "<metric> <split>" that `evaluate.Watch` gives, NaN at the steps between."""
+    splits = dict.fromkeys(name for table in steps.values() for name in table if name.startswith(f"{metric} "))
+    if not splits:
+        return None
+    rows = -(-len(splits) // 2)
+    titles = [split.removeprefix(f"{metric} ").replace("_", " ") for split in splits]
+    gaps = {"horizontal_spacing": 0.09, "vertical_spacing": 0.3 / rows}
+    figure = make_subplots(rows, 2, shared_yaxes="all", subplot_titles=titles, **gaps)
+    for method, table in steps.items():
+        colour, symbol, dash = STYLES.get(method, OTHER)
+        for place, split in enumerate(splits):
+            measured = table.reindex(columns=["step", split]).dropna()
+            figure.add_scatter(
+                x=measured["step"].tolist(),
+                y=measured[split].tolist(),
+                hovertemplate="step %{x:.0f}: %{y:.3f}",
+                mode="lines+markers",
+                name=method,
+                legendgroup=method,
+                showlegend=place == 0,
+                marker={"symbol": symbol, "size": 8},
+                line={"color": colour, "dash": dash, "width": 3 if method == "gcl-matrix" else 2},
+                row=place // 2 + 1,
+                col=place % 2 + 1,
+            )
+    figure.update_xaxes(rangemode="tozero")
+    figure.update_xaxes(title="step", row=rows)
+    figure.update_yaxes(rangemode="tozero")
+    return plain(figure, 80 + 250 * rows)
+
+
 def differences(values: Sequence[float], metric: str) -> go.Figure:
-    """How the per-query differences of two methods spread: losses hatched, ties in their own bar, wins plain."""
-    values_Q = np.asarray(values, float)
+    """How the per-query differences of two methods spread: losses hatched, ties (to three digits) in their own bar,
+    wins plain."""
+    values_Q = np.where(np.abs(values) < TIE, 0.0, values)
     limit = max(0.1, np.ceil(10 * np.abs(values_Q).max(initial=0)) / 10)
     width = 0.02 if limit < 0.35 else 0.05
     edges = np.arange(round(limit / width) + 1) * width
@@ -147,7 +185,8 @@ def differences(values: Sequence[float], metric: str) -> go.Figure:
         tickvals=(ticks + np.sign(ticks) * width / 2).tolist(),
         ticktext=[f"{tick:+.2f}" if tick else "0" for tick in ticks],
     )
-    figure.update_yaxes(title="queries")
+    most = max(max(bars.y) for bars in figure.data)
+    figure.update_yaxes(title="queries", dtick=1 if most < 6 else None)
     return plain(figure, 360)
 
 

@@ -99,7 +99,7 @@ def agreement(groups: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: 
 def weight_curves(weights: pd.DataFrame, temperature: float) -> go.Figure:
     """Left, weight by position; right, the cosine gap to position 1 that it asks for: temperature * log(w1 / w).
     weights: one row a position, one column a function, > 0."""
-    figure = make_subplots(1, 2, subplot_titles=("weight", "cosine gap to position 1"), horizontal_spacing=0.1)
+    figure = make_subplots(1, 2, subplot_titles=("weight", "gap to position 1"), horizontal_spacing=0.1)
     gaps = temperature * np.log(weights.iloc[0] / weights)
     for row, name in enumerate(weights):
         (colour, symbol), dash = MARKS[row % len(MARKS)], ("solid", "dash")[row // len(MARKS)]

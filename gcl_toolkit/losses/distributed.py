@@ -10,14 +10,26 @@ Gradient caching after Gao et al., "Scaling Deep Contrastive Learning Batch Size
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from gcl_toolkit.losses.gcl import gcl_loss
+from gcl_toolkit.losses.log_sum_exps import log_sum_exps
 from gcl_toolkit.losses.matrix import ROWS, matrix_loss, shares
-from gcl_toolkit.losses.tiled import tiled_gcl_loss, tiled_matrix_loss
+from gcl_toolkit.losses.tiled import (
+    graded_part,
+    listed,
+    listed_shares,
+    matrix_part,
+    same_id_cells,
+    softplus,
+    tiled_gcl_loss,
+    tiled_graded_loss,
+    tiled_matrix_loss,
+)
 
 BUCKET = 1 << 25
 """Numbers a message of `sum_gradients`."""
@@ -102,45 +114,53 @@ def local_gcl_loss(
     logit_scale: Tensor | float,
     query_ids: Tensor | None = None,
     product_ids: Tensor | None = None,
-    not_negative: tuple[Tensor, Tensor] | None = None,
+    not_negative: Tensor | None = None,
     normalise_weights: bool = True,
+    tiled: bool = False,
 ) -> Tensor:
-    """This rank's share of `gcl_loss`, from its n of the N pairs; all arguments are of the n pairs.
+    """This rank's share of `gcl_loss`, from its n of the N pairs; weights and ids are of the n pairs.
 
-    not_negative: two n x N bools, own queries x all products and own products x all queries.
+    not_negative: 2 x K, cells of the whole N x N. tiled: never holds n x N.
     """
     weights_n = torch.ones_like(left[:, 0]) if weights is None else weights.to(left.dtype)
     weights_N = gather(weights_n)
     if normalise_weights:
         weights_n = weights_n / weights_N.mean().clamp(min=torch.finfo(left.dtype).tiny)
-    same = [own[:, None] == gather(own)[None] for own in (query_ids, product_ids) if own is not None]
-    row_masks, column_masks = ([*same, mask] for mask in not_negative) if not_negative else (same, same)
-    rows_n = _cross_entropy(logit_scale * left @ gather(right).T, row_masks)
-    columns_n = _cross_entropy(logit_scale * right @ gather(left).T, column_masks)
-    return (weights_n * (rows_n + columns_n)).sum() / (2 * len(weights_N))
+    masked = [same_id_cells(gather(ids)) for ids in (query_ids, product_ids) if ids is not None]
+    masked += [] if not_negative is None else [not_negative]
+    cells = torch.cat(masked, 1).to(left.device) if masked else None
+    rows_n = _cross_entropy(left, gather(right), logit_scale, cells, tiled)
+    columns_n = _cross_entropy(right, gather(left), logit_scale, cells if cells is None else cells.flip(0), tiled)
+    return (weights_n * (rows_n + columns_n)).sum().to(weights_n.dtype) / (2 * len(weights_N))
 
 
-def _cross_entropy(logits_nxN: Tensor, masks: Sequence[Tensor]) -> Tensor:
-    """-log softmax at each row's own pair, n; masked cells are no negatives."""
-    own = own_share(logits_nxN.shape[1])
-    if own.stop - own.start != len(logits_nxN):
-        raise ValueError(
-            f"rank {rank()} has {len(logits_nxN)} of {logits_nxN.shape[1]} pairs; those of own_share are expected"
-        )
-    is_own = torch.zeros_like(logits_nxN, dtype=torch.bool)
-    is_own[:, own].fill_diagonal_(True)
-    for mask_nxN in masks:
-        logits_nxN = logits_nxN.masked_fill(mask_nxN & ~is_own, -torch.inf)
-    return torch.logsumexp(logits_nxN, 1) - logits_nxN[:, own].diagonal()
+def _cross_entropy(
+    own: Tensor, others: Tensor, scale: Tensor | float, masked: Tensor | None = None, tiled: bool = False
+) -> Tensor:
+    """-log softmax of each own row at its own pair among all others, n; masked cells (2 x K) are no negatives."""
+    mine = own_share(len(others))
+    if mine.stop - mine.start != len(own):
+        raise ValueError(f"rank {rank()} has {len(own)} of {len(others)} pairs; those of own_share are expected")
+    pairs = torch.stack([torch.arange(len(own)), torch.arange(mine.start, mine.stop)]).to(own.device)
+    cells = pairs[:, :0] if masked is None else _own_rows(masked, mine)[0]
+    if tiled:
+        row_n, _, own_n = log_sum_exps(own, others, scale, pairs, cells)
+        return softplus(row_n - own_n)
+    logits_nxN = scale * own @ others.T
+    mask_nxN = torch.zeros_like(logits_nxN, dtype=torch.bool)
+    mask_nxN[cells[0], cells[1]] = True
+    mask_nxN[pairs[0], pairs[1]] = False
+    return logits_nxN.masked_fill(mask_nxN, -torch.inf).logsumexp(1) - logits_nxN[pairs[0], pairs[1]]
+
+
+def _own_rows(cells: Tensor, mine: slice) -> tuple[Tensor, Tensor]:
+    """The cells in this rank's rows, counted from its first, and which of all they are."""
+    kept = (cells[0] >= mine.start) & (cells[0] < mine.stop)
+    return cells[:, kept] - torch.tensor([[mine.start], [0]], device=cells.device), kept
 
 
 def local_matrix_loss(
-    queries: Tensor,
-    documents: Tensor,
-    weights: Tensor,
-    *,
-    logit_scale: Tensor | float,
-    r: float = ROWS,
+    queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Tensor | float, r: float = ROWS
 ) -> Tensor:
     """This rank's share of `matrix_loss`, from its n of the N queries and m of the M documents.
 
@@ -155,12 +175,41 @@ def local_matrix_loss(
     return -(r * rows + (1 - r) * one_way(documents, gather(queries), weights.T))
 
 
+def local_tiled_loss(
+    queries: Tensor,
+    documents: Tensor,
+    weights: Tensor,
+    *,
+    logit_scale: Tensor | float,
+    r: float = ROWS,
+    graded: bool = False,
+) -> Tensor:
+    """`local_matrix_loss`, or with `graded` that of `graded_loss`, without n x M or N x m; weights may be sparse."""
+    cells, weight_K = listed(weights.detach())
+
+    def one_way(own: Tensor, others: Tensor, rows: int, cells: Tensor, part: Callable[..., Tensor]) -> Tensor:
+        mine = own_share(rows)
+        share_K = listed_shares(weight_K, cells[0], rows)
+        at, kept = _own_rows(cells, mine)
+        row_n, _, own_K = log_sum_exps(own, others, logit_scale, at)
+        return part(own_K, row_n, at[0], share_K[kept], weight_K[kept])
+
+    by_row = one_way(queries, gather(documents), weights.shape[0], cells, graded_part if graded else matrix_part)
+    by_column = one_way(documents, gather(queries), weights.shape[1], cells.flip(0), matrix_part)
+    return (r * by_row + (1 - r) * by_column).to(torch.promote_types(queries.dtype, torch.float32))
+
+
 def local_form(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A loss as each rank computes its share; with one rank the loss itself."""
     if ranks() == 1:
         return loss
-    divided: dict[Callable, Callable[..., Tensor]] = {gcl_loss: local_gcl_loss, matrix_loss: local_matrix_loss}
-    divided |= {tiled_gcl_loss: local_gcl_loss, tiled_matrix_loss: local_matrix_loss}
+    divided: dict[Callable, Callable[..., Tensor]] = {
+        gcl_loss: local_gcl_loss,
+        matrix_loss: local_matrix_loss,
+        tiled_gcl_loss: partial(local_gcl_loss, tiled=True),
+        tiled_matrix_loss: local_tiled_loss,
+        tiled_graded_loss: partial(local_tiled_loss, graded=True),
+    }
     return divided.get(loss) or whole_batch(loss)
 
 

@@ -6,6 +6,8 @@ softmax is saturated: 1 - p is never formed. Masks and weights are lists of cell
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -34,7 +36,7 @@ def tiled_gcl_loss(
         masked.append(cells.to(left.device))
     ignored = torch.cat(masked, 1) if masked else None
     row_N, column_N, own_N = log_sum_exps(left, right, logit_scale, pairs, ignored, keep_bytes=keep_bytes)
-    loss_N = _softplus(row_N - own_N) + _softplus(column_N - own_N)
+    loss_N = softplus(row_N - own_N) + softplus(column_N - own_N)
     weights = torch.ones_like(loss_N) if weights is None else weights.to(loss_N.dtype)
     if normalise_weights:
         weights = weights / weights.mean().clamp(min=torch.finfo(weights.dtype).tiny)
@@ -51,14 +53,7 @@ def tiled_matrix_loss(
     keep_bytes: int = KEEP_BYTES,
 ) -> Tensor:
     """`matrix_loss`; weights: N x M, dense or sparse (COO). A sparse one has gradients at its own cells only."""
-    cells, weight_K = _listed(weights)
-    row_N, column_M, own_K = log_sum_exps(queries, documents, logit_scale, cells, keep_bytes=keep_bytes)
-    loss = own_K.new_zeros(())
-    for part, others, group_K in ((r, row_N, cells[0]), (1 - r, column_M, cells[1])):
-        loss = (
-            loss + part * (_shares(weight_K.double(), group_K, others) * _cross_entropy(own_K, others, group_K)).sum()
-        )
-    return loss.to(torch.promote_types(queries.dtype, torch.float32))
+    return _by_sides(matrix_part, queries, documents, *listed(weights), logit_scale, r, keep_bytes)
 
 
 def tiled_graded_loss(
@@ -72,26 +67,59 @@ def tiled_graded_loss(
 ) -> Tensor:
     """`graded_loss`; weights: N x M, dense or sparse (COO), without gradients. Memory also grows with the most known
     cells of a row."""
-    cells, weight_K = _listed(weights.detach())
-    cells, weight_K = cells[:, weight_K > 0], weight_K[weight_K > 0]
+    return _by_sides(graded_part, queries, documents, *listed(weights.detach()), logit_scale, r, keep_bytes)
+
+
+def _by_sides(
+    row_part: Callable[..., Tensor],
+    queries: Tensor,
+    documents: Tensor,
+    cells: Tensor,
+    weight_K: Tensor,
+    logit_scale: Tensor | float,
+    r: float,
+    keep_bytes: int,
+) -> Tensor:
     row_N, column_M, own_K = log_sum_exps(queries, documents, logit_scale, cells, keep_bytes=keep_bytes)
-    place_NxL = _in_rows(cells[0], weight_K, len(row_N))
+    by_row = row_part(own_K, row_N, cells[0], listed_shares(weight_K, cells[0], len(row_N)), weight_K)
+    by_column = matrix_part(own_K, column_M, cells[1], listed_shares(weight_K, cells[1], len(column_M)))
+    return (r * by_row + (1 - r) * by_column).to(torch.promote_types(queries.dtype, torch.float32))
+
+
+def matrix_part(own_K: Tensor, others_N: Tensor, row_K: Tensor, share_K: Tensor, *_) -> Tensor:
+    """One side of `matrix_loss`: others_N has the log-sum-exp of each row's cells that are not listed."""
+    return (share_K * _in_softmax(own_K, others_N, row_K)).sum()
+
+
+def graded_part(own_K: Tensor, others_N: Tensor, row_K: Tensor, share_K: Tensor, weight_K: Tensor) -> Tensor:
+    """The same with each listed cell against lower weights only."""
+    place_NxL = _in_rows(row_K, weight_K, len(others_N))
     grades_NxL, own_NxL, share_NxL = (
         torch.cat([value_K, value_K.new_full((1,), filler)])[place_NxL]
-        for value_K, filler in ((weight_K, 0), (own_K, NEVER), (_shares(weight_K.double(), cells[0], row_N), 0))
+        for value_K, filler in ((weight_K, 0), (own_K, NEVER), (share_K, 0))
     )
-    odds_NxL = odds_against_lower(row_N[:, None].clamp(min=NEVER), own_NxL, grades_NxL)
-    by_column = _shares(weight_K.double(), cells[1], column_M) * _cross_entropy(own_K, column_M, cells[1])
-    loss = r * (share_NxL * _softplus(odds_NxL)).sum() + (1 - r) * by_column.sum()
-    return loss.to(torch.promote_types(queries.dtype, torch.float32))
+    odds_NxL = odds_against_lower(others_N[:, None].clamp(min=NEVER), own_NxL, grades_NxL)
+    return (share_NxL * softplus(odds_NxL)).sum()
 
 
-def _listed(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The known cells of a score matrix, 2 x K, and their weights, K."""
+def listed(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The known cells of a score matrix (N x M, dense or COO), 2 x K, and their weights, K; all cells if the weights
+    of a dense one want gradients."""
     if weights.is_sparse:
-        return weights.coalesce().indices(), weights.coalesce().values()
+        weights = weights.coalesce()
+        cells, weight_K = weights.indices(), weights.values()
+        kept = weight_K.detach() > 0
+        return cells[:, kept], weight_K[kept]
     cells = (torch.ones_like(weights) if weights.requires_grad else weights).nonzero().T
     return cells, weights[cells[0], cells[1]]
+
+
+def listed_shares(weight_K: Tensor, row_K: Tensor, rows: int) -> Tensor:
+    """`shares` of listed cells, in float64."""
+    weight_K = weight_K.double()
+    total_N = weight_K.new_zeros(rows).index_add(0, row_K, weight_K)
+    known = (total_N > 0).sum().clamp(min=1)
+    return weight_K / total_N.masked_fill(total_N == 0, 1)[row_K] / known
 
 
 def _in_rows(row_K: Tensor, grade_K: Tensor, rows: int) -> Tensor:
@@ -118,19 +146,12 @@ def same_id_cells(ids: Tensor) -> Tensor:
     return cells[:, row_K != column_K]
 
 
-def _shares(weight_K: Tensor, group_K: Tensor, like_G: Tensor) -> Tensor:
-    """`shares` of listed cells: of their group's total, and of the groups that have any."""
-    total_G = torch.zeros_like(like_G).index_add(0, group_K, weight_K)
-    groups = (total_G > 0).sum().clamp(min=1)
-    return weight_K / total_G.masked_fill(total_G == 0, 1)[group_K] / groups
-
-
-def _softplus(x: Tensor) -> Tensor:
+def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)), exact at both ends."""
     return torch.logaddexp(x, torch.zeros_like(x))
 
 
-def _cross_entropy(own_K: Tensor, others_G: Tensor, group_K: Tensor) -> Tensor:
+def _in_softmax(own_K: Tensor, others_G: Tensor, group_K: Tensor) -> Tensor:
     """-log softmax of each cell in its group, K: the group is its listed cells and `others`, their log-sum-exp.
 
     The sum without the cell is (sum without the group's top) + (top - cell): no difference of large numbers.
@@ -145,4 +166,4 @@ def _cross_entropy(own_K: Tensor, others_G: Tensor, group_K: Tensor) -> Tensor:
     top_exp_G = torch.zeros_like(others_G).index_add(0, group_K, exp_K * is_top_K)
     rest_G = (others_G - highest_G).exp().index_add(0, group_K, exp_K * ~is_top_K)
     without_K = rest_G[group_K] + torch.where(is_top_K, 0.0, top_exp_G[group_K] - exp_K)
-    return _softplus(without_K.clamp(min=torch.finfo(own_K.dtype).tiny).log() - (own_K - highest_G[group_K]))
+    return softplus(without_K.clamp(min=torch.finfo(own_K.dtype).tiny).log() - (own_K - highest_G[group_K]))

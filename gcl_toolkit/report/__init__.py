@@ -80,7 +80,7 @@ def write_run_report(folder: str | Path, *, path: str | Path | None = None) -> P
         **{name: page.value(setting) for name, setting in settings.items() if setting is not None},
     }
     sections = [
-        page.section("training", "Training", "", page.figure(figures.curves({settings["loss"]: table}))),
+        page.section("training", "Training", "", _curves({settings["loss"]: table})),
         page.section("how", "Configuration", "", page.definitions(facts)),
     ]
     return _write(path or folder / "report.html", "A training run", folder.resolve().name, sections)
@@ -212,8 +212,14 @@ def _training(steps: Mapping[str, pd.DataFrame]) -> str:
         "training",
         "Training",
         "Means over seeds and worlds. Losses of different methods are different sums: compare shapes, not heights.",
-        page.figure(figures.curves(steps)),
+        _curves(steps),
     )
+
+
+def _curves(steps: Mapping[str, pd.DataFrame]) -> str:
+    reached = figures.reached(steps, METRIC)
+    by_step = f"<h3>{METRIC} of the dev queries by step</h3>{page.figure(reached)}" if reached else ""
+    return page.figure(figures.curves(steps)) + by_step
 
 
 def _how(summary: dict, settings: dict, seconds: Mapping[str, float]) -> str:

@@ -77,7 +77,7 @@ def _check_same(data: RankedData, ours: pd.DataFrame) -> None:
 
 
 def _wins(difference: pd.Series, control: str, where: str, listed: str, gallery: Gallery | None = None) -> str:
-    wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
+    wins, losses = (int((sign * difference >= figures.TIE).sum()) for sign in (1, -1))
     without = "" if gallery else " This report was made without the data: queries are told by their ids, no pictures."
     return page.section(
         "wins",

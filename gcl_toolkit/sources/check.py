@@ -6,19 +6,20 @@ import io
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from gcl_toolkit import formats
 from gcl_toolkit.errors import DataError
 from gcl_toolkit.findings import findings, numbers, present
 from gcl_toolkit.pictures import MAX_PIXELS
 from gcl_toolkit.ranked_data import RankedData, is_image, leaks
-from gcl_toolkit.sources import layout_of, marqo_gs, table
+from gcl_toolkit.sources import SOURCES, layout_of
 from gcl_toolkit.sources.quarantine import suspects
 from gcl_toolkit.sources.quarantine import write as write_quarantine
 from gcl_toolkit.sources.rows import Tables, told
@@ -49,7 +50,7 @@ def check(
         return _check_beir(path)
     try:
         source = layout_of(path)
-        module = marqo_gs if source == "marqo_gs" else table
+        module = import_module(SOURCES[source])
         read = module.tables(path, **options)
     except DataError as error:
         return [], [str(error)]
@@ -191,6 +192,8 @@ def image_fault(image: dict) -> tuple[str, str] | None:
                 opened.verify()
             with Image.open(io.BytesIO(data)) as opened:
                 opened.load()
+    except UnidentifiedImageError:
+        return "can't be decoded", "its form is none that Pillow knows"
     except Exception as error:  # a decoder of a broken file may raise anything
         return "can't be decoded", told(error)
     return None

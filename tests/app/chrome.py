@@ -35,12 +35,12 @@ def needed() -> None:
 
 
 @contextmanager
-def served(folder: Path):
+def served(folder: Path, *options: str):
     """The app on a free port: its address, its process id as `served.pid`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "app.app", str(folder), "--port", str(port)]
+    command = [sys.executable, "-m", "app.app", str(folder), "--port", str(port), *options]
     server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     base = Address(f"http://127.0.0.1:{port}/")
     base.pid = server.pid

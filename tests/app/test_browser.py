@@ -12,6 +12,7 @@ import small_bundle
 from chrome import in_the_address, sent, served, view, visit
 
 from app import playground
+from app.answers import TOP
 from app.service import Service
 from app.state import TABS, USES
 from gcl_toolkit.bundle import read_bundle
@@ -211,10 +212,13 @@ def test_the_playground_follows_its_sliders(page, url, service):
     assert page.locator(".modebar-btn[data-title*=loud], .modebar-btn[data-title*=hare]").count() == 0
 
 
-def test_training_draws_its_curves(page, url):
+def test_training_draws_its_curves_and_what_every_split_reached(page, url, service):
     visit(page, url, tab="training")
-    page.locator(".figure .main-svg").first.wait_for()
-    assert set(page.locator(".legendtext").evaluate_all("all => all.map(e => e.textContent)")) == {A, B}
+    losses, reached = page.locator(".figure:visible").nth(0), page.locator(".figure:visible").nth(1)
+    for figure in (losses, reached):
+        for name in (A, B):
+            figure.locator(".legendtext", has_text=re.compile(f"^{name}$")).wait_for()
+    assert reached.locator(".annotation-text").all_inner_texts() == [s.replace("_", " ") for s in service.bundle.splits]
 
 
 def test_a_saved_comparison_opens_without_a_server_and_asks_for_nothing(page, url, service, tmp_path, chromium):
@@ -229,6 +233,28 @@ def test_a_saved_comparison_opens_without_a_server_and_asks_for_nothing(page, ur
     assert other.locator(".sentence").inner_text() == told.sentence
     assert other.locator(".hit").count() == len(told.a.products) + len(told.b.products) + len(told.ideal)
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    other.close()
+
+
+def test_rank_flow_lines_end_at_their_rows_on_the_page_and_in_the_saved_file(page, url, service, tmp_path, chromium):
+    visit(page, url, tab="compare", look="lines", split="in_domain", query=a_query(service, "in_domain"))
+    with page.expect_download() as download:
+        page.locator("a.download:visible").click()
+    download.value.save_as(tmp_path / "comparison.html")
+    other = chromium.new_page(viewport=page.viewport_size)
+    other.goto((tmp_path / "comparison.html").as_uri())
+    for shown in (page, other):
+        off = shown.locator(".flow:visible").evaluate(
+            """flow => {
+              const middle = box => box.top + box.height / 2;
+              const rows = [...flow.querySelector("ol").children].map(row => middle(row.getBoundingClientRect()));
+              const lines = flow.querySelector(".lines"), box = lines.getBoundingClientRect();
+              const scale = box.height / lines.viewBox.baseVal.height;
+              return rows.map((row, rank) => row - (box.top + (rank + 0.5) * scale));
+            }"""
+        )
+        assert len(off) == TOP
+        assert max(map(abs, off)) < 3, off
     other.close()
 
 

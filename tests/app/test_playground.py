@@ -84,6 +84,6 @@ def test_training_shows_means_of_the_test_queries_and_the_settings_that_differ(s
             shown = re.findall(r">(?:<b>)?([0-9.–]+)<", line)
             means = [ranker.metrics[str(metric)][rows][kept].mean() for metric in service.bundle.metrics]
             assert shown == ["–" if np.isnan(mean) else f"{mean:.3f}" for mean in means]
-    assert "<td>train.loss</td><td>gcl</td><td>matrix</td>" in html
+    assert "<td>train.loss</td><td>gcl</td><td>graded</td>" in html
     assert "<td>train.steps</td>" not in html
     assert "train.steps 3" in html

@@ -68,6 +68,10 @@ def test_no_path_leads_out(client, url, place, way):
     assert "Traceback" not in answer.text
 
 
+def test_there_is_no_mcp_server_unless_asked_for(client, url):
+    assert client.get(f"{url}gradio_api/mcp/schema").status_code == 404
+
+
 @pytest.mark.parametrize("name", ["app/app.py", "tests/small_bundle.py", "pyproject.toml", "manifest.json"])
 @pytest.mark.parametrize("place", ["gradio_api/file=", "file=", "gcl/", "static/"])
 def test_no_file_of_the_project_is_served(client, url, folder, place, name):

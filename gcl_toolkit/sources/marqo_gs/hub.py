@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import dataset, parquet
+from pyarrow import dataset, ipc, parquet
 
 from gcl_toolkit.errors import DataError
 from gcl_toolkit.findings import present
@@ -112,12 +113,14 @@ def _no_rows(columns: list[str]) -> pa.Table:
 
 
 class _Images:
-    """The first image of each product, gathered batch by batch; never copied, as together they may be large."""
+    """The first image of each product, gathered batch by batch into a file that is then mapped: together they may be
+    larger than memory. The file lies in the system's temporary folder (TMPDIR), nameless, and goes with the process."""
 
     def __init__(self):
         self.seen: set = set()
         self.ids: list[str] = []
-        self.chunks: list[pa.Array] = []
+        self.file = tempfile.NamedTemporaryFile(prefix="gcl-images-", suffix=".arrow")  # noqa: SIM115
+        self.writer = ipc.new_file(self.file, pa.schema([("image", IMAGE)]))
 
     def part_from(self, batch: pa.Table) -> pa.Table:
         """Keep the batch's new images; return its other columns, in one type in all batches."""
@@ -129,7 +132,13 @@ class _Images:
                     self.seen.add(product)
                     new.append(row)
             self.ids += [str(batch["product_id"][row]) for row in new]
-            self.chunks += as_images(batch["image"].take(pa.array(new, pa.int64())), Path()).chunks
+            images = as_images(batch["image"].take(pa.array(new, pa.int64())), Path())
+            try:
+                self.writer.write_table(pa.table({"image": images}))
+            except OSError as error:
+                place = Path(self.file.name).parent
+                told_of = f"{place}: the images find no room ({told(error)}); set TMPDIR to a larger disk"
+                raise DataError(told_of) from None
             batch = batch.drop_columns(["image"])
         return batch
 
@@ -137,5 +146,8 @@ class _Images:
         """The corpus with its images, products with an image first (so that no image must move)."""
         row = pc.index_in(pa.array(self.ids, pa.string()), value_set=corpus["product_id"].combine_chunks()).to_numpy()
         rest = np.setdiff1d(np.arange(corpus.num_rows), row)
-        images = pa.chunked_array([*self.chunks, pa.nulls(len(rest), IMAGE)], IMAGE)
+        self.writer.close()
+        self.file.flush()
+        stored = ipc.open_file(pa.memory_map(self.file.name)).read_all()["image"]
+        images = pa.chunked_array([*stored.chunks, pa.nulls(len(rest), IMAGE)], IMAGE)
         return corpus.take(pa.array(np.concatenate([row, rest]))).append_column("image", images)
