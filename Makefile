@@ -1,9 +1,9 @@
-# make setup | demo | test | app | notebooks | bench: each makes .venv and what it needs by itself.
+# make setup | demo | test | app | notebooks | docs | bench: each makes .venv and what it needs by itself.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: setup demo test app notebooks bench clean
+.PHONY: setup demo test app notebooks docs bench clean
 
 setup: .venv/base
 
@@ -30,6 +30,9 @@ app: .venv/app .venv/map
 
 notebooks: .venv/notebooks
 	$(BIN)/python notebooks/build.py
+
+docs: .venv/docs
+	$(BIN)/python docs/build.py
 
 bench: .venv/bench
 	for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done

@@ -140,7 +140,7 @@ figures.lines(
 
 # %% [markdown]
 # *Each line is what a perfect second stage makes of one first stage. The flat line is `gcl-matrix` without any. A perfect
-# stage over BM25's first ten stays far below it, and needs about 50 products to pass it.*
+# stage over BM25's first ten stays far below it; it takes between 20 and 50 products to pass it.*
 
 # %%
 print(pd.DataFrame(ceilings, index=DEPTHS).round(3))
@@ -208,7 +208,7 @@ assert deeper["re-ranker"] < deeper["oracle"] / 4, (
 #   this small shop, and so is nearly a first stage of its own.
 # - Behind `gcl-matrix` it brings little or nothing here. Both learnt from the same pairs; where the vectors are unsure,
 #   so is the re-ranker.
-# - **Deeper is not better.** From depth 10 to 500 the ceiling rises by a quarter of the scale, the real curve not at all.
+# - **Deeper is not better.** From depth 10 to 500 the ceiling rises by a quarter of the scale, the real curve hardly.
 #   With every further candidate comes a further chance to put a wrong product on top.
 #
 # So choose the depth like any other setting: on dev queries. `stages` does, and tells of the test queries.

@@ -80,6 +80,7 @@ def write(notebook, path: Path) -> None:
 
 if __name__ == "__main__":
     os.environ.update(GCL_MODE="full", PLOTLY_RENDERER="plotly_mimetype")
+    os.environ["PYTHONPATH"] = str(HERE.parent)  # this checkout's library, not an installed one
     wanted = sys.argv[1:] or [""]
     kaleido.start_sync_server(n=1)
     for source in sorted(HERE.glob("[0-9][0-9]_*.py")):

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -131,4 +132,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parent))  # this checkout's library, not an installed one
     main()

@@ -17,6 +17,12 @@ def test_scores_shows_each_mean_between_its_ends():
     assert figure.layout.yaxis.ticktext == ("first", "b")
 
 
+def test_scores_of_things_without_a_style_differ():
+    one, other = figures.scores({"mine": {"a": (0.5, 0.4, 0.7)}, "yours": {"a": (0.2, 0.1, 0.3)}}, "AP").data
+    assert one.marker.symbol != other.marker.symbol
+    assert one.marker.color != other.marker.color
+
+
 def test_methods_differ_by_symbol_and_those_of_one_colour_by_dash():
     assert set(figures.STYLES) == {*METHODS, *LABORATORY}
     assert len({symbol for _, symbol, _ in figures.STYLES.values()}) == len(figures.STYLES)

@@ -3,21 +3,25 @@
 import ast
 import base64
 import functools
-import importlib
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.nn.functional import softplus
 
-from gcl_toolkit import figures, losses
-from gcl_toolkit.losses import gcl_loss, matrix_loss
+from gcl_toolkit import figures, losses, rerank
+from gcl_toolkit.losses import gcl_loss, graded_loss, matrix_loss
+from gcl_toolkit.losses.listwise import lower_odds
+from gcl_toolkit.losses.matrix import ROWS, shares
+from notebooks import facts
+from notebooks.facts import SOURCES, code
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-SOURCES = {path.stem: path for path in sorted(FOLDER.glob("[0-9][0-9]_*.py"))}
 LIMIT = 500_000
 SOLUTION = re.compile(r"### BEGIN SOLUTION.*?### END SOLUTION", re.S)
 
@@ -32,10 +36,6 @@ def cells(name):
             yield "markdown", re.sub(r"^# ?", "", body, flags=re.M).strip("\n")
         else:
             yield "code", body.strip("\n")
-
-
-def code(name):
-    return [text for kind, text in cells(name) if kind == "code"]
 
 
 def broken_facts(codes, scope=None, until=()):
@@ -63,7 +63,7 @@ def run_whole(name):
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setenv("GCL_MODE", "tiny")
-    monkeypatch.delenv("GCL_SEED", raising=False)
+    monkeypatch.setenv("GCL_SEED", "0")
 
 
 # -- what is taught is true, and depends on the loss -------------------------------------------------------------------
@@ -104,21 +104,39 @@ def matrix_unweighted(queries, documents, weights, **settings):
     return matrix_loss(queries, documents, (weights > 0).to(weights), **settings)
 
 
-def matrix_unnormalised(queries, documents, weights, *, logit_scale, **_):
-    return matrix_loss(queries, documents, weights, logit_scale=logit_scale)
-
-
-def matrix_transposed(queries, documents, weights, *, logit_scale, query_totals=None, document_totals=None):
-    """Rows divided by the products' totals, columns by the queries'."""
+def matrix_unnormalised(queries, documents, weights, *, logit_scale):
     S = logit_scale * queries @ documents.T
-    rows = (weights / document_totals[None, :] * S.log_softmax(1)).sum()
-    columns = (weights / query_totals[:, None] * S.log_softmax(0)).sum()
-    return -(rows + columns) / (2 * S.shape[1])
+    return -(weights * (ROWS * S.log_softmax(1) + (1 - ROWS) * S.log_softmax(0))).sum()
 
 
-UNWEIGHTED, TRANSPOSED = (unweighted, matrix_unweighted), (transposed, matrix_transposed)
-UNNORMALISED, ROWS_ONLY = (unnormalised, matrix_unnormalised), (rows_only, matrix_loss)
-MATRIX, DIAGONAL = "equation (3) is the score matrix's loss", "on the diagonal it is the loss of GCL"
+def matrix_transposed(queries, documents, weights, *, logit_scale):
+    """Rows carry shares of the product, columns those of the query."""
+    S = logit_scale * queries @ documents.T
+    return -(ROWS * shares(weights.T).T * S.log_softmax(1) + (1 - ROWS) * shares(weights) * S.log_softmax(0)).sum()
+
+
+def graded_unweighted(queries, documents, weights, **settings):
+    return graded_loss(queries, documents, (weights > 0).to(weights), **settings)
+
+
+def graded_unnormalised(queries, documents, weights, *, logit_scale):
+    S = logit_scale * queries @ documents.T
+    odds, column = lower_odds(S, weights)
+    rows = (weights.gather(1, column) * softplus(odds)).sum()
+    return ROWS * rows - (1 - ROWS) * (weights * S.log_softmax(0)).sum()
+
+
+def graded_transposed(queries, documents, weights, **settings):
+    """Products have an order of queries, instead of queries one of products."""
+    return graded_loss(documents, queries, weights.T.contiguous(), **settings)
+
+
+LOSSES = {"gcl": "gcl_loss", "matrix": "matrix_loss", "graded": "graded_loss"}
+UNWEIGHTED = (unweighted, matrix_unweighted, graded_unweighted)
+TRANSPOSED = (transposed, matrix_transposed, graded_transposed)
+UNNORMALISED = (unnormalised, matrix_unnormalised, graded_unnormalised)
+ROWS_ONLY = (rows_only, matrix_loss, graded_loss)
+MATRIX, DIAGONAL = "equation (3) is the score matrix's loss", "on the diagonal it is the loss of CLIP"
 
 SABOTAGE = [
     (
@@ -134,32 +152,31 @@ SABOTAGE = [
     ("02_the_loss", TRANSPOSED, "rows carry w_i", "gradient of the products", "learnt logit", "cosine gap", "exercise"),
     ("02_the_loss", UNNORMALISED, "rows carry w_i", "the mean weight is a hidden learning rate"),
     ("02_the_loss", ROWS_ONLY, "w = 1 is the loss of open_clip", "rows carry w_i"),
-    ("04_measure_it_honestly", UNWEIGHTED, MATRIX, DIAGONAL, "scores bring something over the strongest control"),
-    ("04_measure_it_honestly", TRANSPOSED, MATRIX, DIAGONAL),
-    ("04_measure_it_honestly", UNNORMALISED, MATRIX, DIAGONAL),
+    ("03_train_a_shop", UNWEIGHTED, "the first step by hand is the library's"),
+    ("03_train_a_shop", TRANSPOSED, "the first step by hand is the library's"),
+    ("03_train_a_shop", UNNORMALISED, "the first step by hand is the library's"),
+    ("04_measure_it_honestly", UNWEIGHTED, MATRIX, "scores bring something over the strongest control"),
+    ("04_measure_it_honestly", TRANSPOSED, MATRIX),
+    ("04_measure_it_honestly", UNNORMALISED, MATRIX),
+    ("04_measure_it_honestly", ROWS_ONLY, DIAGONAL),
+    ("08_scale_up", UNWEIGHTED, "in tiles it is the same loss", "the shares of the GPUs add up"),
+    ("08_scale_up", TRANSPOSED, "in tiles it is the same loss"),
 ]
 
 
 @pytest.mark.parametrize(("name", "sabotaged", "facts"), [(n, s, f) for n, s, *f in SABOTAGE])
 def test_facts_fail_when_the_loss_is_broken(name, sabotaged, facts, monkeypatch):
-    for module in map(importlib.import_module, ("gcl_toolkit.losses", "gcl_toolkit.train", "gcl_toolkit.rerank")):
-        for own, broken in zip(("gcl_loss", "matrix_loss"), sabotaged, strict=True):
-            if hasattr(module, own):
-                monkeypatch.setattr(module, own, broken)
-    for kind, broken in zip(("gcl", "matrix"), sabotaged, strict=True):
-        monkeypatch.setitem(losses.LOSSES, kind, broken)
+    for (name_in_config, own), broken in zip(LOSSES.items(), sabotaged, strict=True):
+        monkeypatch.setattr(losses, own, broken)
+        monkeypatch.setitem(losses.LOSSES, name_in_config, broken)
+        monkeypatch.setattr(rerank, own, broken, raising=False)
     broken = broken_facts(code(name), until=facts)
     assert not [fact for fact in facts if not any(said.startswith(fact) for said in broken)], broken
 
 
 # -- exercises ---------------------------------------------------------------------------------------------------------
 
-WRONG = {
-    "01_why_binary_loses": "torch.ones(8)",
-    "02_the_loss": "1.0",
-    "04_measure_it_honestly": "100",
-    "06_one_stage_or_two": "1",
-}
+WRONG = {"01": "torch.ones(8)", "04": "100", "07": "gamma_K"}  # 1.0 is as wrong for all others
 
 
 @each
@@ -168,7 +185,7 @@ def test_a_wrong_answer_fails_the_check_of_the_exercise(name):
     places = [place for place, text in enumerate(codes) if SOLUTION.search(text)]
     assert places
     for place in places:
-        wrong = SOLUTION.sub(f"return {WRONG[name]}", codes[place])
+        wrong = SOLUTION.sub(f"return {WRONG.get(name[:2], 1.0)}", codes[place])
         (said,) = broken_facts([wrong, codes[place + 1]], {**run_whole(name)[1]})
         assert said.startswith("exercise")
 
@@ -292,3 +309,45 @@ def test_lines_differ_by_more_than_colour():
     assert (a.x, a.y) == ((1, 2), (3, 4))
     assert a.marker.symbol != b.marker.symbol
     assert a.line.dash != b.line.dash
+
+
+def test_clouds_have_a_panel_each_and_small_grey_dots_for_the_others():
+    points = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
+    figure = figures.clouds({"a": (points, [0, -1, 1]), "b": (points, [0, 0, 0])}, names=["mug", "shirt"])
+    others, mug, shirt, alone = figure.data
+    assert (others.name, mug.name, shirt.name) == ("others", "mug", "shirt")
+    assert (others.x, mug.y, shirt.x) == ((2,), (1,), (4,))
+    assert others.marker.size < mug.marker.size
+    assert mug.marker.symbol != shirt.marker.symbol
+    assert (len(alone.x), alone.xaxis) == (3, "x2")
+
+
+def test_pictures_stand_in_rows_with_captions():
+    figure = figures.pictures({"red mug": [(b"1", "first"), (b"2", "second")], "shirt": [(b"3", "third")]})
+    assert [(image.x, image.y) for image in figure.layout.images] == [(0, 0), (1, 0), (0, -1)]
+    assert figure.layout.images[1].source.endswith(base64.b64encode(b"2").decode())
+    assert [note.text for note in figure.layout.annotations] == ["red mug", "first", "second", "shirt", "third"]
+
+
+# -- the register of facts ---------------------------------------------------------------------------------------------
+
+
+@each
+def test_every_fact_is_registered_and_held_for_every_seed(name):
+    """After a change of an assertion: `python notebooks/facts.py NN`."""
+    register = tomllib.loads(facts.REGISTER.read_text())[name]
+    assert {said: entry["test"] for said, entry in register.items()} == facts.facts(name)
+    for said, entry in register.items():
+        assert 1 <= entry["held"] == entry["seeds"], said
+
+
+def test_facts_notes_what_an_assertion_compares(tmp_path, monkeypatch):
+    source = tmp_path / "09_toy.py"
+    source.write_text('# %% [markdown]\n# text\n# %%\nx = 3\nfor y in (1, 2):\n    assert y < x, "less"\nassert x\n')
+    monkeypatch.setitem(facts.SOURCES, "09_toy", source)
+    assert facts.facts("09_toy") == {"less": "y < x"}
+    found = facts.measure("09_toy", seed=0)
+    assert found == {"less": [(True, [1, 3]), (True, [2, 3])]}
+    told = {"test": "y < x", "seeds": 1, "held": 1, "range": [[1, 2], [3, 3]]}
+    assert facts.entry("y < x", [found["less"]]) == told
+    assert facts.entry("y < x", [found["less"], [(False, [4, 3])]])["held"] == 1

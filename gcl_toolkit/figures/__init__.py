@@ -25,7 +25,7 @@ from gcl_toolkit.figures.lessons import (
     strips,
     weight_curves,
 )
-from gcl_toolkit.figures.style import BLUE, GREY, GRID, ORANGE, OTHER, STYLES, plain
+from gcl_toolkit.figures.style import BLUE, GREY, GRID, MARKS, ORANGE, OTHER, STYLES, plain
 
 __all__ = [
     "CONFIG",
@@ -67,7 +67,7 @@ def scores(
     splits = list(next(iter(intervals.values())))
     figure = go.Figure()
     for row, (method, cells) in enumerate(intervals.items()):
-        colour, symbol, _ = STYLES.get(method, OTHER)
+        colour, symbol, *_ = STYLES.get(method, MARKS[row % len(MARKS)])
         mean, low, high = np.array([cells[split] for split in splits], float).T
         figure.add_scatter(
             x=mean.tolist(),

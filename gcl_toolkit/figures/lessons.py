@@ -180,13 +180,13 @@ def pictures(rows: Mapping[str, Sequence[tuple[bytes, str]]]) -> go.Figure:
     figure = go.Figure()
     widest = max(len(row) for row in rows.values())
     for down, (name, row) in enumerate(rows.items()):
-        figure.add_annotation(x=0, y=-down + 0.06, text=name, showarrow=False, xanchor="left", yanchor="bottom")
+        figure.add_annotation(x=0, y=-down + 0.02, text=name, showarrow=False, xanchor="left", yanchor="bottom")
         for across, (png, caption) in enumerate(row):
             source = "data:image/png;base64," + base64.b64encode(png).decode()
-            place = {"x": across, "y": -down, "sizex": 0.92, "sizey": 0.74, "xref": "x", "yref": "y"}
+            place = {"x": across, "y": -down, "sizex": 0.92, "sizey": 0.66, "xref": "x", "yref": "y"}
             figure.add_layout_image(source=source, **place)
-            below = {"x": across + 0.46, "y": -down - 0.74, "xanchor": "center", "yanchor": "top"}
+            below = {"x": across + 0.46, "y": -down - 0.66, "xanchor": "center", "yanchor": "top"}
             figure.add_annotation(text=caption, showarrow=False, font={"color": GREY}, **below)
     figure.update_xaxes(visible=False, range=[0, widest])
     figure.update_yaxes(visible=False, range=[-len(rows) + 0.02, 0.26])
-    return plain(figure, 40 + 175 * len(rows))
+    return plain(figure, 40 + 190 * len(rows))

@@ -74,6 +74,7 @@ def read_log(path: str | Path, columns: Mapping[str, str] | None = None, config:
 
     config = config or LogConfig()
     engine = duckdb.connect(config={"memory_limit": config.memory, "preserve_insertion_order": "true"})
+    engine.execute("set enable_progress_bar = false")  # else each query shows one in a notebook
     try:
         present = _open(engine, Path(path), dict(columns or {}))
         if config.half_life is not None and "timestamp" not in present:

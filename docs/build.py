@@ -1,0 +1,99 @@
+"""The site: documents and notebooks as pages, the API from the docstrings; links checked. `make docs` writes `site/`.
+
+Fails on any warning and on any link within the site that leads nowhere.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from urllib.parse import unquote
+
+import markdown2
+import pdoc
+from nbconvert import HTMLExporter
+
+ROOT = Path(__file__).parents[1]
+SITE = ROOT / "site"
+DOCUMENTS = ("README.md", "docs/*.md", "notebooks/README.md", "data/README.md")
+EXTRAS = ("tables", "fenced-code-blocks", "header-ids", "cuddled-lists")
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>
+:root {{ color-scheme: light dark }}
+body {{ font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }}
+pre {{ overflow-x: auto; padding: .8rem; border: 1px solid #8886 }} img {{ max-width: 100% }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto }}
+td, th {{ padding: .2rem .6rem; border: 1px solid #8886 }}
+</style><nav><a href="{up}index.html">GCL Toolkit</a> · <a href="{up}notebooks/index.html">notebooks</a> ·
+<a href="{up}api/gcl_toolkit.html">API</a></nav>{body}</html>
+"""
+LINK = re.compile(r'(?:href|src)="([^"#?]+)(?:[#?][^"]*)?"')
+
+
+def place_of(source: Path) -> Path:
+    """Where a document or notebook lies in the site."""
+    name = "index.html" if source.name == "README.md" else source.with_suffix(".html").name
+    return SITE / source.relative_to(ROOT).parent / name
+
+
+def write(source: Path, text: str) -> None:
+    """A page; links to documents and notebooks lead to their pages, and other files that it links to are copied."""
+
+    def turned(link: re.Match) -> str:
+        target = (source.parent / unquote(link[1])).resolve()
+        if ":" in link[1] or not target.is_relative_to(ROOT) or not target.is_file():
+            return link[0]
+        if target.suffix in (".md", ".ipynb"):
+            return link[0].replace(link[1], link[1].replace(target.name, place_of(target).name))
+        copy = SITE / target.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(target, copy)
+        return link[0]
+
+    page = place_of(source)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(LINK.sub(turned, text))
+
+
+def documents() -> list[Path]:
+    return [path for pattern in DOCUMENTS for path in sorted(ROOT.glob(pattern))]
+
+
+def document(source: Path) -> str:
+    text = source.read_text()
+    up = "../" * (len(source.relative_to(ROOT).parts) - 1)
+    title = html.escape(text.split("\n", 1)[0].lstrip("# "))
+    return PAGE.format(title=title, up=up, body=markdown2.markdown(text, extras=EXTRAS))
+
+
+def broken_links(site: Path) -> list[str]:
+    """page: link, for each link within the site to a file that isn't there."""
+    return [
+        f"{page.relative_to(site)}: {link}"
+        for page in sorted(site.rglob("*.html"))
+        for link in LINK.findall(page.read_text())
+        if not re.search(r"^//|[:$]", link) and not (page.parent / unquote(link)).exists()
+    ]
+
+
+def main() -> None:
+    warnings.simplefilter("error")
+    shutil.rmtree(SITE, ignore_errors=True)
+    for source in documents():
+        write(source, document(source))
+    for source in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        write(source, HTMLExporter().from_filename(str(source))[0])
+    pdoc.render.configure(docformat="markdown", math=True)
+    pdoc.pdoc("gcl_toolkit", output_directory=SITE / "api")
+    if broken := broken_links(SITE):
+        sys.exit("links that lead nowhere:\n  " + "\n  ".join(broken))
+    print(f"{sum(1 for _ in SITE.rglob('*.html'))} pages, all links lead somewhere: site/index.html")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()

@@ -1,0 +1,345 @@
+# %% [markdown]
+# # 5. Looking into the space without being fooled
+#
+# > **You will learn** to test a map of embeddings before you believe it: against noise, against chance, and against the
+# > space it was made from. And why queries and pictures live apart, and why that does no harm.
+# >
+# > **You need** notebook 1, and the idea of k-means clustering.
+# >
+# > **Time** 35 minutes of reading; the cells run for a minute on a laptop's CPU. Needs `pip install 'gcl-toolkit[map]'`.
+#
+# Embeddings have 128 numbers, a screen has two directions. UMAP lays points on a plane so that near neighbours stay near, as
+# far as it can. The pictures are beautiful and people see things in them. Some of these things are there.
+
+# %%
+import os
+import warnings
+
+import numpy as np
+import pandas as pd
+from sklearn.cluster import KMeans
+from sklearn.metrics import silhouette_score
+
+from gcl_toolkit import Fields, GCLModel, figures, load
+from gcl_toolkit.space import centred, kept
+from gcl_toolkit.train import TrainConfig, train
+
+with warnings.catch_warnings(action="ignore"):  # about packages that it can do without
+    from umap import UMAP
+
+MODE = os.environ.get("GCL_MODE", "full")  # tiny: for tests; full: for you
+SEED = int(os.environ.get("GCL_SEED", 0))
+POINTS, PRODUCTS, STEPS = (400, 450, 60) if MODE == "tiny" else (600, 1200, 150)
+
+
+def on_a_plane(vectors_NxD):
+    """UMAP with its usual settings."""
+    settings = {"n_neighbors": 15, "min_dist": 0.1, "metric": "cosine", "n_jobs": 1}
+    with warnings.catch_warnings(action="ignore"):
+        return UMAP(**settings, random_state=SEED).fit_transform(vectors_NxD)
+
+
+# %% [markdown]
+# ## Predict before you run
+#
+# Take points with random coordinates in 64 dimensions. There is nothing to see: every point is about as far from every
+# other. Make a UMAP map of them, and let k-means cut the map into five clusters.
+#
+# The **silhouette** says how good clusters are. For a point, let $a$ be the mean distance to its own cluster and $b$ that
+# to the nearest other one; the silhouette is the mean over all points of
+#
+# $$
+# \frac{b - a}{\max(a, b)}
+# \tag{1}
+# $$
+#
+# 1 is perfect, 0 is no cluster at all. **What will it be on the map of nothing?**
+#
+# - (a) about 0: there are no clusters;
+# - (b) about 0.1: a little, by chance;
+# - (c) above 0.3: what many papers would call "clear structure".
+#
+# ## A map of nothing
+
+# %%
+rng = np.random.default_rng(SEED)
+noise = rng.normal(size=(POINTS, 64))
+noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+noise_map = on_a_plane(noise)
+square = rng.random((POINTS, 2))  # points anywhere in a square: no map, no space, no clusters
+
+
+def five_clusters(points):
+    return KMeans(5, n_init=3, random_state=0).fit_predict(points)
+
+
+labels = five_clusters(noise_map)
+figures.clouds(
+    {"a map of noise": (noise_map, labels), "random points": (square, five_clusters(square))}
+)
+
+# %% [markdown]
+# *Each mark is a point; colour and shape are the cluster that k-means put it into. Left, the map of noise; right, points
+# that never had another home than this square. Both are cut as a cake is cut.*
+
+# %%
+silhouettes = {
+    "on the map": silhouette_score(noise_map, labels),
+    "the same clusters in the space": silhouette_score(noise, labels),
+    "random points in a square": silhouette_score(square, five_clusters(square)),
+}
+print({name: f"{value:.2f}" for name, value in silhouettes.items()})
+assert silhouettes["on the map"] > 0.3, "a map of noise shows clusters"
+assert silhouettes["the same clusters in the space"] < 0.05, "in the space there are none"
+assert silhouettes["random points in a square"] > 0.3, "anything flat can be cut that well"
+
+# %% [markdown]
+# The answer was (c). And the last number explains it: cut *any* flat thing into five pieces, and the silhouette is about
+# 0.35, because pieces of a plane are compact. The number speaks of the plane. **Measure in the space what you claim of the
+# space.**
+#
+# ## What a map keeps
+#
+# A better question: of the $k$ nearest neighbours that a point has in the space, how many are among its $k$ nearest on the
+# map? With $\mathcal{N}_k(i)$ for the two sets of neighbours,
+#
+# $$
+# \text{kept} = \frac{1}{N} \sum_{i=1}^{N} \frac{\left| \mathcal{N}_k^{\text{space}}(i) \cap \mathcal{N}_k^{\text{map}}(i) \right|}{k}
+# \tag{2}
+# $$
+
+
+# %%
+def kept_from_scratch(space_NxD, map_Nx2, k=10):
+    """Equation (2); near in the space by cosine, on the map by distance."""
+    shared = []
+    for i in range(len(space_NxD)):
+        cosine_N = space_NxD @ space_NxD[i]
+        square_N = ((map_Nx2 - map_Nx2[i]) ** 2).sum(axis=1)
+        cosine_N[i], square_N[i] = -np.inf, np.inf  # nobody is their own neighbour
+        in_space, on_map = np.argsort(-cosine_N)[:k], np.argsort(square_N)[:k]
+        shared.append(len(set(in_space) & set(on_map)) / k)
+    return np.mean(shared)
+
+
+def kept_by_library(space_NxD, map_Nx2):
+    everyone = np.arange(len(space_NxD))
+    return kept(space_NxD, map_Nx2, everyone, space_NxD, map_Nx2, own=True)
+
+
+mine, library = kept_from_scratch(noise, noise_map), kept_by_library(noise, noise_map)
+print(f"noise: from scratch {mine:.3f}, library {library:.3f}")
+assert abs(mine - library) < 0.005, "equation (2) is the library's (but for ties)"
+
+# %% [markdown]
+# Now something that has a structure: the titles of a shop, as a model sees them that was trained to find them by query.
+
+# %%
+shop = load("shop", seed=SEED, products=PRODUCTS, queries=PRODUCTS // 3, per_query=30)
+data = shop["in_domain"]
+
+
+def learn(field, steps, learning_rate=None):
+    """The queries, and the products by one field, in the space of a model trained on it."""
+    model = GCLModel("small", right=Fields(**{field: 1.0}), seed=SEED)
+    settings = TrainConfig(steps=steps, batch=96, learning_rate=learning_rate, seed=SEED)
+    for _ in train(model, data, settings):
+        pass
+    return model.embed(data.queries, "left"), model.embed(data.corpus, "right")
+
+
+_, titles = learn("title", steps=100)
+title_map = on_a_plane(titles)
+
+# %%
+chance = 10 / (len(titles) - 1)
+found = {
+    "titles, trained": kept_by_library(titles, title_map),
+    "noise": kept_by_library(noise, noise_map),
+    "chance": chance,
+}
+print({name: f"{value:.2f}" for name, value in found.items()})
+assert found["titles, trained"] > 5 * chance, "the map keeps far more than chance"
+assert found["titles, trained"] < 0.95, "and loses some neighbours"
+
+# %% [markdown]
+# This map keeps about two thirds of the neighbours. So it is no fake; and of two points that touch on it, you do not know whether
+# they touch in the space. Even the map of noise keeps more than chance: it *tries*, there is only nothing to find. Put the share
+# beside every map you show. The library's app does.
+#
+# Does the map show what we know to be there? Colour it by category. The model was never given
+# categories, only titles; most of them name one.
+
+# %%
+categories = np.array(data.corpus["category"].to_pylist())
+shuffled = rng.permutation(categories)
+common = pd.Series(categories).value_counts().index[:5]
+
+
+def rank_of(names):
+    """0 to 4 for the five most common categories, -1 for the others."""
+    return np.array([common.get_loc(name) if name in common else -1 for name in names])
+
+
+figures.clouds(
+    {
+        "five categories": (title_map, rank_of(categories)),
+        "the same, shuffled": (title_map, rank_of(shuffled)),
+    },
+    names=list(common),
+)
+
+# %% [markdown]
+# *Each mark is a title on the same map; five categories have colour and shape, the others are grey dots. Left, as they
+# are; right, with the categories shuffled. If you cannot tell the two apart, the map shows nothing about categories.*
+
+
+# %%
+def same_category(vectors, names, k=10):
+    """The share of the k nearest neighbours (by cosine) with the category of the point itself."""
+    cosine_NxN = vectors @ vectors.T
+    np.fill_diagonal(cosine_NxN, -np.inf)
+    near_NxK = np.argsort(-cosine_NxN, axis=1)[:, :k]
+    return (names[near_NxK] == names[:, None]).mean()
+
+
+true_share, by_luck = same_category(titles, categories), same_category(titles, shuffled)
+print(f"neighbours of the same category: {true_share:.2f}, shuffled {by_luck:.2f}")
+assert true_share > 2 * by_luck, "in the space, neighbours share their category"
+
+# %% [markdown]
+# The claim is now measured *in the space*, and against the same data with its labels shuffled. The map was a good reason to
+# ask.
+#
+# ## Two islands: the modality gap
+#
+# Now the pictures: a model that is trained to find them by query. Put queries and pictures on one map.
+
+# %%
+before = learn("image", steps=1, learning_rate=1e-9)  # one step that moves nothing
+queries, pictures = learn("image", STEPS)
+both = on_a_plane(np.concatenate([queries, pictures]))
+mended = on_a_plane(np.concatenate([centred(queries), centred(pictures)]))
+side = np.array([0] * len(queries) + [1] * len(pictures))
+figures.clouds(
+    {"as they are": (both, side), "each side centred": (mended, side)},
+    names=["queries", "pictures"],
+)
+
+# %% [markdown]
+# *Each mark is a query (circle) or a picture (diamond). Left, two islands: no query has a picture beside it. Right, the mean of
+# each side was taken away first.*
+#
+# Is the model broken? Look at the space.
+
+
+# %%
+def apart(queries, pictures):
+    """The distance between the means of the two sides."""
+    return np.linalg.norm(queries.mean(axis=0) - pictures.mean(axis=0))
+
+
+direction = queries.mean(axis=0) - pictures.mean(axis=0)
+middle = (queries.mean(axis=0) + pictures.mean(axis=0)) / 2
+right_side = np.concatenate(
+    [(queries - middle) @ direction > 0, (pictures - middle) @ direction < 0]
+)
+to_queries = queries @ queries.T - 2 * np.eye(len(queries))
+to_pictures = queries @ pictures.T
+own_kind = (to_queries.max(axis=1) > to_pictures.max(axis=1)).mean()
+print(
+    f"distance of the two means {apart(queries, pictures):.2f}, untrained {apart(*before):.2f}"
+)
+print(f"one plane between the sides tells {right_side.mean():.1%} of the points apart")
+print(f"queries whose nearest neighbour is another query: {own_kind:.0%}")
+assert right_side.mean() > 0.95, "queries and pictures lie in two cones"
+assert apart(queries, pictures) > 0.7 * apart(*before), "training does not close the gap"
+assert own_kind > 0.8, "a query is nearer to other queries than to any picture"
+
+
+# %% [markdown]
+# Two networks, one for words and one for pictures, start with their outputs in two narrow cones. That is called the
+# **modality gap**. The loss only ever compares a query with *pictures*, and a picture with *queries*. Let $\mu$ be any
+# vector, the mean of the pictures, say:
+#
+# $$
+# q \cdot (d - \mu) = q \cdot d - q \cdot \mu
+# \tag{3}
+# $$
+#
+# Moving all pictures by $\mu$ changes all scores of a query by the same number. No ranking changes, so nothing tells the
+# model to close the gap.
+
+# %%
+moved = queries @ (pictures - pictures.mean(axis=0)).T - queries @ pictures.T
+print(
+    f"change of a query's scores: the same for all pictures up to {np.ptp(moved, axis=1).max():.0e}"
+)
+assert np.ptp(moved, axis=1).max() < 1e-5, "moving one side changes no ranking"
+
+
+# %%
+def picture_neighbours(points, k=10):
+    """The share of pictures among the k marks nearest to each query on a map."""
+    square_QxN = ((points[: len(queries), None] - points[None]) ** 2).sum(axis=-1)
+    square_QxN[np.arange(len(queries)), np.arange(len(queries))] = np.inf
+    return side[np.argsort(square_QxN, axis=1)[:, :k]].mean()
+
+
+mixed = picture_neighbours(both), picture_neighbours(mended)
+print(f"pictures among the 10 marks around a query: {mixed[0]:.2f}; centred {mixed[1]:.2f}")
+assert mixed[0] < 0.2, "on a joint map the sides are islands"
+assert mixed[1] > mixed[0] + 0.05, "centred, they mix"
+
+# %% [markdown]
+# So: for a joint map, centre each side first (`space.centred`; the app's map does). For *search*, leave the vectors alone.
+# `centred` also gives them length 1 again, and that does change rankings.
+#
+# ## Exercise
+#
+# A colleague's map keeps 2 % of the neighbours: `kept` = .02 with 10 neighbours, 500 points. **What would points in
+# random places keep?**
+
+
+# %%
+def by_chance(points, k=10):
+    """The share (2) that a map with its points in random places keeps, on average."""
+    ### BEGIN SOLUTION
+    return k / (points - 1)
+    ### END SOLUTION
+
+
+# %%
+tries = [kept_by_library(noise, rng.random((POINTS, 2))) for _ in range(5)]
+print(f"random maps keep {np.mean(tries):.4f}; your answer {by_chance(POINTS):.4f}")
+assert abs(np.mean(tries) - by_chance(POINTS)) < 0.01, "exercise: what chance keeps"
+
+# %% [markdown]
+# ## What can mislead you
+#
+# **Distances between islands.** UMAP looks at near neighbours only. How far apart two groups lie on the map, and how large
+# they are, says next to nothing. Another seed lays them out anew.
+#
+# **Settings make structure.** Fewer neighbours and a smaller `min_dist` give tighter clumps from the same data, noise
+# included. If a finding needs the right setting, it is the setting's.
+#
+# **Colour helps the eye too much.** Colours that come from the map (k-means on it) always look right. Colours from outside
+# (categories) can be shuffled; do it.
+#
+# **A gap is not a fault, and a closed gap no merit.** Models with a smaller modality gap are not better for it. Measure rankings.
+#
+# **Two dimensions of many.** PCA keeps far distances and loses near ones, UMAP the reverse. Neither is "the" space.
+#
+# ## Recap
+#
+# - Anything flat can be cut into clusters with a silhouette of about .35, a map of noise too. Measure in the space.
+# - A map keeps a share (2) of the neighbours. Give it, with what chance would keep.
+# - Queries and pictures lie in two cones. By (3) no ranking feels the gap. Centre each side for a joint map only.
+# - A map is a place to find questions. The answers are in the space.
+#
+# ## Questions
+#
+# 1. A paper shows a map with six islands and silhouette .41, computed on the map. Which two numbers do you ask for?
+# 2. Why does (3) say nothing about a *change of length*? Give two pictures and a query for which it changes the order.
+# 3. The app's map keeps 40 % of the neighbours of 6,000 products. How many times chance is that?
+# 4. What would you see on the map if a model had learnt nothing but the background colour of the pictures?

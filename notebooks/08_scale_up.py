@@ -1,0 +1,414 @@
+# %% [markdown]
+# # 8. Scale up
+#
+# > **You will learn** what a large batch costs in memory, three ways to have one all the same, why adding up small
+# > batches is none of them, and how to plan a training on ten million pairs.
+# >
+# > **You need** notebook 2 and the chain rule.
+# >
+# > **Time** 35 minutes of reading; the cells run for less than a minute on a laptop's CPU.
+#
+# In contrastive training the other rows of the batch are the wrong answers. A larger batch asks a harder question, so
+# everybody wants large batches, and everybody runs out of memory. The loss is a function of *all* pairs at once; it
+# cannot simply be cut into pieces. Or can it?
+
+# %%
+import os
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import normalize
+
+from gcl_toolkit import Fields, GCLModel, evaluate, figures, load
+from gcl_toolkit.engine import EngineConfig
+from gcl_toolkit.losses import gcl_loss, tiled_gcl_loss
+from gcl_toolkit.losses.distributed import cached_backward
+from gcl_toolkit.train import TrainConfig, train
+
+MODE = os.environ.get(
+    "GCL_MODE", "full"
+)  # tiny: for tests; real: a folder of MarqoGS, see below
+SEED = int(os.environ.get("GCL_SEED", 0))
+SIZES = [128, 256, 512, 1024] + ([] if MODE == "tiny" else [2048])
+
+# %% [markdown]
+# ## Predict before you run
+#
+# Your memory holds 64 pairs and you want a batch of 512. A colleague does what works for every classifier: she runs
+# eight batches of 64, adds up their gradients, and makes one step. That is called **gradient accumulation**.
+#
+# **How does her step compare with the step of one batch of 512?**
+#
+# - (a) it is the same: the gradient of a sum is the sum of the gradients;
+# - (b) the same direction, another length;
+# - (c) another direction, and ever more so the longer she trains.
+#
+# Write your answer down.
+#
+# ## What a batch costs
+#
+# There are two costs. The **encoder** keeps its activations for the backward pass; they grow with the number $N$ of
+# pairs. The **loss** compares every query with every product and keeps matrices of $N \times N$ numbers of 4 bytes.
+# With $c$ such matrices and vectors of $D$ numbers it keeps about
+#
+# $$
+# \text{bytes} \approx 4 c N^2 + 4 \cdot 2 N D.
+# \tag{1}
+# $$
+#
+# What autograd keeps can be counted: it hands every tensor that it saves to a hook.
+
+
+# %%
+def unit_vectors(count, dimensions, seed=0):
+    """Queries and products, N x D each."""
+    generator = torch.Generator().manual_seed(1000 * SEED + seed)
+    return normalize(torch.randn(2, count, dimensions, generator=generator), dim=-1)
+
+
+def kept_bytes(loss, count, dimensions=64):
+    """What autograd keeps from the forward pass of a loss, each storage once."""
+    left, right = (side.requires_grad_() for side in unit_vectors(count, dimensions))
+    kept = {}
+
+    def note(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        value = loss(left, right, logit_scale=20.0)
+    assert value.requires_grad
+    return sum(kept.values())
+
+
+def in_tiles(left, right, **settings):
+    """The library's loss for large batches, keeping no tile."""
+    return tiled_gcl_loss(left, right, keep_bytes=0, **settings)
+
+
+# %%
+memory = pd.DataFrame(
+    {"dense": [kept_bytes(gcl_loss, n) for n in SIZES],
+     "in tiles": [kept_bytes(in_tiles, n) for n in SIZES]},
+    index=SIZES,
+)  # fmt: skip
+figures.lines(
+    {name: (SIZES, (values / 1e6).tolist()) for name, values in memory.items()},
+    "pairs in the batch",
+    "megabytes kept",
+).update_xaxes(type="log", tickvals=SIZES).update_yaxes(type="log")
+
+# %% [markdown]
+# *What is kept for the backward pass; both axes are logarithmic. The dense loss rises twice as steeply: twice the
+# pairs, four times the memory. The other line is the same loss, computed in tiles.*
+
+# %%
+steeper = memory.iloc[-1] / memory.iloc[-2]
+matrices = memory["dense"].iloc[-1] / (4 * SIZES[-1] ** 2)
+print("twice the pairs, so many times the memory:", steeper.round(2).to_dict())
+print(f"dense: about {matrices:.1f} matrices of N x N numbers")
+assert steeper["dense"] > 3.3, "the memory of the dense loss grows with the square"
+assert steeper["in tiles"] < 2.1, "in tiles it grows with the batch"
+
+# %% [markdown]
+# ## First way: never hold the matrix
+#
+# What the loss needs of a row of $S$ is one number, the logarithm of a sum of exponentials. A sum can be taken in
+# parts. Cut the products into tiles $T_1, T_2, \dots$; then
+#
+# $$
+# \log \sum_{j} e^{S_{ij}} = \log \sum_t e^{m_{it}}, \qquad m_{it} = \log \sum_{j \in T_t} e^{S_{ij}}.
+# \tag{2}
+# $$
+#
+# Each tile is computed, summed up and forgotten. For the gradient it is computed once more: a little more time for much
+# less memory.
+
+
+# %%
+def row_sums_in_tiles(left, right, logit_scale, tile=100):
+    """Equation (2): the log-sum-exp of each row of S, N numbers."""
+    total_N = torch.full((len(left),), -torch.inf, dtype=left.dtype)
+    for part in right.split(tile):
+        part_N = (logit_scale * left @ part.T).logsumexp(dim=1)
+        total_N = torch.logaddexp(total_N, part_N)
+    return total_N
+
+
+left, right = unit_vectors(333, 16, seed=1).double()
+uneven = torch.linspace(0.1, 1, 333, dtype=torch.float64)
+whole_N = (20.0 * left @ right.T).logsumexp(dim=1)
+in_parts_N = row_sums_in_tiles(left, right, 20.0)
+assert torch.allclose(whole_N, in_parts_N, rtol=0, atol=1e-9), "a sum can be taken in parts"
+
+
+def value_and_gradients(loss):
+    """Of a loss of the two sides above."""
+    sides = [side.clone().requires_grad_() for side in (left, right)]
+    value = loss(*sides, uneven, logit_scale=20.0)
+    value.backward()
+    return torch.cat([value.detach()[None], *(side.grad.flatten() for side in sides)])
+
+
+difference = value_and_gradients(gcl_loss) - value_and_gradients(tiled_gcl_loss)
+print(f"dense and in tiles differ by {difference.abs().max():.0e} at most, gradients too")
+assert difference.abs().max() < 1e-9, "in tiles it is the same loss, with the same gradients"
+
+# %% [markdown]
+# The library takes the tiled form by itself when a batch is large. Saved measurements of large batches (512 dimensions,
+# forward and backward, 2026-11-22, one thread of a 2-core Intel Xeon, `benchmarks/loss.py`, more in
+# `docs/BENCHMARKS.md`):
+#
+# | pairs | in tiles | open_clip's loss | memory added, in tiles | open_clip's |
+# |---|---|---|---|---|
+# | 4,096 | 0.45 s | 0.98 s | | |
+# | 16,384 | 7.7 s | 14.8 s | 0.175 GB | 4.27 GB |
+# | 32,768 | 31.5 s | | 0.375 GB, inputs too | |
+#
+# ## Second way: embed twice
+#
+# Now the encoder. Let $\theta$ be its parameters and $e_1, \dots, e_N$ the vectors that it makes. The chain rule says
+#
+# $$
+# \frac{\partial \, \text{loss}}{\partial \theta} = \sum_{i=1}^{N} \frac{\partial \, \text{loss}}{\partial e_i} \,
+# \frac{\partial e_i}{\partial \theta}.
+# \tag{3}
+# $$
+#
+# The first factor needs the whole batch, but only its *vectors*. The second needs the encoder's activations, but only
+# of one row. So: embed everything without keeping activations; compute the loss and the gradient of each vector; then
+# embed again, a chunk at a time, and hand the stored gradients on. That is **gradient caching** (Gao et al. 2021). It
+# costs a second forward pass, and is exact.
+
+
+# %%
+def side_encoder():
+    layers = torch.nn.Linear(32, 64), torch.nn.Tanh(), torch.nn.Linear(64, 16)
+    return torch.nn.Sequential(*layers).double()
+
+
+torch.manual_seed(SEED)
+PAIRS = 512
+encoders = side_encoder(), side_encoder()
+inputs = torch.randn(PAIRS, 32).double()
+partners = inputs @ torch.randn(32, 32).double() / 5 + 0.3 * torch.randn(PAIRS, 32).double()
+weight_N = torch.rand(PAIRS).double() + 0.1
+
+
+def embed(which, rows):
+    return normalize(encoders[which]((inputs, partners)[which][rows]), dim=-1)
+
+
+def loss_of(rows):
+    """The loss of a batch of these rows."""
+    return gcl_loss(embed(0, rows), embed(1, rows), weight_N[rows], logit_scale=10.0)
+
+
+def gradient(backward):
+    """What a function that ends in .backward() leaves in the parameters, as one vector."""
+    parameters = [p for encoder in encoders for p in encoder.parameters()]
+    for parameter in parameters:
+        parameter.grad = None
+    backward()
+    return torch.cat([p.grad.flatten() for p in parameters])
+
+
+# %%
+def cached_from_scratch(chunks):
+    """Equation (3): the gradient of the whole batch with the activations of one chunk at a time."""
+    with torch.no_grad():
+        vectors = [torch.cat([embed(side, rows) for rows in chunks]) for side in (0, 1)]
+    vectors = [side.requires_grad_() for side in vectors]
+    gcl_loss(*vectors, weight_N, logit_scale=10.0).backward()
+    for side in (0, 1):
+        gradients = vectors[side].grad.split([len(rows) for rows in chunks])
+        for rows, gradient_of_vectors in zip(chunks, gradients, strict=True):
+            embed(side, rows).backward(gradient_of_vectors)
+
+
+def cached_by_library(chunks):
+    sides = [[lambda side=s, rows=r: embed(side, rows) for r in chunks] for s in (0, 1)]
+    cached_backward(lambda a, b: gcl_loss(a, b, weight_N, logit_scale=10.0), *sides)
+
+
+everything, eight = torch.arange(PAIRS), torch.arange(PAIRS).chunk(8)
+whole = gradient(lambda: loss_of(everything).backward())
+cached = gradient(lambda: cached_from_scratch(eight))
+print(f"one batch of 512 and eight chunks of 64 differ by {(whole - cached).abs().max():.0e}")
+assert (whole - cached).abs().max() < 1e-9, "gradient caching is exact"
+assert (gradient(lambda: cached_by_library(eight)) - cached).abs().max() < 1e-9, (
+    "and it is what the library does"
+)
+
+# %% [markdown]
+# ## No way: add up small batches
+#
+# Now your colleague's eight batches of 64. In each of them a query meets 63 wrong products instead of 511. Train for a
+# while, and compare her gradient with that of the whole batch as you go: by the cosine of the angle between them.
+
+
+# %%
+def accumulated(parts):
+    """The mean gradient of small batches."""
+    chunks = torch.arange(PAIRS).chunk(parts)
+    return gradient(lambda: [(loss_of(rows) / parts).backward() for rows in chunks])
+
+
+def cosines(parts):
+    """Of each way with the gradient of the whole batch."""
+    whole = gradient(lambda: loss_of(everything).backward())
+    ways = {
+        "accumulated": accumulated(parts),
+        "cached": gradient(lambda: cached_from_scratch(torch.arange(PAIRS).chunk(parts))),
+    }
+    return {n: torch.cosine_similarity(whole, way, dim=0).item() for n, way in ways.items()}
+
+
+optimizer = torch.optim.Adam([p for encoder in encoders for p in encoder.parameters()])
+CHECKS, angles = [0, 25, 50, 100, 200, 300], {}
+for step in range(CHECKS[-1] + 1):
+    if step in CHECKS:
+        angles[step] = cosines(parts=8)
+    optimizer.zero_grad()
+    loss_of(torch.randperm(PAIRS)[:256]).backward()
+    optimizer.step()
+angles = pd.DataFrame(angles).T
+figures.lines(
+    {name: (CHECKS, values.tolist()) for name, values in angles.items()},
+    "training steps so far",
+    "cosine with the whole gradient",
+)
+
+# %% [markdown]
+# *At the start nobody knows anything, and eight small batches say what the large one says. The more is learnt, the
+# further they turn away.*
+
+# %%
+print(angles.round(3))
+assert angles["accumulated"].iloc[0] > 0.95, "at the start accumulation does no harm"
+assert angles["accumulated"].iloc[-1] < 0.6, "later it points elsewhere"
+assert angles["cached"].min() > 1 - 1e-9, "caching never does"
+
+# %% [markdown]
+# The answer was (c). Once the easy wrong answers are told apart, what is left to learn are the hard ones: the few
+# products that are really confused with the right one. In a batch of 512 they are there; in a batch of 64 most of them
+# sit in another batch. For a classifier the loss is a sum over examples, and (a) is right. Here it is not.
+#
+# ## Third way: many GPUs
+#
+# On $R$ GPUs each embeds $N / R$ of the pairs. The vectors are small, so all exchange them. Then each computes its own
+# rows and its own columns of (1) in notebook 2, against everybody's vectors, and the shares add up. No GPU ever holds
+# more than $N^2 / R$ similarities.
+
+
+# %%
+def share_of(rank, ranks, left, right, weights, logit_scale):
+    """The part of the loss that belongs to one GPU's rows and columns."""
+    own = torch.arange(len(left)).chunk(ranks)[rank]
+    rows = logit_scale * left[own] @ right.T
+    columns = logit_scale * right[own] @ left.T
+    positive = torch.arange(len(own)), own
+    log_P, log_C = rows.log_softmax(dim=1)[positive], columns.log_softmax(dim=1)[positive]
+    return -(weights[own] / weights.mean() * (log_P + log_C)).sum() / (2 * len(left))
+
+
+shares = [share_of(rank, 4, left, right, uneven, 20.0).item() for rank in range(4)]
+print("shares of four GPUs:", np.round(shares, 4), "sum", round(sum(shares), 6))
+assert abs(sum(shares) - gcl_loss(left, right, uneven, logit_scale=20.0).item()) < 1e-9, (
+    "the shares of the GPUs add up to the loss"
+)
+
+# %% [markdown]
+# The library does this by itself under `torchrun --nproc-per-node 8 -m gcl_toolkit.cli train ...`. Mind one thing: a
+# GPU that computes the loss of its own pairs only, and then averages gradients, is your colleague again.
+#
+# ## MarqoGS-10M, step by step
+#
+# The public data set of the GCL paper has 3.9 million training pairs. The code is that of notebook 3, with two more
+# settings: which part of the data to read, and a chunk. Below it runs on a small shop; with `GCL_MODE=real` and
+# `MARQO_GS=<folder>`, it runs on MarqoGS.
+
+# %%
+if MODE == "real":
+    splits = load("marqo_gs", path=os.environ["MARQO_GS"], queries=2000, fields=("title",))
+else:
+    splits = load("shop", seed=SEED, products=400, queries=120, per_query=30, size=8)
+losses = {}
+for chunk in (None, 32):
+    model = GCLModel("small", right=Fields(title=1.0), seed=SEED)
+    settings = TrainConfig(steps=15, batch=96, precision="float32", augment=False, seed=SEED)
+    steps = train(model, splits["in_domain"], settings, engine=EngineConfig(chunk=chunk))
+    losses["whole batch" if chunk is None else f"chunks of {chunk}"] = [
+        s["loss"] for s in steps
+    ]
+apart = np.abs(np.subtract(*losses.values())).max()
+print(f"the losses of 15 steps differ by {apart:.0e} at most")
+print(f"zero-shot NDCG@10 so far: {evaluate(model, splits['zero_shot'])['NDCG@10'].mean():.3f}")
+assert apart < 1e-2, "the library's chunks take the same steps"
+
+# %% [markdown]
+# For the whole of it you need a GPU. As commands, in the order in which they save you time:
+#
+# 1. `gcl doctor` says what your machine has.
+# 2. `gcl data check FOLDER --images -1 --quarantine bad.csv`: find the broken rows now, not at step 9,000.
+# 3. `gcl train --data FOLDER --encoder ViT-B-32 --pretrained laion2b_s34b_b79k --steps 50`: fifty steps. Look at pairs
+#    a second, memory, and how long the GPU waits for pictures.
+# 4. The whole: with `--loss gcl --batch 32768 --chunk 1024 --cache /fast/disk`. `docs/TRAINING.md` has a plan with
+#    estimates; they are estimates, no GPU has run it yet.
+# 5. After a power cut: `gcl train --resume runs/mine`. It goes on, bit by bit as if nothing had happened.
+#
+# ## Exercise
+#
+# You have `gigabytes` of memory for the loss, and it keeps `matrices` matrices of float32. **What is the largest batch
+# for the dense loss?** Leave the vectors out: solve the first term of (1) for $N$.
+
+
+# %%
+def largest_batch(gigabytes, matrices):
+    """The largest whole N with matrices * 4 * N ** 2 bytes in so many gigabytes (1e9 bytes)."""
+    ### BEGIN SOLUTION
+    return int((gigabytes * 1e9 / (4 * matrices)) ** 0.5)
+    ### END SOLUTION
+
+
+# %%
+answers = [largest_batch(gigabytes, 2) for gigabytes in (8, 32, 128)]
+print("8, 32 and 128 GB, two matrices:", answers)
+assert answers == [31622, 63245, 126491], "exercise: four times the memory, twice the batch"
+
+# %% [markdown]
+# ## What can mislead you
+#
+# **A larger batch is not always better.** With more wrong answers in a batch more of them are in truth good ones, and
+# with a fixed number of pairs there are fewer steps. Batch and learning rate want to be chosen together, on dev
+# queries.
+#
+# **Memory that is counted is not memory that is used.** The hook counts what is kept for the backward pass. Temporary
+# results, the optimizer and the allocator's reserves come on top. Measure the peak on your machine.
+#
+# **"Effective batch size" in a paper** may be accumulation, each GPU by itself, or a true batch. The number is the
+# same, the training is not. Ask.
+#
+# **Dropout breaks caching, if you let it.** The second embedding must draw the same random numbers as the first, or the
+# gradients belong to vectors that never were. The library stores the generator's state with each chunk.
+#
+# **Fast is not the same as busy.** When the GPU waits for pictures, a faster loss changes nothing. Look for the slowest
+# part first.
+#
+# ## Recap
+#
+# - The dense loss keeps matrices of N x N numbers (1). In tiles (2) memory grows with N only, and value and gradients
+#   are the same.
+# - Gradient caching (3) gives the exact gradient of a large batch with the activations of a small one, for a second
+#   forward pass.
+# - Accumulation gives another gradient, ever more so as training goes on.
+# - On many GPUs exchange vectors, share rows and columns, add up.
+#
+# ## Questions
+#
+# 1. Why is accumulation exact for a classifier with cross-entropy and not for a contrastive loss?
+# 2. Which of the three ways needs more computing than the plain loss, and how much?
+# 3. Eight GPUs, 32,768 pairs, vectors of 512 numbers in float32. How many bytes does each GPU receive? Compare with the
+#    gradients of 151 million parameters.
+# 4. The weights in (1) of notebook 2 are divided by their mean. Over which pairs must that mean be taken on eight GPUs?
