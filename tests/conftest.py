@@ -77,9 +77,9 @@ def tiny_bert(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """The system's Chromium; here, since playwright can't be started twice in a process."""
+    """The system's Chromium. While it is there an event loop runs in this thread: never two, and no longer than needed."""
     from chrome import CHROMIUM
     from playwright.sync_api import sync_playwright
 

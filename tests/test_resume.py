@@ -25,6 +25,12 @@ STEPS = 10
 CONFIG = TrainConfig(steps=STEPS, batch=8, precision="float32", learning_rate=1e-2)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the processes: sums in another order end in other bits, whatever ran here before."""
+    torch.set_num_threads(1)
+
+
 def small_model():
     """A tiny model with dropout on its texts."""
     model = GCLModel("small", right=Fields(image=0.6, title=0.4), dimension=16, image_size=16, width=8)
