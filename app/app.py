@@ -16,7 +16,7 @@ leave_torch_out()
 
 import gradio as gr  # noqa: E402
 
-from app.limits import MAX_UPLOAD  # noqa: E402
+from app.limits import MAX_SESSIONS, MAX_UPLOAD  # noqa: E402
 from app.page import HERE, TITLE, Page  # noqa: E402
 from app.routes import add_routes  # noqa: E402
 from app.service import Service  # noqa: E402
@@ -60,6 +60,7 @@ def launch(
         prevent_thread_lock=True,
         footer_links=[],
         max_file_size=MAX_UPLOAD,
+        state_session_capacity=MAX_SESSIONS,
         theme=theme,
         head=f"<style>{(HERE / 'style.css').read_text()}</style>",  # gradio's css comes after its tabs are measured
     )

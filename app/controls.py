@@ -90,7 +90,7 @@ _KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "less": (gr.Textbox, {"label": "Less of", "placeholder": "vintage", "elem_id": "less", "min_width": 130}),
     "look": (gr.Radio, {"label": "Look", "show_label": False, "elem_id": "look", "min_width": 200}),
     "metric": _dropdown("Metric"),
-    "order": _dropdown("Order by A’s", elem_id="order"),
+    "order": (gr.Radio, {"label": "Order by A’s", "elem_id": "order", "min_width": 330, "scale": 3}),
     "division": _dropdown("Division"),
     "slice": _dropdown("Slice", elem_id="slice"),
     "panels": (gr.Radio, {"label": "Maps", "elem_id": "panels", "min_width": 150}),

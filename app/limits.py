@@ -24,6 +24,8 @@ MAX_TERMS = 5
 MAX_TERM_WEIGHT = 2.0
 MAX_UPLOAD = 5_000_000
 """Bytes of a picture."""
+MAX_SESSIONS = 300
+"""Visitors whose state gradio keeps, .12 MB each; every call of a program is a new one. The oldest goes first."""
 MAX_PIXELS = 20_000_000
 """Of a picture, before it is decoded."""
 SIDE = 512

@@ -36,7 +36,8 @@ class Told:
 
     def __str__(self) -> str:
         low, middle, high = np.quantile(self.seconds or [np.nan], [0.5, 0.95, 0.99])
-        kept = f"memory {self.memory[0]:.0f} MB at first, {max(self.memory):.0f} at most, {self.memory[-1]:.0f} at last"
+        quarters = ", ".join(f"{np.median(part):.0f}" for part in np.array_split(self.memory, 4))
+        kept = f"memory {self.memory[0]:.0f} MB at first, {max(self.memory):.0f} at most; by quarter {quarters}"
         each = 1000 * self.cpu_seconds / max(1, self.outcomes["right"])
         waits = f"seconds: median {low:.2f}, p95 {middle:.2f}, p99 {high:.2f}; CPU an answer {each:.0f} ms"
         return f"{dict(self.outcomes)}; {waits}; {kept}"

@@ -57,10 +57,11 @@ def _sparse_shops(seeds: int) -> Callable[[], list[World]]:
 
 _FAIR = {
     ("gcl-matrix", "binary-matrix", "in_domain", "NDCG@10"): 0.15,
-    ("gcl-matrix", "binary-matrix", "novel_query", "NDCG@10"): 0.05,
-    ("gcl-matrix", "binary-matrix", "novel_document", "NDCG@10"): 0.05,
-    ("gcl-matrix", "binary-matrix", "zero_shot", "NDCG@10"): 0.05,
+    ("gcl-matrix", "binary-matrix", "novel_query", "NDCG@10"): 0.10,
+    ("gcl-matrix", "binary-matrix", "novel_document", "NDCG@10"): 0.03,
+    ("gcl-matrix", "binary-matrix", "zero_shot", "NDCG@10"): 0.0,
 }
+"""Less than measured (docs/RESULTS.md), for one seed and fewer steps."""
 
 RECIPES = {
     "shop": Recipe(

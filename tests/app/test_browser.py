@@ -107,10 +107,23 @@ def test_a_row_of_the_queries_opens_its_comparison(page, url, service):
     table = service.queries("in_domain", A, B, "NDCG@10", "loss")
     rows = page.locator(".queries tbody tr")
     assert rows.locator("button").all_inner_texts() == [" ".join(q.split()) for q in table["query"]]
-    page.wait_for_timeout(500)
+    page.locator(".figure:visible .main-svg").first.wait_for()  # the page's script has run
     rows.nth(1).click()
     in_the_address(page, tab="compare", query=table["query"][1])
     told = service.compare("in_domain", table["query"][1], A, B)
+    assert page.locator(".sentence:visible").inner_text() == told.sentence
+
+
+def test_it_is_three_clicks_to_why_a_query_got_worse(page, url, service):
+    visit(page, url, split="in_domain", division="all")
+    page.get_by_role("tab", name="Queries").click()
+    page.get_by_label("losses first").click()
+    in_the_address(page, tab="queries", order="loss")
+    state = service.state({"split": "in_domain", "division": "all"})
+    worst = service.queries(state.split, state.a, state.b, state.metric, "loss", state.division)["query"][0]
+    page.locator(".queries:visible tbody button").first.click()
+    in_the_address(page, tab="compare", query=worst)
+    told = service.compare(state.split, worst, state.a, state.b)
     assert page.locator(".sentence:visible").inner_text() == told.sentence
 
 

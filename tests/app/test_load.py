@@ -2,12 +2,14 @@
 
 import asyncio
 import importlib.util
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import big_bundle
 import pytest
-from chrome import served
+from chrome import ROOT, served
 
 from benchmarks import load
 
@@ -37,3 +39,18 @@ def test_100_clients_at_once_get_right_answers_or_a_clean_refusal_within_600_mb(
     assert set(told.outcomes) <= {"right", "refused"}, told
     assert told.outcomes["right"] >= 20, told
     assert max(told.memory) < 600, told
+
+
+def test_of_many_visitors_the_last_are_kept(folder):
+    """Gradio keeps the state of 10,000 by default, which is more than a gigabyte."""
+    code = f"""
+from app.app import launch, open_service
+from app.limits import MAX_SESSIONS
+_, _, page = launch(open_service({str(folder)!r}), wait=False)
+for visitor in range(MAX_SESSIONS + 9):
+    page.state_holder[str(visitor)]
+print(MAX_SESSIONS - len(page.state_holder.session_data))
+page.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "\n0\n" in done.stdout, done.stderr
