@@ -250,6 +250,8 @@ trained = {
 }
 means = pd.DataFrame({n: {s: v.mean() for s, v in by.items()} for n, by in trained.items()})
 print(means.round(3))
+
+# %%
 ours = trained.pop("clicks per look")
 gains = {
     name: {split: paired(ours[split], values[split]) for split in shop}

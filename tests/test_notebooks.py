@@ -324,7 +324,7 @@ def test_clouds_have_a_panel_each_and_small_grey_dots_for_the_others():
 
 def test_pictures_stand_in_rows_with_captions():
     figure = figures.pictures({"red mug": [(b"1", "first"), (b"2", "second")], "shirt": [(b"3", "third")]})
-    assert [(image.x, image.y) for image in figure.layout.images] == [(0, 0), (1, 0), (0, -1)]
+    assert [(image.x, image.y) for image in figure.layout.images] == [(0.46, 0), (1.46, 0), (0.46, -1)]
     assert figure.layout.images[1].source.endswith(base64.b64encode(b"2").decode())
     assert [note.text for note in figure.layout.annotations] == ["red mug", "first", "second", "shirt", "third"]
 

@@ -183,9 +183,10 @@ def pictures(rows: Mapping[str, Sequence[tuple[bytes, str]]]) -> go.Figure:
         figure.add_annotation(x=0, y=-down + 0.02, text=name, showarrow=False, xanchor="left", yanchor="bottom")
         for across, (png, caption) in enumerate(row):
             source = "data:image/png;base64," + base64.b64encode(png).decode()
-            place = {"x": across, "y": -down, "sizex": 0.92, "sizey": 0.66, "xref": "x", "yref": "y"}
-            figure.add_layout_image(source=source, **place)
-            below = {"x": across + 0.46, "y": -down - 0.66, "xanchor": "center", "yanchor": "top"}
+            middle = {"x": across + 0.46, "xanchor": "center"}
+            size = {"sizex": 0.92, "sizey": 0.66, "xref": "x", "yref": "y"}
+            figure.add_layout_image(source=source, y=-down, **middle, **size)
+            below = {**middle, "y": -down - 0.66, "yanchor": "top"}
             figure.add_annotation(text=caption, showarrow=False, font={"color": GREY}, **below)
     figure.update_xaxes(visible=False, range=[0, widest])
     figure.update_yaxes(visible=False, range=[-len(rows) + 0.02, 0.26])
