@@ -79,7 +79,7 @@ def tiny_bert(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chromium():
-    """The system's Chromium. While it is there an event loop runs in this thread: never two, and no longer than needed."""
+    """The system's Chromium. While it is there an event loop runs in this thread: never two, not longer than needed."""
     from chrome import CHROMIUM
     from playwright.sync_api import sync_playwright
 
