@@ -21,6 +21,8 @@ REDRAW = {
     "playground": ("weighting", "temperature", "score"),
 }
 """Tab -> its own inputs; those of Search stand beside its upload button."""
+OWNERS = {name: tab for tab, names in {**REDRAW, "search": ("weight", "more", "less")}.items() for name in names}
+"""Input -> the tab that it stands in."""
 
 
 def make(name: str, service: Service, state: State) -> gr.components.Component:

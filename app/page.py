@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import gradio as gr
 
 from app import draw
 from app.api import add_api
-from app.controls import CONTROLS, HIDDEN, REDRAW, make, update
+from app.controls import CONTROLS, HIDDEN, OWNERS, REDRAW, make, update
 from app.service import Service
 from app.tabs import about, compare, map, playground, queries, search, training
 from app.tabs.map import MAP
@@ -81,12 +82,13 @@ class Page:
         inputs = [self.tab, *(self.controls[name] for name in CONTROLS)]
         everything = [self.tabs, *inputs, *self.views.values()]
         for name, control in self.controls.items():
+            redraw = partial(self._redraw, OWNERS.get(name))
             if name in ("split", "a"):
                 control.input(self._set(name), inputs, everything, **QUIET)
             elif name in ("more", "less"):
-                gr.on([control.submit, control.blur], self._redraw, inputs, [*self.views.values()], **QUIET)
+                gr.on([control.submit, control.blur], redraw, inputs, [*self.views.values()], **QUIET)
             elif name not in HIDDEN:
-                control.input(self._redraw, inputs, [*self.views.values()], **QUIET)
+                control.input(redraw, inputs, [*self.views.values()], **QUIET)
         for name, place in self.places.items():
             place.select(self._open(name), inputs, [self.tab, *self.views.values()], **QUIET)
             self.views[name].click(self._touch, inputs, everything, **QUIET)
@@ -94,15 +96,17 @@ class Page:
         self.upload.upload(self._upload, [self.upload, *inputs], everything, **QUIET)
         self.blocks.load(self._visit, None, everything, **QUIET)
 
-    def _redraw(self, *values) -> list:
+    def _redraw(self, tab: str | None, *values) -> list:
+        """The view of a tab; without one, of that which is looked at. A tab's own input redraws its tab: it may be
+        used before the server has noted that the tab was opened."""
         said = _said(values)
-        return [self._draw(name, said) if name == said["tab"] else gr.skip() for name in TABS]
+        return [self._draw(name, said) if name == (tab or said["tab"]) else gr.skip() for name in TABS]
 
     def _open(self, tab: str) -> Callable:
         """Gradio also selects the tab that a page starts with, before the URL is read: that changes nothing."""
 
         def opened(now: str, *values) -> list:
-            return [gr.skip()] * (len(TABS) + 1) if now == tab else [tab, *self._redraw(tab, *values)]
+            return [gr.skip()] * (len(TABS) + 1) if now == tab else [tab, *self._redraw(tab, tab, *values)]
 
         return opened
 

@@ -231,8 +231,9 @@ def test_training_draws_its_curves_and_what_every_split_reached(page, url, servi
     for figure in (losses, reached):
         for name in (A, B):
             figure.locator(".legendtext", has_text=re.compile(f"^{name}$")).wait_for()
-    shown = reached.locator(".annotation-text").all_text_contents()
-    assert shown == [s.replace("_", " ") for s in service.bundle.splits]
+    assert reached.locator(".annotation-text").all_text_contents() == [
+        s.replace("_", " ") for s in service.bundle.splits
+    ]
 
 
 def test_a_saved_comparison_opens_without_a_server_and_asks_for_nothing(page, url, service, tmp_path, chromium):

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import small_bundle
@@ -33,8 +34,8 @@ def told(folder):
             refused = await client.call_tool("search", {"query": "", "k": 3})
             return query, (await client.list_tools()).tools, good, refused
 
-    with served(folder, "--mcp") as url:
-        return asyncio.run(ask(f"{url}gradio_api/mcp/"))
+    with served(folder, "--mcp") as url, ThreadPoolExecutor(1) as pool:  # browser tests may leave a loop in this thread
+        return pool.submit(asyncio.run, ask(f"{url}gradio_api/mcp/")).result()
 
 
 def test_the_tools_are_the_endpoints_and_say_what_they_do(told):
