@@ -27,7 +27,7 @@ _AGAIN = "the bundle is damaged: make it again with `gcl bundle`"
 # -- ranking -----------------------------------------------------------------------------------------------------------
 
 
-def field_cosines(fields: Iterable[np.ndarray], query_D: np.ndarray, rows: slice, *, chunk: int = 16_384) -> np.ndarray:
+def field_cosines(fields: Iterable[np.ndarray], query_D: np.ndarray, rows: slice, *, chunk: int = 2_048) -> np.ndarray:
     """Cosines of a query with `rows` of each field's embeddings (N x D float16): F x rows, float32, chunk by chunk."""
     parts = [slice(start, min(start + chunk, rows.stop)) for start in range(rows.start, rows.stop, chunk)]
     return np.array([np.concatenate([field[part].astype(np.float32) @ query_D for part in parts]) for field in fields])
