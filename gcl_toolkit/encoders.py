@@ -123,9 +123,11 @@ class SmallEncoder(Encoder):
         width: int = 64,
         vocabulary: Sequence[str] = (),
         words: int = 32,
+        dropout: float = 0.1,
     ):
         super().__init__()
         self.dimension, self.width, self.words = dimension, width, words
+        self.dropout = nn.Dropout(dropout)
         self.image_size: int = image_size
         self._set_image_statistics((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         blocks: list[nn.Module] = [nn.Conv2d(3, width, 6, stride=4, padding=1), _ChannelNorm(width), nn.GELU()]
@@ -139,7 +141,8 @@ class SmallEncoder(Encoder):
 
     @property
     def spec(self) -> dict[str, Any]:  # type: ignore[override]
-        options = {"dimension": self.dimension, "image_size": self.image_size, "width": self.width, "words": self.words}
+        names = ("dimension", "image_size", "width", "words")
+        options = {name: getattr(self, name) for name in names} | {"dropout": self.dropout.p}
         return {"name": "small", **options, "vocabulary": self.vocabulary}
 
     def learn_vocabulary(self, texts: Iterable[str]) -> None:
@@ -177,7 +180,7 @@ class SmallEncoder(Encoder):
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         maps_NxCxHxW = self.trunk(self.normalised(pixels).contiguous(memory_format=torch.channels_last))
-        return self.image_head(maps_NxCxHxW.mean((2, 3)))
+        return self.image_head(self.dropout(maps_NxCxHxW.mean((2, 3))))
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():  # a graph takes all places; those of padding are zero
@@ -185,7 +188,7 @@ class SmallEncoder(Encoder):
             tokens = tokens[:, : int(used.max()) + 1 if len(used) else 1]
         words_N = (tokens > 0).sum(1, keepdim=True).clamp(min=1)
         mean_NxD = self.word_vectors(tokens).sum(1) / words_N.sqrt()
-        return self.text_head(self.text_tower(mean_NxD))
+        return self.text_head(self.text_tower(self.dropout(mean_NxD)))
 
 
 class _ChannelNorm(nn.LayerNorm):
