@@ -46,7 +46,7 @@ def test_a_picture_has_the_same_vector_in_any_batch():
 
 
 def test_a_text_has_the_same_vector_in_any_batch():
-    encoder = make_encoder("small", vocabulary=["red", "mug", "rug"])
+    encoder = make_encoder("small", vocabulary=["red", "mug", "rug"]).eval()
     tokens = encoder.tokens(["red mug", "mug mug red rug red mug", ""])
     alone = torch.cat([encoder.encode_texts(tokens[i : i + 1]) for i in range(3)])
     assert alone.detach() == pytest.approx(encoder.encode_texts(tokens).detach(), abs=1e-6)
