@@ -125,16 +125,20 @@ def _tower(encoder: Encoder, name: str) -> str:
 
 
 class Average:
-    """Exponential moving average of the trained parameters."""
+    """Exponential moving average of the trained parameters, quicker in its first steps: at step t it keeps at most
+    (1 + t) / (10 + t), so that a short run isn't an average of the start (as TensorFlow's `num_updates`)."""
 
     def __init__(self, parameters: Iterable[tuple[str, Tensor]], decay: float):
         self.parameters, self.decay = dict(parameters), decay
         self.values = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.updates = 0
 
     @torch.no_grad()
     def update(self) -> None:
+        self.updates += 1
+        kept = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, parameter in self.parameters.items():
-            self.values[name].lerp_(parameter, 1 - self.decay)
+            self.values[name].lerp_(parameter, 1 - kept)
 
     @contextmanager
     def in_place(self):

@@ -193,6 +193,7 @@ class Engine:
             state |= {f"raw.{name}": v for name, v in self.model.state_dict().items() if name not in frozen}
         if self.average:
             state |= {f"ema.{name}": value for name, value in self.average.values.items()}
+            state["updates"] = torch.tensor(self.average.updates)
         if self.scaler:
             known = self.scaler.state_dict()
             state["scaler"] = torch.tensor([known["scale"], known["_growth_tracker"]], dtype=torch.float64)
@@ -212,6 +213,8 @@ class Engine:
                 self._set_moment(self.trained[parameter], key, value)
             elif kind == "ema" and self.average:
                 self.average.values[rest].copy_(value)
+            elif kind == "updates" and self.average:
+                self.average.updates = int(value)
         self.skipped, self.in_a_row = state["skipped"].tolist()
         if self.scaler:
             scale, growth = state["scaler"].tolist()

@@ -92,6 +92,21 @@ class RankedData:
             self.qrels["score"].to_numpy(),
         )
 
+    @cached_property
+    def digest(self) -> str:
+        """Of every row; of pictures their paths and the number of their bytes."""
+        digest = hashlib.blake2b(digest_size=16)
+        for table in (self.queries, self.corpus, self.qrels):
+            for name in table.column_names:
+                column = table[name]
+                digest.update(f"{name} {column.type}\0".encode())
+                parts = [column]
+                if is_image(column):
+                    parts = [pc.struct_field(column, "path"), pc.binary_length(pc.struct_field(column, "bytes"))]
+                for chunk in (chunk for part in parts for chunk in part.chunks):
+                    digest.update("".join(f"{value}\0" for value in chunk.to_pylist()).encode())
+        return digest.hexdigest()
+
     def only(self, division: str) -> RankedData:
         """The queries of one division ("dev" or "test") with their qrels; the corpus stays whole."""
         if division == "all":

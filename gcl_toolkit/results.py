@@ -24,7 +24,8 @@ def as_markdown(results: dict) -> str:
         lines += ["", f"**{metric}**", "", *_table(["method", *splits], rows)]
     lines += ["", f"**Order and recall** (the mean of the splits; gains over `{results['control']}`)", ""]
     lines += _table(*order_and_recall(results))
-    lines += ["", f"**Gains** (headline control: `{results['control']}`, the strongest on dev queries)", ""]
+    chosen = ", the strongest on dev queries" if results["strongest"] else ", as asked for"
+    lines += ["", f"**Gains** (headline control: `{results['control']}`{chosen})", ""]
     rows = ([g["method"], g["control"], g["metric"], g["split"], *_gain(g)] for g in results["gains"])
     lines += _table(["method", "control", "metric", "split", "difference", "relative", "p"], rows)
     return "\n".join(lines) + "\n"

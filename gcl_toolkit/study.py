@@ -40,6 +40,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "gcl-linear": {"loss": "gcl", "weighting": "linear", "mask": False},
     "gcl-reciprocal": {"loss": "gcl", "weighting": "reciprocal", "mask": False},
     "binary-matrix": {"loss": "matrix", "weighting": "constant"},
+    "masked-matrix": {"weighting": "constant"},
     "top-matrix": {"loss": "matrix", "weighting": "constant", "top_only": True},
     "gcl-matrix": {},
     "gcl-soft": {"loss": "matrix", "weighting": "sharp"},
@@ -52,13 +53,13 @@ TRAINED: dict[str, dict[str, Any]] = {
 """Method -> how its TrainConfig differs from the study's. "gcl-linear" and "gcl-reciprocal" are GCL as published."""
 BASELINES = ("random", "bm25", "oracle", "untrained")
 """Without training; "untrained" is a pretrained encoder as it came."""
-CONTROLS = ("clip", "clip-masked", "clip-top", "binary-matrix", "top-matrix")
+CONTROLS = ("clip", "clip-masked", "clip-top", "binary-matrix", "masked-matrix", "top-matrix")
 """What a gain is measured against; `clip` alone flatters, since it takes known positives for negatives."""
 RIVALS = ("siglip", "bixse", "rankclip", "kl", "cosent")
 """Losses of others, on the batches of the score matrix."""
 METHODS = ("random", "bm25", *CONTROLS, "gcl-linear", "gcl-reciprocal", "gcl-matrix", "oracle")
 """A study's by default."""
-LABORATORY = ("bm25", *CONTROLS, *RIVALS, "gcl-soft", "gcl-matrix")
+LABORATORY = ("bm25", *CONTROLS, "gcl-linear", "gcl-reciprocal", *RIVALS, "gcl-soft", "gcl-matrix")
 """Every loss under one budget: those of `gcl lab`."""
 KEYS = ["world", "method", "seed", "split", "division", "query_id"]
 
@@ -74,6 +75,14 @@ class World:
 
     def evaluated(self) -> Mapping[str, RankedData]:
         return self.judged or self.splits
+
+
+FOLD = "-fold"
+
+
+def data_set(world: str) -> str:
+    """The name without that of a fold: worlds of one data set share queries."""
+    return world.rpartition(FOLD)[0] or world
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ def study(worlds: Sequence[World], config: StudyConfig, folder: str | Path, *, j
     folder = writable_folder(folder)
     write_json(folder / "study.json", {**asdict(config), "left": dict(config.left), "right": dict(config.right)})
     tasks = [
-        (world, method, seed, config, folder / "runs" / world.name / method / f"seed_{seed}")
+        (world, method, seed, config, run_folder(folder, world.name, method, seed))
         for world in worlds
         for seed in range(config.seeds)
         for method in config.methods
@@ -135,6 +144,11 @@ def study(worlds: Sequence[World], config: StudyConfig, folder: str | Path, *, j
         yield from _side_by_side(tasks, jobs)
     tables = [pd.read_parquet(task[-1] / "per_query.parquet") for task in tasks]
     pd.concat(tables, ignore_index=True).to_parquet(folder / "per_query.parquet")
+
+
+def run_folder(study: Path, world: str, method: str, seed: int) -> Path:
+    """Where a study keeps one of its runs."""
+    return study / "runs" / world / method / f"seed_{seed}"
 
 
 def _release_memory() -> None:
@@ -195,23 +209,23 @@ def read_study(folder: str | Path) -> pd.DataFrame:
 
 def _run(world: World, method: str, seed: int, config: StudyConfig, folder: Path) -> Iterator[Progress]:
     settings = replace(config.train, seed=seed, **TRAINED.get(method, {}))
-    fingerprint = _fingerprint(world, method, seed, config, settings)
+    model = None
+    if method in TRAINED or method == "untrained":
+        model = GCLModel(config.encoder, left=config.left, right=config.right, seed=seed, pretrained=config.pretrained)
+    fingerprint = _fingerprint(world, method, seed, config, settings, model)
     done = folder / "done.json"
     if done.is_file() and json.loads(done.read_text())["fingerprint"] == fingerprint:
         yield Progress(world.name, method, seed, settings.steps, settings.steps, whole=True)
         return
     run, started, cpu = Run(folder), time.perf_counter(), time.process_time()
-    embeds = method in TRAINED or method == "untrained"
-    if embeds:
-        model = GCLModel(config.encoder, left=config.left, right=config.right, seed=seed, pretrained=config.pretrained)
-    if method in TRAINED:
+    if model and method in TRAINED:
         watch = Watch(world.evaluated(), config.evaluate_every) if config.evaluate_every else None
         for record in train(model, world.splits["in_domain"], settings, run=run, watch=watch):
             yield Progress(world.name, method, seed, record["step"], settings.steps)
     training = {"train_seconds": time.perf_counter() - started, "train_cpu_seconds": time.process_time() - cpu}
     splits, tables = world.evaluated(), []
     baseline = ((split, data, _baseline_ranking(method, data, config, seed)) for split, data in splits.items())
-    for split, data, rows in rankings(model, splits) if embeds else baseline:
+    for split, data, rows in rankings(model, splits) if model else baseline:
         table = measure_ranking(rows, data, METRICS)
         table.insert(0, "division", data.queries["division"].to_pylist())
         table.insert(0, "split", split)
@@ -231,12 +245,13 @@ def _baseline_ranking(method: str, data: RankedData, config: StudyConfig, seed: 
     return BM25(texts(data.corpus, config.right)).top_k(texts(data.queries, config.left), DEPTH)
 
 
-def _fingerprint(world: World, method: str, seed: int, config: StudyConfig, settings: TrainConfig) -> str:
-    encoder = f"{config.encoder} {config.pretrained or ''}".strip()
-    said = [method, seed, encoder, repr(config.left), repr(config.right), asdict(settings)]
-    digest = hashlib.blake2b(json.dumps(said).encode(), digest_size=16)
-    for data in (*world.splits.values(), *world.judged.values()):
-        digest.update(repr(data).encode())
-        for array in data.pairs:
-            digest.update(array.tobytes())
+def _fingerprint(
+    world: World, method: str, seed: int, config: StudyConfig, settings: TrainConfig, model: GCLModel | None
+) -> str:
+    """Changes with what a run's table depends on: the settings, the encoder, every row of the data."""
+    encoder = [config.pretrained, model.encoder.spec] if model else []
+    said = [method, seed, *encoder, repr(config.left), repr(config.right), config.evaluate_every, asdict(settings)]
+    digest = hashlib.blake2b(json.dumps(said, default=str).encode(), digest_size=16)
+    for split, data in (*world.splits.items(), *world.judged.items()):
+        digest.update(f"{split} {data.digest}".encode())
     return digest.hexdigest()

@@ -10,9 +10,9 @@ import pandas as pd
 from gcl_toolkit.errors import UserError, unknown
 from gcl_toolkit.evaluate import METRICS
 from gcl_toolkit.metrics import AP, NDCG, Metric
-from gcl_toolkit.ranked_data import SPLITS
+from gcl_toolkit.ranked_data import SPLITS, RankedData
 from gcl_toolkit.statistics import Difference, Interval, interval, paired
-from gcl_toolkit.study import CONTROLS, TRAINED
+from gcl_toolkit.study import CONTROLS, TRAINED, data_set
 
 MACRO = "macro"
 """The mean over the four splits."""
@@ -59,7 +59,22 @@ def strongest_control(table: pd.DataFrame, metric: Metric | str = NDCG @ 10, con
     if not there:
         raise UserError(f"no control in the study; add one of {', '.join(controls)}, a gain needs one to be told over")
     dev = table[(table["division"] == "dev") & table["method"].isin(there)]
+    if dev.empty:
+        raise UserError(f"no dev query to choose the control on; name it (--control), one of {', '.join(there)}")
     return dev.groupby(["method", "split"])[str(metric)].mean().groupby("method").mean().idxmax()
+
+
+def check_control(methods: Sequence[str], data: Sequence[RankedData], control: str | None) -> None:
+    """Before a study is trained: whether its gains can be told."""
+    there = [name for name in CONTROLS if name in methods]
+    if control and control not in methods:
+        raise unknown("control", control, there)
+    if not (control or there):
+        raise UserError(
+            f"no control among the methods; add one of {', '.join(CONTROLS)}, a gain needs one to be told over"
+        )
+    if not control and not any("dev" in split.queries["division"].to_pylist() for split in data):
+        raise UserError(f"no dev query to choose the control on; name it (--control), one of {', '.join(there)}")
 
 
 def _of_division(table: pd.DataFrame, division: str) -> pd.DataFrame:
@@ -73,11 +88,11 @@ def _splits(table: pd.DataFrame, division: str) -> list[str]:
 
 
 def _queries_by_seed(table, method, metric, split, division) -> list[pd.DataFrame]:
-    """A world each: query_id x seed."""
+    """A data set each: query_id x seed. A query that stands in several folds counts once, with its mean."""
     rows = _of_division(table[(table["method"] == method) & (table["split"] == split)], division)
     return [
-        world.pivot(index="query_id", columns="seed", values=str(metric))
-        for _, world in rows.groupby("world", sort=False)
+        rows_of_one.pivot_table(index="query_id", columns="seed", values=str(metric))
+        for _, rows_of_one in rows.groupby(rows["world"].map(data_set), sort=False)
     ]
 
 
@@ -115,9 +130,10 @@ def results(table: pd.DataFrame, *, control: str | None = None, division: str = 
     other trained method against `control`, the one of the headline, by default the strongest.
     """
     methods = list(table["method"].unique())
-    control = control or strongest_control(table)
-    if control not in methods:
+    if control and control not in methods:
         raise unknown("control", control, [name for name in CONTROLS if name in methods])
+    strongest = control is None
+    control = control or strongest_control(table)
     default = [("gcl-matrix", name) for name in CONTROLS]
     published = [(method, "clip") for method in ("gcl-linear", "gcl-reciprocal")]
     others = [(method, control) for method in TRAINED if method not in CONTROLS]
@@ -130,8 +146,9 @@ def results(table: pd.DataFrame, *, control: str | None = None, division: str = 
     return {
         "division": division,
         "control": control,
+        "strongest": strongest,
         "queries": {
-            split: int(rows[["world", "query_id"]].drop_duplicates().shape[0])
+            split: len({(data_set(world), query) for world, query in zip(rows["world"], rows["query_id"], strict=True)})
             for split, rows in _of_division(table, division).groupby("split", sort=False)
         },
         "seeds": int(table["seed"].nunique()),

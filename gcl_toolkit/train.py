@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 import warnings
@@ -190,10 +189,7 @@ class _Batches:
 
     def about(self) -> dict[str, object]:
         """What the run was made of, for its config.json."""
-        digest = hashlib.blake2b(digest_size=8)
-        for array in self.data.pairs:
-            digest.update(np.ascontiguousarray(array).tobytes())
-        data = f"{self.data!r}, pairs {digest.hexdigest()}"
+        data = f"{self.data!r}, digest {self.data.digest}"
         return {"model": self.motor.model.encoder.spec["name"], "data": data, "ranks": ranks()}
 
     def made(self, indices: range) -> Iterator[tuple]:
@@ -263,7 +259,9 @@ def _seed(config: TrainConfig, step: int) -> int:
 def _sampler(data: RankedData, config: TrainConfig) -> PairSampler | MatrixSampler:
     scores = data.pairs.score
     top = is_top(scores)
-    weights = to_weights(scores, config.weighting) * (top if config.top_only else 1)
+    weights = to_weights(scores, config.weighting) * (scores > 0)  # a score of 0 says "irrelevant", under any weighting
+    if config.top_only:
+        weights *= top
     if not (weights > 0).any():
         raise UserError(
             f"{data.name}: no pair has a weight > 0 under {config.weighting!r}; there is nothing to train on"

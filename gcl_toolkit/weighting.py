@@ -59,6 +59,9 @@ def is_top(scores) -> np.ndarray:
 
 
 def _position(scores: np.ndarray) -> np.ndarray:
+    """101 - score; grades (no score above 10) are spread over 1..100 first, as the official evaluation does."""
+    if scores.max(initial=0) <= 10:
+        return 101 - rescale(scores)
     if scores.max(initial=0) > 100:
         raise DataError(
             f"score {scores.max():g} is above 100; weights by position read scores on the scale 1..100 "

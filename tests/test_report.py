@@ -128,7 +128,7 @@ def test_headline_is_the_gain_of_the_summary(folder, report):
     told = gain(table, "gcl-matrix", control)
     lead = Page(text[text.index("<section class=lead>") : text.index("<section id=table>")]).text
     assert f"{told.mean_a:.3f}" in lead
-    assert f"{told.mean_b:.3f} for {control}, the strongest of 5 controls" in lead
+    assert f"{told.mean_b:.3f} for {control}, the strongest of 6 controls" in lead
     assert f"+{100 * told.relative:.1f} %" in lead
     assert f"({told.low:.3f} to {told.high:.3f})" in lead
     assert "does not show a difference" not in lead

@@ -13,6 +13,7 @@ def test_tables_hold_every_number_with_its_interval_and_control():
         "division": "test",
         "queries": {"zero_shot": 1200},
         "control": "clip-top",
+        "strongest": True,
         "averages": {
             metric: {
                 method: {"zero_shot": Interval(0.5, 0.4, 0.6), "in_domain": Interval(0.9, 0.8, 1.0),

@@ -1,14 +1,17 @@
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from conftest import ranked
 
 from gcl_toolkit import NDCG, Fields, GCLModel, TrainConfig, UserError, evaluate, four_way_split
+from gcl_toolkit.ranked_data import divide
 from gcl_toolkit.study import METHODS, StudyConfig, World, read_study, study
-from gcl_toolkit.summary import MACRO, averages, gain, results, strongest_control
+from gcl_toolkit.summary import MACRO, averages, check_control, gain, results, strongest_control
 
 SPLITS = ("in_domain", "novel_query", "novel_document", "zero_shot")
 CONFIG = StudyConfig(
@@ -58,6 +61,48 @@ def test_a_stopped_study_goes_on_and_other_settings_begin_anew(folder):
         pass
     changed = {p.parts[-3] for p in others if p.stat().st_mtime_ns != others[p]}
     assert changed >= {"clip", "gcl-matrix"}
+
+
+def test_other_texts_encoders_and_divisions_begin_anew(tmp_path):
+    def times(world, config=CONFIG):
+        for _ in study([world], config, tmp_path):
+            pass
+        return {p.parts[-3]: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/*/seed_0/done.json")}
+
+    first, data = times(world()), ranked(20, 12)
+    assert times(world()) == first
+    titles = pa.array([f"new {title}" for title in data.corpus["title"].to_pylist()])
+    other = replace(data, corpus=data.corpus.set_column(data.corpus.column_names.index("title"), "title", titles))
+    second = times(World("toy", four_way_split(other, seed=1)))
+    assert all(second[method] != first[method] for method in first)
+    third = times(World("toy", four_way_split(divide(other, seed=5), seed=1)))
+    assert all(third[method] != second[method] for method in first)
+
+
+def test_a_query_in_several_folds_counts_once():
+    rows = table(worlds=2)
+    folds = rows.assign(world=rows["world"].map({"w0": "own", "w1": "own-fold1"}))
+    assert set(rows["world"]) == {"w0", "w1"}
+    alone, apart, together = (gain(t, "gcl-matrix", "clip") for t in (rows[rows["world"] == "w0"], rows, folds))
+    assert (apart.queries, together.queries) == (2 * alone.queries, alone.queries)
+    assert together.difference == pytest.approx(apart.difference)
+    assert results(folds)["queries"] == results(rows[rows["world"] == "w0"])["queries"]
+
+
+def test_a_study_without_a_control_is_told_before_it_is_trained():
+    data = list(world().splits.values())
+    with pytest.raises(UserError, match="no control among the methods"):
+        check_control(("random", "bm25"), data, None)
+    with pytest.raises(UserError, match="unknown control 'clp'"):
+        check_control(METHODS, data, "clp")
+    undivided = [replace(d, queries=d.queries.drop_columns(["division"])) for d in data]
+    tested = [
+        replace(d, queries=d.queries.append_column("division", pa.array(["test"] * d.queries.num_rows)))
+        for d in undivided
+    ]
+    with pytest.raises(UserError, match="no dev query to choose the control on"):
+        check_control(METHODS, tested, None)
+    check_control(METHODS, tested, "clip")
 
 
 def test_runs_side_by_side_give_the_same_table(tmp_path):

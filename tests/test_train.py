@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -115,6 +116,23 @@ def test_top_only_never_sees_a_lower_grade():
         sampler = _sampler(words_shop(), TrainConfig(loss=loss, top_only=True, batch=8))
         products = np.concatenate([sampler(step).products for step in range(20)])
         assert set(products % 6) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("weighting", ["constant", "linear", "reciprocal"])
+@pytest.mark.parametrize("loss", ["gcl", "graded"])
+def test_a_pair_with_score_0_is_never_a_positive(loss, weighting):
+    from gcl_toolkit.train import _sampler
+
+    data = words_shop()
+    scores = np.where(data.pairs.product % 3 == 0, 0.0, data.pairs.score)
+    judged = replace(data, qrels=data.qrels.set_column(2, "score", pa.array(scores)))
+    sampler = _sampler(judged, TrainConfig(loss=loss, weighting=weighting, batch=8))
+    for step in range(20):
+        batch = sampler(step)
+        products, weights = batch.products, batch.weights
+        pulled = products[weights.numpy() > 0] if loss == "gcl" else products[(weights > 0).any(0).numpy()]
+        assert len(pulled)
+        assert (pulled % 3 != 0).all()
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,10 @@ def test_auto_is_graded_for_grades_and_linear_for_positions():
     assert to_weights(positions, "auto") == pytest.approx(to_weights(positions, "linear"))
 
 
+def test_small_grades_are_spread_before_they_become_positions():
+    assert to_weights([3, 2, 1], "reciprocal") == pytest.approx([1, 1 / 51, 1 / 100])
+
+
 def test_sharp_is_graded_for_grades_and_reciprocal_for_positions():
     assert to_weights([100, 60, 30], "sharp") == pytest.approx([1, 0.1, 0.01])
     assert to_weights(np.arange(100, 0, -1), "sharp") == pytest.approx(1 / np.arange(1, 101))

@@ -24,8 +24,8 @@ from gcl_toolkit.results import as_markdown, order_and_recall
 from gcl_toolkit.runs import writable_folder, write_json
 from gcl_toolkit.sources import load
 from gcl_toolkit.statistics import Difference, Interval
-from gcl_toolkit.study import LABORATORY, METHODS, TRAINED, StudyConfig, World, read_study, study
-from gcl_toolkit.summary import results
+from gcl_toolkit.study import FOLD, LABORATORY, METHODS, TRAINED, StudyConfig, World, read_study, run_folder, study
+from gcl_toolkit.summary import check_control, results
 from gcl_toolkit.train import TrainConfig
 
 
@@ -95,7 +95,7 @@ class Comparison:
         splits = load(self.data, **({} if self.queries is None else {"queries": self.queries}))
         name = Path(self.data).resolve().name
         return [
-            World(f"{name}-fold{k}" if k else name, fold, judged(fold, self.data, self.complete))
+            World(f"{name}{FOLD}{k}" if k else name, fold, judged(fold, self.data, self.complete))
             for k, fold in enumerate(query_folds(splits, self.folds))
         ]
 
@@ -215,10 +215,12 @@ def _run_study(
 ) -> None:
     from gcl_toolkit.report import write_report
 
+    check_control(config.methods, [*worlds[0].evaluated().values()], control)
     started = time.perf_counter()
     train_study(worlds, config, out, jobs)
-    done = [json.loads(path.read_text()) for path in out.glob("runs/*/*/*/done.json")]
     table = read_study(out)
+    runs = table[["world", "method", "seed"]].drop_duplicates().itertuples(index=False)
+    done = [json.loads((run_folder(out, *run) / "done.json").read_text()) for run in runs]
     told = {
         "command": command(),
         "date": date.today().isoformat(),
