@@ -86,7 +86,7 @@ class GCLModel(nn.Module):
             fields = dict(zip(fields, self.log_field_weights[side].softmax(0), strict=True))
         return fuse(encoded, {name: present[name].to(self.device, non_blocking=True) for name in fields}, fields)
 
-    def embed(self, table: pa.Table, side: str, *, batch: int = 256, progress: Callable | None = None) -> np.ndarray:
+    def embed(self, table: pa.Table, side: str, *, batch: int = 128, progress: Callable | None = None) -> np.ndarray:
         """Embeddings of every row of a queries ("left") or corpus ("right") table: float32, rows x D."""
         from gcl_toolkit.batches import Inputs
 

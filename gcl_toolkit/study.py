@@ -7,16 +7,20 @@ them) and results.json (the summary). Runs that are whole are not done again, so
 from __future__ import annotations
 
 import ctypes
+import gc
 import hashlib
 import json
 import multiprocessing
 import os
+import pickle
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -163,12 +167,14 @@ def _side_by_side(tasks: list[tuple], jobs: int) -> Iterator[Progress]:
     fork_server = "forkserver" in multiprocessing.get_all_start_methods()  # its workers share torch's memory
     context: Any = multiprocessing.get_context("forkserver" if fork_server else "spawn")
     if fork_server:
-        context.set_forkserver_preload([__name__])
-    _release_memory()
+        context.set_forkserver_preload([__name__, "torch._dynamo"])  # which the first optimizer imports
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # for the workers; more arenas only hold freed memory
     news = context.Queue()
-    with ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(news,)) as pool:
-        waiting = {pool.submit(_run_and_tell, *task) for task in tasks}
+    workers = ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(news,))
+    with TemporaryDirectory(prefix="gcl-worlds-") as place, workers as pool:
+        files = _written({world.name: world for world, *_ in tasks}, Path(place))
+        _release_memory()
+        waiting = {pool.submit(_run_and_tell, files[world.name], *task) for world, *task in tasks}
         try:
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2)
@@ -181,18 +187,37 @@ def _side_by_side(tasks: list[tuple], jobs: int) -> Iterator[Progress]:
                 future.cancel()
 
 
+def _written(worlds: Mapping[str, World], folder: Path) -> dict[str, Path]:
+    """World -> its file, from which each worker reads it once."""
+    files = {name: folder / f"{number}.pickle" for number, name in enumerate(worlds)}
+    try:
+        for name, file in files.items():
+            with file.open("wb") as opened:
+                pickle.dump(worlds[name], opened)
+    except OSError as error:
+        raise UserError(f"{folder}: the data finds no room ({error.strerror}); set TMPDIR to a larger disk") from None
+    return files
+
+
+@lru_cache(maxsize=1)
+def _read(file: Path) -> World:
+    with file.open("rb") as opened:
+        return pickle.load(opened)
+
+
 _news: Any = None
 
 
 def _start_worker(news) -> None:
     global _news
     _news = news
+    gc.freeze()  # collections leave alone what is the server's, so that it stays shared
     torch.set_num_threads(1)
 
 
-def _run_and_tell(*task) -> Progress:
-    """Runs a task, sends its progress, and returns the last: that the run is whole."""
-    for progress in _run(*task):
+def _run_and_tell(file: Path, *task) -> Progress:
+    """Runs a task on the world in a file, sends its progress, and returns the last: that the run is whole."""
+    for progress in _run(_read(file), *task):
         if not progress.whole:
             _news.put(progress)
     _release_memory()

@@ -22,8 +22,8 @@ CONFIG = StudyConfig(
 )
 
 
-def world():
-    return World("toy", four_way_split(ranked(20, 12), seed=1))
+def world(name="toy", seed=1):
+    return World(name, four_way_split(ranked(20, 12), seed=seed))
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +110,8 @@ def test_runs_side_by_side_give_the_same_table(tmp_path):
         pytest.skip("one core")
     config = StudyConfig(methods=("clip", "random"), train=TrainConfig(steps=2, batch=4), right=Fields(title=1.0))
     for jobs in (1, 2):
-        events = list(study([world()], config, tmp_path / str(jobs), jobs=jobs))
-        assert sum(e.whole for e in events) == 2
+        events = list(study([world(), world("other", seed=2)], config, tmp_path / str(jobs), jobs=jobs))
+        assert sum(e.whole for e in events) == 4
     one, two = (read_study(tmp_path / str(jobs)) for jobs in (1, 2))
     pd.testing.assert_frame_equal(one, two)
 
