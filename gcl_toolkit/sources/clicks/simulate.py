@@ -91,7 +91,7 @@ def _tastes(data: RankedData, visitors: Visitors) -> np.ndarray:
     """How much the ranker likes each product of the corpus: the sum over the words of its title."""
     if not visitors.taste:
         return np.zeros(data.corpus.num_rows)
-    words_P = [title.split() for title in data.corpus["title"].to_pylist()]
+    words_P = [title.split() for title in data.corpus["title"].fill_null("").to_pylist()]
     rng = np.random.default_rng((visitors.seed, 1))
     liking = {word: rng.standard_normal() for word in sorted({word for words in words_P for word in words})}
     return np.array([sum(liking[word] for word in words) for words in words_P])
