@@ -37,7 +37,7 @@ SYSTEM, LUCK = "pushes words it likes", "errs at random"
 RANKERS = {SYSTEM: Visitors(ranker=1.0, taste=1.0), LUCK: Visitors(ranker=1.0)}
 MARGINS = {
     (SYSTEM, RAW): {"in_domain": 0.015, "novel_query": 0.015, "novel_document": 0.0, "zero_shot": 0.0},
-    (SYSTEM, f"{RAW}, by rank"): {"in_domain": 0.015},
+    (SYSTEM, f"{RAW}, by rank"): {"in_domain": 0.02, "novel_query": 0.0},
     (SYSTEM, BINARY): {"in_domain": 0.04, "novel_query": 0.02, "novel_document": 0.01, "zero_shot": 0.0},
     (LUCK, BINARY): {"in_domain": 0.02, "novel_query": 0.01, "novel_document": 0.0, "zero_shot": 0.0},
 }

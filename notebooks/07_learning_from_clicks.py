@@ -297,6 +297,11 @@ assert over_rate["in_domain"].difference > with_luck["in_domain"].difference, (
 assert over_clicked["in_domain"].low > 0, "scores bring more than clicked or not"
 
 # %% [markdown]
+# On queries and products that were trained on, click rates cost little where the ranker's error is luck, and much where it
+# has a system: **training forgives noise and learns bias.** On new queries a second fault of click rates shows: two clicks
+# of three looks make a rate of .67, and nothing shrinks it. How you write scores matters as well. With *ranks* on both
+# sides, five shops show next to nothing between clicks per look and click rates (`docs/BENCHMARKS.md`).
+#
 # ## Exercise
 #
 # Suppose that the order is *never* changed: every product of a query always stands at the same position. Then (1)

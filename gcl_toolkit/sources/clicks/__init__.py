@@ -108,7 +108,7 @@ def read_clicks(
     ).sort_values(["query", "relevance"], ascending=[True, False], kind="stable", ignore_index=True)
     table.insert(2, "position", table.groupby("query").cumcount() + 1)
     best = table.groupby("query")["relevance"].transform("first")
-    table.insert(2, "score", (100 * table["relevance"] / best).clip(lower=1))
+    table.insert(2, "score", 100 * (table["relevance"] / best).clip(lower=0.01))  # at most 100, to the last bit
     left_out = {
         "below the support": int((~enough_P).sum()),
         "of queries nobody used": int((enough_P & ~lively_P).sum()),
