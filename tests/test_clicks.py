@@ -43,7 +43,8 @@ def test_a_log_is_added_up(tmp_path, ending):
     assert table["query"].unique().tolist() == ["red mug"]
     assert table.loc["p1", ["interactions", "impressions", "rate"]].tolist() == [1, 2, 0.5]
     assert table.loc["p2", ["interactions", "impressions", "rate"]].tolist() == [0, 1, 0]
-    assert table["score"].tolist() == [100, 99]
+    assert table["score"]["p1"] == 100 > table["score"]["p2"] >= 1
+    assert table["position"].tolist() == [1, 2]
     assert table.index.tolist() == ["p1", "p2"]
 
 
@@ -197,6 +198,31 @@ def test_the_simulation_is_seeded_and_clicks_as_it_says(shop):
     assert (frame.groupby("session").size() == 5).all()
     cascade = simulate(shop, Visitors(visits=500, shown=5, model="cascade")).to_pandas()
     assert cascade.groupby("session")["clicks"].sum().max() <= 5
+
+
+def test_a_score_is_a_share_of_the_best(tmp_path):
+    """10,000 impressions each, counted in one row, so that next to nothing is shrunk; 1 is the lowest score."""
+    rows = [
+        {"query": query, "product_id": f"p{n}", "clicks": clicks, "impressions": 10_000}
+        for query, all_clicks in (("red mug", (4000, 2000, 10)), ("blue mug", (800, 600, 200)))
+        for n, clicks in enumerate(all_clicks)
+    ]
+    found = read_clicks(write(tmp_path / "log.csv", rows), config=ClickConfig(propensity="none")).table
+    scores = found.set_index(["query", "product_id"])["score"]
+    assert scores["red mug"].tolist() == pytest.approx([100, 50, 1], rel=0.01)
+    assert scores["blue mug"].tolist() == pytest.approx([100, 75, 25], rel=0.01)
+
+
+def test_a_ranker_with_a_taste_misplaces_the_same_products_for_all_queries(shop):
+    def spread(taste):
+        """Standard deviation over products of their mean position."""
+        log = simulate(shop, Visitors(visits=20, shown=25, ranker=1.0, taste=taste)).to_pandas()
+        seen = log.groupby("product_id")["position"].agg(["mean", "size"])
+        return seen["mean"][seen["size"] > 60].std()
+
+    assert spread(1.0) > 1.5 * spread(0.0)
+    with pytest.raises(UserError, match="taste 2: numbers from 0 to 1 are expected"):
+        Visitors(taste=2.0)
 
 
 # -- out again ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from gcl_toolkit import figures, losses, rerank
 from gcl_toolkit.losses import gcl_loss, graded_loss, matrix_loss
 from gcl_toolkit.losses.listwise import lower_odds
 from gcl_toolkit.losses.matrix import ROWS, shares
+from gcl_toolkit.propensity import power_law
+from gcl_toolkit.sources import clicks
 from notebooks import facts
 from notebooks.facts import SOURCES, code
 
@@ -172,6 +174,14 @@ def test_facts_fail_when_the_loss_is_broken(name, sabotaged, facts, monkeypatch)
         monkeypatch.setattr(rerank, own, broken, raising=False)
     broken = broken_facts(code(name), until=facts)
     assert not [fact for fact in facts if not any(said.startswith(fact) for said in broken)], broken
+
+
+def test_facts_fail_when_the_bias_stays_in(monkeypatch):
+    """Notebook 7, every position taken to be looked at alike."""
+    monkeypatch.setattr(clicks, "_propensities", lambda log, _: power_law(int(log.cells.position_C.max()), 0.0))
+    wanted = ("harvested propensities are near", "clicks per look find more", "a taste that goes uncorrected is learnt")
+    broken = broken_facts(code("07_learning_from_clicks"), until=wanted)
+    assert not [fact for fact in wanted if not any(said.startswith(fact) for said in broken)], broken
 
 
 # -- exercises ---------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Click logs: interactions -> scored pairs, with the bias of positions taken out; `gcl clicks`.
 
-What a score is: the product's rank within its query by clicks per *look* (not per impression), shrunk where looks are
-few; score = 101 - rank, as in MarqoGS, so that every weighting applies.
+What a score is: the product's clicks per *look* (not per impression), shrunk where looks are few, as a percentage of
+those of the query's best product. Not its rank: ranks put products far apart that a few clicks can't tell apart, and
+what is trained on them is worse (docs/LOG.md). 1..100 as in MarqoGS, so that every weighting applies.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Clicks:
     """Scored pairs, and what they were made from."""
 
     table: pd.DataFrame
-    """query, product_id, score (101 - position), position, relevance (interactions per look), rate (per impression),
-    interactions, impressions; best first within a query."""
+    """query, product_id, score (1..100, see above), position (by score), relevance (interactions per look), rate
+    (per impression), interactions, impressions; best first within a query."""
     propensities: Propensities
     rows: dict[str, int]
     """Rows of the log, and how many were left out for what."""
@@ -106,7 +107,8 @@ def read_clicks(
         }
     ).sort_values(["query", "relevance"], ascending=[True, False], kind="stable", ignore_index=True)
     table.insert(2, "position", table.groupby("query").cumcount() + 1)
-    table.insert(2, "score", (101.0 - table["position"]).clip(lower=1))
+    best = table.groupby("query")["relevance"].transform("first")
+    table.insert(2, "score", 100 * (table["relevance"] / best).clip(lower=0.01))  # at most 100, to the last bit
     left_out = {
         "below the support": int((~enough_P).sum()),
         "of queries nobody used": int((enough_P & ~lively_P).sum()),

@@ -60,7 +60,7 @@ class Log:
     """The query number of each pair number, and below the product number."""
     product_of_pair: np.ndarray
     spread: float
-    """Variance over mean of what a row counts: 1 if only clicks do, more with carts and purchases."""
+    """Variance over mean of what a visitor's interaction counts: 1 if only clicks do, more with carts and purchases."""
     rows: dict[str, int]
     """How many were read, and how many were left out for what."""
 
@@ -156,12 +156,15 @@ def _number(engine, question: str) -> int:
 
 
 def _clean(engine, present: list[str], config: LogConfig) -> dict[str, int]:
-    """Makes the table `events`; says how many rows were read and left out, and for what."""
+    """Makes the table `events`; says how many rows were read and left out, and for what. The interactions of a row that
+    counts many impressions are taken for those of as many visitors as the most frequent kind says."""
     counted = zip(INTERACTIONS, (config.click, config.cart, config.purchase), strict=True)
     value = " + ".join(f"{weight}::double * {name}" for name, weight in counted if name in present)
+    visitors = ", ".join(["1", *(name for name in INTERACTIONS if name in present)])
     session = "session" if "session" in present else "null::varchar"
     engine.execute(
         f"""create temp table events as select query, product_id, position::smallint as position, {value} as value,
+        power({value}, 2) / greatest({visitors}) as square,
         {"impressions" if "impressions" in present else "1.0::double"} as shown, {session} as session,
         {"epoch(timestamp)::double" if "timestamp" in present else "0.0::double"} as time
         from log where position <= {config.positions}"""
@@ -183,7 +186,7 @@ def _adding_up(present: list[str], config: LogConfig) -> str:
     people = "select * from events where session is null or session not in (from bots)"
     if "session" in present:
         people = f"""select query, product_id, arg_min(position, time) as position, max(value) as value,
-        max(shown) as shown, min(time) as time, count(*) as rows
+        max(square) as square, max(shown) as shown, min(time) as time, count(*) as rows
         from ({people.replace("*", "*, coalesce(session, 'row ' || rowid) as visit")})
         group by visit, query, product_id"""
     else:
@@ -192,7 +195,7 @@ def _adding_up(present: list[str], config: LogConfig) -> str:
     if config.half_life is not None:
         fresh = f"pow(0.5, ((select max(time) from events) - time) / {86_400 * config.half_life})"
     return f"""select query, product_id, position, sum(shown * {fresh}) as shown, sum(value * {fresh}) as value,
-    sum(rows - 1) as repeats, sum(value * value) as squares, sum(value) as values
+    sum(rows - 1) as repeats, sum(square) as squares, sum(value) as values
     from ({people}) group by query, product_id, position"""
 
 
