@@ -336,7 +336,7 @@ else:
     splits = load("shop", seed=SEED, products=400, queries=120, per_query=30, size=8)
 losses = {}
 for chunk in (None, 32):
-    model = GCLModel("small", right=Fields(title=1.0), seed=SEED)
+    model = GCLModel("small", right=Fields(title=1.0), seed=SEED, dropout=0)
     settings = TrainConfig(steps=15, batch=96, precision="float32", augment=False, seed=SEED)
     steps = train(model, splits["in_domain"], settings, engine=EngineConfig(chunk=chunk))
     losses["whole batch" if chunk is None else f"chunks of {chunk}"] = [
