@@ -188,11 +188,11 @@ print("\n".join((out / "README.md").read_text().splitlines()[:40]))
 # know: whom the data describes, and whom it leaves out; for what the model must not be used. Write that before you
 # publish.
 #
-# Publishing itself is two commands, and each tells first what it would do:
+# Publishing itself is two commands; the second can tell first what it would do:
 #
 # ```
-# gcl export runs/mine exported --license apache-2.0 gcl push exported OWNER/NAME --dry-run     # lists the files, sends
-# nothing
+# gcl export runs/mine exported --license apache-2.0
+# gcl push exported OWNER/NAME --dry-run     # lists the files, sends nothing
 # ```
 #
 # For a page on which others can search, `gcl bundle` collects all that the app needs into one folder, and `gcl space build`
