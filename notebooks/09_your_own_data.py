@@ -41,7 +41,7 @@ PRODUCTS, QUERIES = (300, 60) if MODE == "tiny" else (1000, 150)
 #
 # A language model shall be the **judge**: it grades each product of a query's list from 0 (unrelated) to 3 (exact). To
 # see whether it can be believed, it grades some lists twice, in another order, without knowing. It gives the same grade
-# 9 times out of 10.
+# more than 8 times out of 10.
 #
 # **A second judge does not look at all: he draws his grades by lot, as often a 1, a 2 and a 3 as the first judge gives
 # them. How often do the two agree?**
