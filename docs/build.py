@@ -21,15 +21,17 @@ ROOT = Path(__file__).parents[1]
 SITE = ROOT / "site"
 DOCUMENTS = ("README.md", "docs/*.md", "notebooks/README.md", "data/README.md")
 EXTRAS = ("tables", "fenced-code-blocks", "header-ids", "cuddled-lists")
+NAV = """<nav style="padding: .5rem"><a href="{up}index.html">GCL Toolkit</a> ·
+<a href="{up}notebooks/index.html">notebooks</a> · <a href="{up}api/gcl_toolkit.html">API</a></nav>"""
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>
 :root {{ color-scheme: light dark }}
 body {{ font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }}
-pre {{ overflow-x: auto; padding: .8rem; border: 1px solid #8886 }} img {{ max-width: 100% }}
+pre {{ overflow-x: auto; padding: .8rem; border: 1px solid #8886; font-size: .8rem }}
+:not(pre) > code {{ overflow-wrap: anywhere }} img {{ max-width: 100% }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto }}
 td, th {{ padding: .2rem .6rem; border: 1px solid #8886 }}
-</style><nav><a href="{up}index.html">GCL Toolkit</a> · <a href="{up}notebooks/index.html">notebooks</a> ·
-<a href="{up}api/gcl_toolkit.html">API</a></nav>{body}</html>
+</style>{nav}{body}</html>
 """
 LINK = re.compile(r'(?:href|src)="([^"#?]+)(?:[#?][^"]*)?"')
 
@@ -67,7 +69,7 @@ def document(source: Path) -> str:
     text = source.read_text()
     up = "../" * (len(source.relative_to(ROOT).parts) - 1)
     title = html.escape(text.split("\n", 1)[0].lstrip("# "))
-    return PAGE.format(title=title, up=up, body=markdown2.markdown(text, extras=EXTRAS))
+    return PAGE.format(title=title, nav=NAV.format(up=up), body=markdown2.markdown(text, extras=EXTRAS))
 
 
 def broken_links(site: Path) -> list[str]:
@@ -86,7 +88,8 @@ def main() -> None:
     for source in documents():
         write(source, document(source))
     for source in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        write(source, HTMLExporter().from_filename(str(source))[0])
+        page = HTMLExporter().from_filename(str(source))[0]
+        write(source, re.sub("(<body[^>]*>)", lambda body: body[0] + NAV.format(up="../"), page, count=1))
     pdoc.render.configure(docformat="markdown", math=True)
     pdoc.pdoc("gcl_toolkit", output_directory=SITE / "api")
     if broken := broken_links(SITE):

@@ -7,10 +7,15 @@ is therefore centred first: q . (p - mean) differs from q . p by one number a qu
 from __future__ import annotations
 
 import importlib.util
+import os
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
+
+THREADS = os.environ.get("OMP_NUM_THREADS", "")
+if THREADS.isdigit():  # else numba, which umap stands on, gives torch as many threads as there are cores
+    os.environ.setdefault("NUMBA_NUM_THREADS", THREADS)
 
 FEWEST = 200
 """Points from which on UMAP is used; fewer are projected by PCA."""

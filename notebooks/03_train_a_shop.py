@@ -126,7 +126,8 @@ assert np.abs(fuse_from_scratch(example, weights) - library).max() < 1e-9, (
 #
 # $S$ and $C$, the softmax along columns, are those of notebook 2. Rows count twice as much as columns, since a search goes from
 # the query to the products. $N$ counts the queries that list a product of the step; the
-# others take part as wrong answers in the columns. Before you let the library train 200 times, compute the first step yourself.
+# others take part as wrong answers in the columns. Before you let the library train 200 times, compute the first step yourself (with a
+# model without dropout, a piece of chance that is explained below).
 
 
 # %%
@@ -142,7 +143,7 @@ def loss_by_hand(S, W):
     return -(2 * rows + columns) / 3
 
 
-model = GCLModel(right=Fields(image=0.5, title=0.5), seed=SEED)
+model = GCLModel(right=Fields(image=0.5, title=0.5), seed=SEED, dropout=0)
 still = TrainConfig(
     steps=1, batch=32, learning_rate=1e-12, augment=False, precision="float32", seed=SEED
 )
@@ -307,7 +308,8 @@ assert test[chosen] > test[0.0], "and yet they improve on the titles"
 # ## Does it learn or memorise?
 #
 # While training, the library moves, flips and brightens the pictures a little and drops a tenth of the words, anew in each step.
-# That is called **augmentation**. Train again without it.
+# That is called **augmentation**. And the network sets a tenth of its inner numbers to zero, others in each step: **dropout**. Both
+# are there so that nothing can be learnt by heart. Train again without augmentation.
 
 # %%
 plain_model, plain_records = learn(augment=False)
@@ -321,12 +323,12 @@ print(f"\nwithout augmentation the training loss is {falls:.0%} lower;")
 print(f"what it wins on products that it has not seen: {won_new:+.3f}")
 assert falls > 0.05, "without augmentation the training loss is lower"
 assert both.loc["in_domain", "won"] > 0, "what was seen is remembered better"
-assert won_new < 0.03, "and for new products nothing is won"
+assert won_new < falls / 2, "new products win far less than the loss promises"
 
 # %% [markdown]
 # Each picture looked the same every time it came, so the model could learn it by heart. The training loss calls that a better
 # model, and so does the in-domain split. Only a split that holds products *and* queries out knows better. In a larger
-# run (6,000 products, 400 steps, an earlier form of the loss, 2026-11-22, one run each, `docs/LOG.md`) it was worse than nothing
+# run (6,000 products, 400 steps, an earlier form of the loss, no dropout, 2026-11-22, one run each, `docs/LOG.md`) it was worse than nothing
 # won: in-domain rose from .765 to .888, zero-shot fell from .508 to .351.
 #
 # ## Exercise

@@ -163,7 +163,7 @@ assert found["titles, trained"] > 5 * chance, "the map keeps far more than chanc
 assert found["titles, trained"] < 0.95, "and loses some neighbours"
 
 # %% [markdown]
-# This map keeps about two thirds of the neighbours. So it is no fake; and of two points that touch on it, you do not know whether
+# This map keeps nearly two thirds of the neighbours. So it is no fake; and of two points that touch on it, you do not know whether
 # they touch in the space. Even the map of noise keeps more than chance: it *tries*, there is only nothing to find. Put the share
 # beside every map you show. The library's app does.
 #
@@ -227,8 +227,8 @@ figures.clouds(
 )
 
 # %% [markdown]
-# *Each mark is a query (circle) or a picture (diamond). Left, two islands: no query has a picture beside it. Right, the mean of
-# each side was taken away first.*
+# *Each mark is a query (circle) or a picture (diamond). Left, they share no island: no query has a picture beside it. Right, the
+# mean of each side was taken away first.*
 #
 # Is the model broken? Look at the space.
 

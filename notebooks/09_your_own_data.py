@@ -41,7 +41,7 @@ PRODUCTS, QUERIES = (300, 60) if MODE == "tiny" else (1000, 150)
 #
 # A language model shall be the **judge**: it grades each product of a query's list from 0 (unrelated) to 3 (exact). To
 # see whether it can be believed, it grades some lists twice, in another order, without knowing. It gives the same grade
-# 9 times out of 10.
+# more than 8 times out of 10.
 #
 # **A second judge does not look at all: he draws his grades by lot, as often a 1, a 2 and a 3 as the first judge gives
 # them. How often do the two agree?**
@@ -188,11 +188,11 @@ print("\n".join((out / "README.md").read_text().splitlines()[:40]))
 # know: whom the data describes, and whom it leaves out; for what the model must not be used. Write that before you
 # publish.
 #
-# Publishing itself is two commands, and each tells first what it would do:
+# Publishing itself is two commands; the second can tell first what it would do:
 #
 # ```
-# gcl export runs/mine exported --license apache-2.0 gcl push exported OWNER/NAME --dry-run     # lists the files, sends
-# nothing
+# gcl export runs/mine exported --license apache-2.0
+# gcl push exported OWNER/NAME --dry-run     # lists the files, sends nothing
 # ```
 #
 # For a page on which others can search, `gcl bundle` collects all that the app needs into one folder, and `gcl space build`

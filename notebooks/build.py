@@ -29,7 +29,10 @@ def build(source: Path) -> None:
     notebook = jupytext.read(source)
     write(without_solutions(notebook), HERE / "student" / f"{source.stem}.ipynb")
     NotebookClient(
-        notebook, timeout=1800, resources={"metadata": {"path": str(HERE)}}
+        notebook,
+        timeout=1800,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(HERE)}},
     ).execute()
     for cell in notebook.cells:
         for output in cell.get("outputs", []):

@@ -207,6 +207,7 @@ def test_the_card_of_a_single_run_claims_no_result(tiny):
     assert "license: apache-2.0" in card
     assert "library_name: open_clip" in card
     assert "None: this model was not trained in a study" in card
+    assert re.search(r"^- data: \w", card, re.M)
     assert "lora 2 (its adapters are merged into the weights)" in card
 
 

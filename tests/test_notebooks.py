@@ -20,6 +20,8 @@ from gcl_toolkit.losses.listwise import lower_odds
 from gcl_toolkit.losses.matrix import ROWS, shares
 from gcl_toolkit.propensity import power_law
 from gcl_toolkit.sources import clicks
+from gcl_toolkit.study import CONTROLS, TRAINED
+from gcl_toolkit.train import TrainConfig
 from notebooks import facts
 from notebooks.facts import SOURCES, code
 
@@ -138,6 +140,8 @@ UNWEIGHTED = (unweighted, matrix_unweighted, graded_unweighted)
 TRANSPOSED = (transposed, matrix_transposed, graded_transposed)
 UNNORMALISED = (unnormalised, matrix_unnormalised, graded_unnormalised)
 ROWS_ONLY = (rows_only, matrix_loss, graded_loss)
+ALL = [dict(zip(LOSSES, some, strict=True)) for some in (UNWEIGHTED, TRANSPOSED, UNNORMALISED)]
+BROKEN = [("gcl", rows_only), *(pair for some in ALL for pair in some.items())]
 MATRIX, DIAGONAL = "equation (3) is the score matrix's loss", "on the diagonal it is the loss of CLIP"
 
 SABOTAGE = [
@@ -182,6 +186,29 @@ def test_facts_fail_when_the_bias_stays_in(monkeypatch):
     wanted = ("harvested propensities are near", "clicks per look find more", "a taste that goes uncorrected is learnt")
     broken = broken_facts(code("07_learning_from_clicks"), until=wanted)
     assert not [fact for fact in wanted if not any(said.startswith(fact) for said in broken)], broken
+
+
+def test_the_sabotage_hits_the_losses_that_are_trained_with():
+    """A new default, and a new loss of a study's method, needs its own."""
+    trained = {TrainConfig().loss, *(TRAINED[name].get("loss", "graded") for name in (*CONTROLS, "gcl-soft"))}
+    assert trained <= {*LOSSES}
+    for name, own in LOSSES.items():
+        assert losses.sized(name, 128, 128) is getattr(losses, own)
+
+
+@pytest.mark.parametrize(("name", "broken"), BROKEN)
+def test_each_sabotage_changes_what_is_learnt(name, broken):
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    weights = torch.rand(5, 5, generator=generator, dtype=torch.float64)
+    weights = weights[0] if name == "gcl" else weights.where(weights > 0.3, 0)
+
+    def gradient(loss):
+        queries = left.clone().requires_grad_()
+        loss(queries, right, weights, logit_scale=2.0).backward()
+        return queries.grad
+
+    assert not torch.allclose(gradient(broken), gradient(losses.LOSSES[name]), rtol=0.01)
 
 
 # -- exercises ---------------------------------------------------------------------------------------------------------

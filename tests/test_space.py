@@ -4,6 +4,7 @@ import importlib.util
 
 import numpy as np
 import pytest
+import torch
 
 from gcl_toolkit import space
 from gcl_toolkit.space import align, centred, kept, lay_out
@@ -67,6 +68,7 @@ def test_umap_keeps_more_of_clusters_than_a_projection_does(monkeypatch):
     vectors = np.repeat(centres, 12, axis=0) + 0.3 * spread(360, 16, seed=6)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     mapped = lay_out(vectors, centres)
+    assert torch.get_num_threads() == 1  # as OMP_NUM_THREADS asks; umap alone makes it 2, and training 30 times slower
     monkeypatch.setattr(space, "FEWEST", 10**6)
     projected = lay_out(vectors, centres)
     assert (mapped.method, projected.method) == ("UMAP", "PCA")

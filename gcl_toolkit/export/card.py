@@ -102,7 +102,7 @@ def _training(origin: Origin, model: GCLModel) -> str:
     start = origin.pretrained or ("random weights" if not model.encoder.spec["name"].startswith("text:") else "its own")
     lines = [f"- encoder: `{model.encoder.spec['name']}`, started from {start}"]
     if "data" in origin.config:
-        lines.append(f"- data: {origin.world}, {origin.config['data']}")
+        lines.append("- data: " + ", ".join(filter(None, (origin.world, origin.config["data"]))))
     card = origin.results.get("data", {}).get(origin.world, {})
     said = {key: value for key, value in card.items() if isinstance(value, str | int | float) and key != "path"}
     if said:
