@@ -297,6 +297,12 @@ def test_other_mistakes(capsys, table, tmp_path):
         ),
         (("demo", "--recipe", "shoe", "--out", run), "unknown recipe 'shoe'; known: shop"),
         (("compare", "--data", table(), "--methods", "clop", "--out", run), "unknown method 'clop'"),
+        (("compare", "--data", table(), "--queries", 5, "--out", new), "source table has no option 'queries'"),
+        (("compare", "--data", table(), "--quarantine", tmp_path / "none.csv", "--out", new), "none.csv can't be read"),
+        (("train", "--data", "shop", "--quarantine", "x.csv", "--out", new), "source shop has no option 'quarantine'"),
+        (("train", "--data", table(), "--learning-rate", 0, "--out", new), "learning_rate is 0.0; a number > 0"),
+        (("train", "--data", table(), "--right", "title=1,title=2", "--out", new), "'title' stands there twice"),
+        (("data", "check", table(), "--quarantine", "/proc/x.csv"), "/proc/x.csv can't be written"),
     ]:
         status, _, error = gcl(capsys, *arguments)
         assert status == 2, arguments
