@@ -6,6 +6,7 @@ What a step sees is a function of (seed, step) alone, so that a run can go on fr
 from __future__ import annotations
 
 import hashlib
+import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -135,12 +136,23 @@ class Inputs:
 
 
 def _key(table: pa.Table, name: str, crop: str) -> str:
-    """A digest of what the squares of a column depend on: ids, paths, lengths of the bytes, and the crop."""
+    """A digest of what the squares of a column depend on: ids, paths, when their files were changed, lengths of the
+    bytes, and the crop."""
     digest = hashlib.blake2b(crop.encode(), digest_size=12)
     paths, data = (pc.struct_field(table[name], part) for part in ("path", "bytes"))
-    for column in (table[table.column_names[0]], paths, pc.binary_length(data)):
-        digest.update("\0".join(map(str, column.to_pylist())).encode())
+    names = paths.to_pylist()
+    changed = (path and _changed(path) for path in names)
+    for column in (table[table.column_names[0]].to_pylist(), names, changed, pc.binary_length(data).to_pylist()):
+        digest.update("\0".join(map(str, column)).encode())
     return digest.hexdigest()
+
+
+def _changed(path: str) -> int | None:
+    """When a file was changed, in nanoseconds; None if it isn't there."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return None
 
 
 def _has_image(column: pa.ChunkedArray) -> Tensor:
@@ -191,6 +203,9 @@ class MatrixSampler:
         best = kept & top
         self.best_of_query = _Groups(query[best], product[best], weights[best], data.queries.num_rows)
         self.has_best = np.flatnonzero(self.best_of_query.counts)
+        if not len(self.has_best):
+            why = "no pair of the best grade has a weight > 0" if data.pairs.score.any() else "every score is 0"
+            raise DataError(f"{data.name}: {why}; best products are expected, to train towards")
         self.products, self.queries = np.unique(product[kept]), np.unique(query[kept])
 
     def __call__(self, step: int) -> Batch:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -37,7 +37,7 @@ def save_checkpoint(
 ) -> Path:
     """Write folder/step_N, of the model with other `weights` if given.
 
-    `before` is the step of the whole checkpoint to keep beside it; all others are removed.
+    `before` is the step of the whole checkpoint to keep beside it; all other steps are removed.
     Raises NoRoom, with the older checkpoints intact, when the disk is full or the folder is gone.
     """
     target = folder / f"step_{step}"
@@ -57,10 +57,15 @@ def save_checkpoint(
         shutil.rmtree(beside, ignore_errors=True)
         kept = "there is no older one" if before is None else f"step_{before} is whole"
         raise NoRoom(f"{target} could not be written ({told(error)}); {kept}; make room there") from None
-    for other in folder.iterdir():
-        if other.name not in (target.name, f"step_{before}"):
-            shutil.rmtree(other, ignore_errors=True)
+    remove_checkpoints(folder, but=(target.name, f"step_{before}"))
     return target
+
+
+def remove_checkpoints(folder: Path, but: Collection[str] = ()) -> None:
+    """Remove the checkpoints, torn ones too; what else lies in the folder stays."""
+    for path in folder.glob("step_[0-9]*"):
+        if path.name not in but:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

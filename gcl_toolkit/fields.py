@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -15,8 +16,8 @@ class Fields(Mapping[str, float]):
     """The fields of a side with their weights (> 0): `Fields(image=0.9, title=0.1)`. Immutable, prints as typed."""
 
     def __init__(self, **weights: float):
-        if not weights or any(not weight > 0 for weight in weights.values()):
-            raise UserError(f"{_typed(weights)}: at least one field with a weight > 0 is expected")
+        if not weights or any(not 0 < weight < math.inf for weight in weights.values()):
+            raise UserError(f"{_typed(weights)}: at least one field with a weight > 0, and finite, is expected")
         self._weights = weights
 
     def __getitem__(self, name: str) -> float:
@@ -38,11 +39,14 @@ class Fields(Mapping[str, float]):
     def parse(cls, text: str) -> Fields:
         """From the command line's form, `image=0.9,title=0.1`."""
         try:
-            return cls(
-                **{name.strip(): float(weight) for name, weight in (part.split("=") for part in text.split(","))}
-            )
-        except (ValueError, TypeError):
+            pairs = [(name.strip(), float(weight)) for name, weight in (part.split("=") for part in text.split(","))]
+        except ValueError:
             raise UserError(f"fields {text!r}: name=weight pairs such as image=0.9,title=0.1 are expected") from None
+        names = [name for name, _ in pairs]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"fields {text!r}: {name!r} stands there twice; each name once is expected")
+        return cls(**dict(pairs))
 
 
 def _typed(weights: Mapping[str, float]) -> str:

@@ -18,7 +18,7 @@ def findings(queries: pa.Table, corpus: pa.Table, qrels: pa.Table) -> list[str]:
         *_bad_ids(corpus, "corpus", "product_id"),
         *_bad_ids(qrels, "qrels", "query_id", known=queries, known_as="queries"),
         *_bad_ids(qrels, "qrels", "product_id", known=corpus, known_as="corpus"),
-        *bad_choices(queries, "queries", "division", DIVISIONS),
+        *bad_choices(queries, "queries", "division", (*DIVISIONS, None)),
         *bad_scores(qrels),
         *_repeated_pairs(qrels),
     ]
@@ -102,13 +102,18 @@ def _duplicates(ids: pa.ChunkedArray, name: str, column: str) -> Iterator[str]:
         seen[value] = row
 
 
-def bad_choices(table: pa.Table, name: str, column: str, known: Sequence[str]) -> Iterator[str]:
+def bad_choices(table: pa.Table, name: str, column: str, known: Sequence[str | None]) -> Iterator[str]:
+    """Values of a column, if it is there, that are none of `known`; None among them: a row may have none."""
     if column not in table.column_names:
         return
-    strange = ~pc.is_in(table[column], value_set=pa.array([*known, None], table[column].type)).to_numpy()
+    values = pc.cast(table[column], pa.string())
+    strange = ~pc.is_in(values, value_set=pa.array(known, pa.string())).to_numpy()
     if strange.any():
-        row = int(strange.argmax())
-        yield f"{name} row {row}: {column} is {table[column][row].as_py()!r}; one of {', '.join(known)} is expected"
+        row, expected = int(strange.argmax()), ", ".join(filter(None, known))
+        yield (
+            f"{name} row {row}: {column} is {table[column][row].as_py()!r}; one of {expected} is expected "
+            f"({strange.sum():,} such rows)"
+        )
 
 
 def bad_scores(qrels: pa.Table, column: str = "score") -> Iterator[str]:

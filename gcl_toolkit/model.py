@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -41,8 +43,10 @@ class GCLModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoder = make_encoder(encoder, **encoder_options)
-        start = torch.tensor(float(logit_scale or self.encoder.initial_logit_scale))
-        self.log_logit_scale = nn.Parameter(start.log())
+        start = self.encoder.initial_logit_scale if logit_scale is None else logit_scale
+        if not 0 < start < math.inf:
+            raise UserError(f"logit_scale is {start}; a number > 0 is expected")
+        self.log_logit_scale = nn.Parameter(torch.tensor(float(start)).log())
         self.log_field_weights: nn.ParameterDict | None = None
 
     @property
@@ -128,8 +132,18 @@ class GCLModel(nn.Module):
         folder = Path(folder)
         if not cls.is_saved_in(folder):
             raise UserError(f"{folder} holds no model; model.json and model.safetensors are expected")
-        said = json.loads((folder / "model.json").read_text())
+        said = _read(folder / "model.json", lambda path: json.loads(path.read_text()))
+        weights = _read(folder / "model.safetensors", load_file)
         spec = dict(said["encoder"])
         model = cls(spec.pop("name"), left=Fields(**said["left"]), right=Fields(**said["right"]), **spec)
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.load_state_dict(weights)
         return model
+
+
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    try:
+        return reader(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"{path} can't be read ({error}); it is torn: take another checkpoint or copy it anew"
+        ) from None

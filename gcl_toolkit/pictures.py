@@ -21,10 +21,12 @@ from torch.nn.functional import interpolate
 from gcl_toolkit.errors import DataError, UserError
 
 MAX_PIXELS = 50_000_000
+MAX_RATIO = 100
+"""Of the sides: with the short one resized, the long one has to fit into memory too."""
 
 
 def open_image(value: dict) -> Image.Image:
-    """The decoded picture of an image value ({bytes, path}), RGB, at most `MAX_PIXELS`."""
+    """The decoded picture of an image value ({bytes, path}), RGB; its size as `check_size` has it."""
     return Image.fromarray(read(value))
 
 
@@ -34,7 +36,7 @@ def read(value: dict) -> np.ndarray:
     if data[:2] == b"\xff\xd8" and _simplejpeg():
         try:
             height, width, colours, _ = _simplejpeg().decode_jpeg_header(data)
-            _check_size(width, height)
+            check_size(width, height)
             if colours in ("YCbCr", "Gray", "RGB"):
                 return _simplejpeg().decode_jpeg(data, "RGB")
         except DataError:
@@ -42,13 +44,16 @@ def read(value: dict) -> np.ndarray:
         except ValueError:  # torn, or odd: Pillow reads it, or says what is wrong
             pass
     with Image.open(io.BytesIO(data)) as image:
-        _check_size(*image.size)
+        check_size(*image.size)
         return np.asarray(image.convert("RGB"))
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Raises DataError when a picture is too large, or too long, to be read."""
     if width * height > MAX_PIXELS:
         raise DataError(f"{width} x {height} pixels; at most {MAX_PIXELS:,} are read")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise DataError(f"{width} x {height} pixels; a side at most {MAX_RATIO} times as long as the other is read")
 
 
 @cache

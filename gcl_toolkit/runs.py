@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from gcl_toolkit.checkpoints import NoRoom, newest_checkpoint, save_checkpoint, step_of, told
+from gcl_toolkit.checkpoints import NoRoom, newest_checkpoint, remove_checkpoints, save_checkpoint, step_of, told
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.model import GCLModel
 
@@ -47,6 +46,11 @@ class Run:
         self.folder, self.resume, self.about = writable_folder(folder), resume, dict(about or {})
         self.whole: Path | None = None  # the newest checkpoint known to be whole
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether the folder holds a run already."""
+        return (self.folder / "config.json").exists() or (self.folder / "checkpoints").exists()
+
     def configure(self, config: Mapping[str, object]) -> None:
         """Start the run: write config.json, or, to resume, hold `config` against the one that is there."""
         path = self.folder / "config.json"
@@ -61,7 +65,7 @@ class Run:
             return
         path.unlink(missing_ok=True)
         (self.folder / "steps.jsonl").write_text("")
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        remove_checkpoints(self.folder / "checkpoints")
         write_json(path, {**config, **self.about})
 
     def record(self, record: dict) -> None:

@@ -64,9 +64,15 @@ class TrainConfig:
             raise unknown("loss", self.loss, LOSSES)
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
-        for name in ("steps", "batch", "queries"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; at least 1 is expected")
+        for name, holds, expected in (
+            *((name, getattr(self, name) >= 1, "at least 1") for name in ("steps", "batch", "queries")),
+            ("learning_rate", self.learning_rate is None or 0 < self.learning_rate < math.inf, "a number > 0"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "a number >= 0"),
+            ("warmup", 0 <= self.warmup <= 1, "a share from 0 to 1"),
+            ("max_logit_scale", 1 <= self.max_logit_scale < math.inf, "a number >= 1"),
+        ):
+            if not holds:
+                raise UserError(f"{name} is {getattr(self, name)}; {expected} is expected")
 
 
 def train(

@@ -269,24 +269,40 @@ def test_broken_pictures_count_as_missing_and_are_counted(capsys, tmp_path):
     assert "count as missing" in out
 
 
+def test_a_run_is_not_trained_over(capsys, table, tmp_path):
+    run = ("train", "--data", table(), "--out", tmp_path / "run", *TITLES, "--batch", 4, "--steps")
+    assert gcl(capsys, *run, 2)[0] == 0
+    status, _, error = gcl(capsys, *run, 1)
+    assert (status, len(read_steps(tmp_path / "run"))) == (2, 2)
+    assert error == (
+        f"gcl: {tmp_path}/run holds a run already; go on with it by --resume {tmp_path}/run, or give another --out"
+    )
+
+
 def test_other_mistakes(capsys, table, tmp_path):
     (tmp_path / "file").touch()
-    run = tmp_path / "run"
+    run, new = tmp_path / "run", tmp_path / "new"
     gcl(capsys, "train", "--data", table(), "--out", run, *TITLES, "--steps", 1, "--batch", 4)
     for arguments, words in [
         (("train", "--data", table(), "--out", tmp_path / "file" / "x", *TITLES), "can't be written to"),
         (("compare", "--data", table(), "--out", tmp_path / "file" / "x", *TITLES), "can't be written to"),
         (("evaluate", run, "--data", table(), "--split", "zeroshot"), "no split 'zeroshot'; it has in_domain"),
         (("evaluate", tmp_path, "--data", table()), "holds no model"),
-        (("train", "--data", "no/such/file.csv"), "unknown source or path 'no/such/file.csv'"),
-        (("train", "--data", table(), "--right", "picture=1", "--out", run), "field 'picture' is not a column"),
-        (("train", "--data", table(), "--encoder", "ViT-B-99", "--out", run), "unknown model 'ViT-B-99'"),
+        (("train", "--data", "no/such/file.csv", "--out", new), "unknown source or path 'no/such/file.csv'"),
+        (("train", "--data", table(), "--right", "picture=1", "--out", new), "field 'picture' is not a column"),
+        (("train", "--data", table(), "--encoder", "ViT-B-99", "--out", new), "unknown model 'ViT-B-99'"),
         (
-            ("train", "--data", table(), "--loss", "clip", "--out", run),
+            ("train", "--data", table(), "--loss", "clip", "--out", new),
             "unknown loss 'clip'; known: bixse, cosent, gcl",
         ),
         (("demo", "--recipe", "shoe", "--out", run), "unknown recipe 'shoe'; known: shop"),
         (("compare", "--data", table(), "--methods", "clop", "--out", run), "unknown method 'clop'"),
+        (("compare", "--data", table(), "--queries", 5, "--out", new), "source table has no option 'queries'"),
+        (("compare", "--data", table(), "--quarantine", tmp_path / "none.csv", "--out", new), "none.csv can't be read"),
+        (("train", "--data", "shop", "--quarantine", "x.csv", "--out", new), "source shop has no option 'quarantine'"),
+        (("train", "--data", table(), "--learning-rate", 0, "--out", new), "learning_rate is 0.0; a number > 0"),
+        (("train", "--data", table(), "--right", "title=1,title=2", "--out", new), "'title' stands there twice"),
+        (("data", "check", table(), "--quarantine", "/proc/x.csv"), "/proc/x.csv can't be written"),
     ]:
         status, _, error = gcl(capsys, *arguments)
         assert status == 2, arguments

@@ -155,8 +155,23 @@ def test_a_bad_file_or_column_is_one_clear_line(tmp_path):
         read_clicks(path, config=ClickConfig(propensity="none"))
     with pytest.raises(DataError, match="needs a column 'timestamp'"):
         read_clicks(path, config=ClickConfig(half_life=3))
-    with pytest.raises(UserError, match="harvest, none or a number"):
-        read_clicks(path, config=ClickConfig(propensity="guess"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"propensity": "guess"}, "propensity is 'guess'; harvest, none or a number >= 0"),
+        ({"propensity": "-1"}, "propensity is '-1'"),
+        ({"propensity": "nan"}, "propensity is 'nan'"),
+        ({"positions": 100_000}, "positions is 100,000; 1 to 32,767"),
+        ({"cart": float("nan")}, "click, cart and purchase"),
+        ({"half_life": float("nan")}, "half_life is nan"),
+        ({"memory": "lots"}, "memory is 'lots'; a size such as 2GB"),
+    ],
+)
+def test_a_wrong_setting_is_told(tmp_path, settings, words):
+    with pytest.raises(UserError, match=words):
+        read_clicks(write(tmp_path / "log.csv", [{"clicks": 1}]), config=ClickConfig(**settings))
 
 
 # -- the truth comes back ----------------------------------------------------------------------------------------------

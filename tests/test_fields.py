@@ -15,7 +15,7 @@ def test_fields_print_as_typed_parse_and_hash():
     assert {fields: 1}[Fields(image=0.9, title=0.1)] == 1
 
 
-@pytest.mark.parametrize("weights", [{}, {"image": 0}, {"image": -1}, {"image": math.nan}])
+@pytest.mark.parametrize("weights", [{}, {"image": 0}, {"image": -1}, {"image": math.nan}, {"image": math.inf}])
 def test_a_side_needs_fields_with_positive_weights(weights):
     with pytest.raises(UserError, match="at least one field with a weight > 0"):
         Fields(**weights)
@@ -25,6 +25,11 @@ def test_a_side_needs_fields_with_positive_weights(weights):
 def test_a_bad_field_text_is_told(text):
     with pytest.raises(UserError, match="image"):
         Fields.parse(text)
+
+
+def test_a_field_named_twice_is_told():
+    with pytest.raises(UserError, match="'title' stands there twice"):
+        Fields.parse("title=1, image=1,title=2")
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,20 @@ def test_a_field_without_a_column_and_a_folder_without_a_model_are_told(tmp_path
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_a_torn_model_is_told(tmp_path, name):
+    GCLModel("small", **WORDS).save(tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-20])
+    with pytest.raises(UserError, match=rf"{name} can't be read .*it is torn"):
+        GCLModel.load(tmp_path)
+
+
+@pytest.mark.parametrize("scale", [0, -1, float("nan")])
+def test_a_logit_scale_that_is_none_is_told(scale):
+    with pytest.raises(UserError, match=r"logit_scale is .*; a number > 0"):
+        GCLModel("small", logit_scale=scale)
+
+
 def test_a_run_keeps_its_newest_whole_checkpoint(tmp_path):
     run, model = Run(tmp_path), GCLModel("small", **WORDS)
     run.configure({"steps": 2})

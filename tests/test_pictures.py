@@ -1,6 +1,7 @@
 """Decoding and resizing against Pillow and torchvision; the cache on disk; CLIP's tokens against open_clip's."""
 
 import io
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -35,9 +36,13 @@ def test_a_jpeg_is_decoded_as_pillow_does(mode):
     assert (np.asarray(open_image({"bytes": data})) == expected).all()
 
 
-def test_torn_and_huge_pictures_are_refused(monkeypatch):
+def test_torn_and_huge_pictures_are_refused(monkeypatch, tmp_path):
     with pytest.raises((OSError, ValueError)):
         read({"bytes": jpeg()[:300]})
+    for size in ((1, 1_500_000), (1010, 10)):
+        Image.new("1", size).save(tmp_path / "long.png")
+        with pytest.raises(DataError, match="a side at most 100 times as long"):
+            read({"bytes": None, "path": tmp_path / "long.png"})
     monkeypatch.setattr("gcl_toolkit.pictures.MAX_PIXELS", 100)
     for data in (jpeg(), png(1, 20)):
         with pytest.raises(DataError, match="at most 100 are read"):
@@ -93,6 +98,18 @@ def test_the_cache_gives_what_was_decoded_and_decodes_once(tmp_path, monkeypatch
         make_encoder("small", image_size=8, vocabulary=["mug"]), table, fields, cache_bytes=0, cache=tmp_path
     )
     assert other.rows(np.array([0]))[0]["image"].shape == (1, 3, 8, 8)
+
+
+def test_the_cache_forgets_a_picture_whose_file_was_changed(tmp_path):
+    encoder, file = make_encoder("small", image_size=16, vocabulary=["mug"]), tmp_path / "a.bmp"
+    table = pa.table({"product_id": ["a"], "image": pa.array([{"bytes": None, "path": str(file)}], IMAGE)})
+    seen = []
+    for grey in (50, 200):  # the same length
+        Image.new("RGB", (20, 20), (grey, grey, grey)).save(file)
+        os.utime(file, ns=(grey, grey))
+        inputs = Inputs(encoder, table, Fields(image=1), cache_bytes=0, cache=tmp_path)
+        seen.append(int(inputs.rows(np.array([0]))[0]["image"].max()))
+    assert seen == [50, 200]
 
 
 def test_no_room_for_the_cache_is_told(tmp_path):

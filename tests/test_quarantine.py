@@ -8,7 +8,7 @@ import pytest
 from conftest import png
 from PIL import Image
 
-from gcl_toolkit import DataError
+from gcl_toolkit import DataError, UserError
 from gcl_toolkit.sources import load
 from gcl_toolkit.sources.check import check, image_oddities
 from gcl_toolkit.sources.quarantine import read
@@ -91,6 +91,20 @@ def test_a_quarantine_of_other_data_or_that_is_none_is_told(faulty, tmp_path):
     file.write_text("nothing,of,the,kind\n1,2,3,4\n")
     with pytest.raises(DataError, match="can't be read as a quarantine"):
         load(faulty, quarantine=file)
+    file.write_text("file,table,row,id,reason\npairs.parquet,products,1,p1,none\n")
+    with pytest.raises(UserError, match=r"unknown table in .*quarantine.csv 'products'; known: corpus, qrels, queries"):
+        load(faulty, quarantine=file)
+    with pytest.raises(UserError, match=r"none/x.csv can't be written .*choose another file"):
+        check(faulty, None, quarantine=tmp_path / "none" / "x.csv")
+
+
+def test_a_picture_too_long_to_be_resized_is_left_out(faulty, tmp_path):
+    Image.new("1", (1, 1_500_000)).save(tmp_path / "p5.png")
+    check(faulty, None, quarantine=tmp_path / "quarantine.csv")
+    (found,) = (suspect for suspect in read(tmp_path / "quarantine.csv") if suspect.id == "p5")
+    assert found.reason == (
+        "picture is too large: 1 x 1500000 pixels; a side at most 100 times as long as the other is read"
+    )
 
 
 def test_strange_texts_and_scores_are_told(tmp_path):

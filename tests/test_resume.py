@@ -220,6 +220,14 @@ def test_a_run_begun_anew_replaces_the_old_one(tmp_path):
     assert len(read_steps(tmp_path)) == 1
 
 
+def test_only_checkpoints_make_room_for_others(tmp_path):
+    notes = tmp_path / "checkpoints" / "notes"
+    notes.mkdir(parents=True)
+    stopped(tmp_path, 3)
+    list(train(small_model(), ranked(6, 12), TrainConfig(steps=1, batch=8), run=Run(tmp_path)))
+    assert {path.name for path in notes.parent.iterdir()} == {"notes", "step_1"}
+
+
 def test_a_checkpoint_without_a_manifest_is_read_as_before(tmp_path):
     model = GCLModel("small", dimension=16, vocabulary=["mug"])
     model.save(tmp_path / "checkpoints" / "step_7")

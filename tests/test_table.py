@@ -1,4 +1,5 @@
 import json
+import re
 
 import pyarrow as pa
 import pytest
@@ -194,6 +195,36 @@ def test_bad_tables_are_not_loaded(folder, name):
     with pytest.raises(DataError) as error:
         load(folder / "t.csv")
     assert all(word in str(error.value) for word in ["t.csv", *words])
+
+
+@pytest.mark.parametrize("lost", ["some", "all"])
+def test_a_pair_without_a_split_is_told_and_not_dropped(tmp_path, lost):
+    split = [None, None, None] if lost == "all" else ["in_domain", None, "zero_shot"]
+    pairs = {"query": ["a", "b", "c"], "product_id": ["1", "2", "3"], "score": [1.0, 2.0, 3.0], "split": split}
+    parquet.write_table(pa.table(pairs), tmp_path / "t.parquet")
+    row, count = (0, 3) if lost == "all" else (1, 1)
+    said = rf"qrels row {row}: split is None; one of in_domain, .* is expected \({count} such rows\)"
+    assert any(re.search(said, problem) for problem in check(tmp_path / "t.parquet")[1])
+    with pytest.raises(DataError, match=said):
+        load(tmp_path / "t.parquet")
+
+
+def test_an_option_that_a_source_does_not_have_is_told(flat, tmp_path):
+    with pytest.raises(
+        UserError, match=r"source table has no option 'queries'; .*known: columns, quarantine, score, s"
+    ):
+        load(flat, queries=5)
+    with pytest.raises(UserError, match=r"source shop has no option 'quarantine'; .*known: .*products"):
+        load("shop", quarantine=tmp_path / "x.csv")
+
+
+def test_a_torn_card_is_a_problem_not_a_traceback(tmp_path):
+    write(ranked(), tmp_path)
+    for text in ('{"name": "to', "[1, 2]"):
+        (tmp_path / "card.json").write_text(text)
+        assert any("card.json: can't be read as JSON" in problem for problem in check(tmp_path)[1])
+        with pytest.raises(DataError, match=r"card.json: can't be read"):
+            load(tmp_path)
 
 
 def test_check_lists_all_kinds_at_once(folder):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ranked
 
-from gcl_toolkit import NDCG, GCLModel, RankedData, TrainConfig, UserError, evaluate, train
+from gcl_toolkit import NDCG, DataError, GCLModel, RankedData, TrainConfig, UserError, evaluate, train
 from gcl_toolkit.batches import KnownPairs
 from gcl_toolkit.engine import EngineConfig
 from gcl_toolkit.evaluate import Watch
@@ -142,6 +142,11 @@ def test_a_pair_with_score_0_is_never_a_positive(loss, weighting):
         ({"precision": "int8"}, "unknown precision"),
         ({"steps": 0}, "steps is 0; at least 1"),
         ({"batch": -3}, "batch is -3"),
+        ({"learning_rate": 0}, "learning_rate is 0; a number > 0"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1; a number >= 0"),
+        ({"warmup": float("nan")}, "warmup is nan; a share from 0 to 1"),
+        ({"max_logit_scale": 0.5}, "max_logit_scale is 0.5; a number >= 1"),
     ],
 )
 def test_a_wrong_setting_is_told(settings, words):
@@ -152,6 +157,8 @@ def test_a_wrong_setting_is_told(settings, words):
 def test_nothing_to_train_on_is_told():
     data = words_shop(2, 2)
     nothing = RankedData(data.queries, data.corpus, data.qrels.set_column(2, "score", pa.array([0.0] * 4)))
+    with pytest.raises(DataError, match="every score is 0; best products are expected"):
+        list(train(GCLModel("small", right=TITLES), nothing, TrainConfig(steps=1, weighting="constant")))
     with pytest.raises(UserError, match="no pair has a weight > 0"):
         trained(data=nothing)
 

@@ -52,7 +52,7 @@ def train_command(
 
     Args:
         data: "shop", or a file or folder in a known layout.
-        out: folder of the run: config.json, steps.jsonl, checkpoints/.
+        out: folder of the run: config.json, steps.jsonl, checkpoints/; one that holds a run is left alone.
         left: fields of the queries with weights.
         right: fields of the products with weights.
         encoder: small, an open_clip name, hf-hub:org/name, text:org/name.
@@ -74,6 +74,8 @@ def train_command(
     if resume:
         out, (arguments, config, engine) = resume, _begun_with(resume)
     run = Run(out, resume=resume is not None, about={"arguments": arguments})
+    if run.is_begun and not resume:
+        raise UserError(f"{out} holds a run already; go on with it by --resume {out}, or give another --out")
     with console.status(f"reading {arguments['data']}"):
         every = arguments.get("evaluate_every")
         splits = splits_of(arguments["data"], SPLITS if every else ["in_domain"], arguments.get("quarantine"))

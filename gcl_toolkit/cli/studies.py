@@ -82,6 +82,8 @@ class Comparison:
     """open_clip's tag or a checkpoint file."""
     queries: int | None = None
     """So many queries a split, drawn at random, each with its whole list."""
+    quarantine: Path | None = None
+    """Leave out the rows that this file of gcl data check names."""
     control: str | None = None
     """What to tell gains over; by default the strongest control on the dev queries."""
     division: Literal["test", "all"] = "test"
@@ -92,7 +94,8 @@ class Comparison:
     def worlds(self) -> Sequence[World]:
         if self.data in recipes.RECIPES and self.data != "shop":  # which is a source too
             return recipes.RECIPES[self.data].worlds()
-        splits = load(self.data, **({} if self.queries is None else {"queries": self.queries}))
+        asked = {"queries": self.queries, "quarantine": self.quarantine}
+        splits = load(self.data, **{name: value for name, value in asked.items() if value is not None})
         name = Path(self.data).resolve().name
         return [
             World(f"{name}{FOLD}{k}" if k else name, fold, judged(fold, self.data, self.complete))

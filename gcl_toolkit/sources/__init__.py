@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
+from types import ModuleType
 
 from gcl_toolkit.errors import UserError, unknown
 from gcl_toolkit.ranked_data import RankedData
@@ -23,7 +25,7 @@ def load(source: str | Path, **options) -> dict[str, RankedData]:
     The options are those of the source's own `load`.
     """
     if str(source) in SOURCES:
-        return import_module(SOURCES[str(source)]).load(**options)
+        return _source(str(source), options).load(**options)
     if not Path(source).exists():
         raise unknown("source or path", str(source), SOURCES)
     formats = import_module("gcl_toolkit.formats")
@@ -31,7 +33,17 @@ def load(source: str | Path, **options) -> dict[str, RankedData]:
         for name in sorted(options.keys() - {"seed"}):
             raise UserError(f"{source} was read as BEIR, for which there is no {name}; leave it out")
         return formats.load(source, **options)
-    return import_module(SOURCES[layout_of(source)]).load(source, **options)
+    return _source(layout_of(source), options).load(source, **options)
+
+
+def _source(name: str, options: dict) -> ModuleType:
+    """The module of a source, which must have these options."""
+    module = import_module(SOURCES[name])
+    takers = [getattr(module, taker) for taker in ("load", "tables", "ShopConfig") if hasattr(module, taker)]
+    known = {option for taker in takers for option in signature(taker).parameters} - {"path", "options", "config"}
+    for option in sorted(options.keys() - known - {"path"}):
+        raise UserError(f"source {name} has no option {option!r}; leave it out (known: {', '.join(sorted(known))})")
+    return module
 
 
 def layout_of(path: str | Path) -> str:

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from gcl_toolkit import formats
 from gcl_toolkit.errors import DataError
 from gcl_toolkit.findings import findings, numbers, present
-from gcl_toolkit.pictures import MAX_PIXELS
+from gcl_toolkit.pictures import check_size
 from gcl_toolkit.ranked_data import RankedData, is_image, leaks
 from gcl_toolkit.sources import SOURCES, layout_of
 from gcl_toolkit.sources.quarantine import suspects
@@ -187,11 +187,12 @@ def image_fault(image: dict) -> tuple[str, str] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data)) as opened:
-                if opened.width * opened.height > MAX_PIXELS:
-                    return f"has more than {MAX_PIXELS:,} pixels", f"{opened.width} x {opened.height}"
+                check_size(*opened.size)
                 opened.verify()
             with Image.open(io.BytesIO(data)) as opened:
                 opened.load()
+    except DataError as error:
+        return "is too large", str(error)
     except UnidentifiedImageError:
         return "can't be decoded", "its form is none that Pillow knows"
     except Exception as error:  # a decoder of a broken file may raise anything

@@ -11,10 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gcl_toolkit.errors import DataError
+from gcl_toolkit.errors import DataError, UserError, unknown
 from gcl_toolkit.findings import codes, numbers, present
 from gcl_toolkit.ranked_data import is_image
 from gcl_toolkit.sources.rows import Tables
+
+TABLES = ("queries", "corpus", "qrels")
 
 
 class Suspect(NamedTuple):
@@ -87,18 +89,25 @@ def _pair_ids(qrels: pa.Table) -> list[str]:
 
 def write(found: Iterable[Suspect], path: str | Path) -> None:
     """As CSV: file, table, row, id, reason."""
-    pd.DataFrame(found, columns=Suspect._fields).to_csv(path, index=False)
+    try:
+        pd.DataFrame(found, columns=Suspect._fields).to_csv(path, index=False)
+    except OSError as error:
+        raise UserError(f"{path} can't be written ({error}); choose another file for the quarantine") from None
 
 
 def read(path: str | Path) -> list[Suspect]:
     """What `write` wrote, and perhaps somebody shortened."""
     try:
         rows = pd.read_csv(path, dtype={"row": "int64"}, keep_default_na=False)
-        return [Suspect(*row) for row in rows[[*Suspect._fields]].itertuples(index=False)]
+        found = [Suspect(*row) for row in rows[[*Suspect._fields]].itertuples(index=False)]
     except (OSError, KeyError, ValueError) as error:
         raise DataError(
             f"{path} can't be read as a quarantine ({error}); gcl data check --quarantine writes one"
         ) from None
+    for suspect in found:
+        if suspect.table not in TABLES:
+            raise unknown(f"table in {path}", suspect.table, TABLES)
+    return found
 
 
 def obeyed(parts: Mapping[str, Tables], path: str | Path | None) -> dict[str, Tables]:
@@ -111,7 +120,7 @@ def without(part: Tables, left_out: Iterable[Suspect]) -> Tables:
     """The part without those rows. A product whose picture is bad keeps its other fields; a query or product that is
     left out takes its pairs along."""
     queries, corpus, qrels = part[:3]
-    drop: dict[str, list[int]] = {"queries": [], "corpus": [], "qrels": []}
+    drop: dict[str, list[int]] = {name: [] for name in TABLES}
     no_picture: list[int] = []
     for suspect in left_out:
         if suspect.file != part.name:

@@ -116,9 +116,15 @@ def _read_three(files: dict[str, Path], name: str, columns: Mapping[str, str] | 
         raise DataError(f"{name}: column {absent[0]!r}, named in columns=, is in none of the files")
     read = {part: _with_images(table, files[part].parent) for part, table in read.items()}
     read["qrels"], problems = _with_score(read["qrels"], score)
-    saved = files["qrels"].parent / "card.json"
-    told = json.loads(saved.read_text("utf-8")) if saved.exists() else {}
+    told = _card(files["qrels"].parent / "card.json")
     return Tables(**read, name=told.get("name", name), card=told.get("card", {}), problems=problems)
+
+
+def _card(path: Path) -> dict:
+    try:
+        return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: can't be read as JSON ({error}); mend or remove it") from None
 
 
 def _read_flat(file: Path, columns: Mapping[str, str] | None, score: Score) -> Tables:

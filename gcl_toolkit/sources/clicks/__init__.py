@@ -7,6 +7,7 @@ what is trained on them is worse (docs/LOG.md). 1..100 as in MarqoGS, so that ev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,12 @@ class ClickConfig(LogConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        try:
+            eta = 0.0 if self.propensity in ("harvest", "none") else float(self.propensity)
+        except ValueError:
+            eta = math.nan
+        if not 0 <= eta < math.inf:
+            raise UserError(f"propensity is {self.propensity!r}; harvest, none or a number >= 0 is expected")
         if not 0 < self.clip <= 1:
             raise UserError(f"clip is {self.clip}; above 0 and at most 1 is expected")
 
@@ -182,9 +189,4 @@ def _propensities(log: Log, config: ClickConfig) -> Propensities:
     positions = int(log.cells.position_C.max())
     if config.propensity == "harvest":
         return harvest(log.cells)
-    if config.propensity == "none":
-        return power_law(positions, 0.0)
-    try:
-        return power_law(positions, float(config.propensity))
-    except ValueError:
-        raise UserError(f"propensity is {config.propensity!r}; harvest, none or a number is expected") from None
+    return power_law(positions, 0.0 if config.propensity == "none" else float(config.propensity))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ COLUMNS = ("query", "product_id", "position", *INTERACTIONS, "impressions", "tim
 """The first three and one of the interactions must be there. A row is a product shown: `impressions` times, or once."""
 ZEALOUS = 20
 """From so many rows on, a session that clicks nearly everything is a bot."""
+
+DEEPEST = 32_767
+"""Positions are kept in two bytes."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,11 @@ class LogConfig:
     """Beyond this the log's table spills to the disk."""
 
     def __post_init__(self):
-        if min(self.click, self.cart, self.purchase) < 0 or self.positions < 1:
-            raise UserError("click, cart and purchase >= 0 and positions >= 1 are expected")
-        if self.half_life is not None and self.half_life <= 0:
+        if not all(0 <= value < math.inf for value in (self.click, self.cart, self.purchase)):
+            raise UserError("click, cart and purchase are numbers >= 0")
+        if not 1 <= self.positions <= DEEPEST:
+            raise UserError(f"positions is {self.positions:,}; 1 to {DEEPEST:,} is expected")
+        if self.half_life is not None and not 0 < self.half_life < math.inf:
             raise UserError(f"half_life is {self.half_life}; days > 0 are expected")
 
 
@@ -73,7 +79,10 @@ def read_log(path: str | Path, columns: Mapping[str, str] | None = None, config:
     import duckdb
 
     config = config or LogConfig()
-    engine = duckdb.connect(config={"memory_limit": config.memory, "preserve_insertion_order": "true"})
+    try:
+        engine = duckdb.connect(config={"memory_limit": config.memory, "preserve_insertion_order": "true"})
+    except duckdb.Error:
+        raise UserError(f"memory is {config.memory!r}; a size such as 2GB is expected") from None
     engine.execute("set enable_progress_bar = false")  # else each query shows one in a notebook
     try:
         present = _open(engine, Path(path), dict(columns or {}))
