@@ -204,8 +204,9 @@ class MatrixSampler:
         self.best_of_query = _Groups(query[best], product[best], weights[best], data.queries.num_rows)
         self.has_best = np.flatnonzero(self.best_of_query.counts)
         if not len(self.has_best):
-            why = "no pair of the best grade has a weight > 0" if data.pairs.score.any() else "every score is 0"
-            raise DataError(f"{data.name}: {why}; best products are expected, to train towards")
+            raise DataError(
+                f"{data.name}: no pair of the best grade has a weight > 0; some are expected, to train towards"
+            )
         self.products, self.queries = np.unique(product[kept]), np.unique(query[kept])
 
     def __call__(self, step: int) -> Batch:

@@ -15,6 +15,7 @@ from gcl_toolkit.evaluate import Watch
 from gcl_toolkit.fields import Fields
 from gcl_toolkit.ranked_data import IMAGE, divide
 from gcl_toolkit.runs import Run, load_model, read_steps
+from gcl_toolkit.weighting import WEIGHTINGS
 
 TITLES = Fields(title=1.0)
 
@@ -154,13 +155,20 @@ def test_a_wrong_setting_is_told(settings, words):
         TrainConfig(**settings)
 
 
-def test_nothing_to_train_on_is_told():
+def worst_only(scores):
+    return (scores == scores.min()).astype(float)
+
+
+def test_nothing_to_train_on_is_told(monkeypatch):
+    monkeypatch.setitem(WEIGHTINGS, "worst_only", worst_only)
     data = words_shop(2, 2)
     nothing = RankedData(data.queries, data.corpus, data.qrels.set_column(2, "score", pa.array([0.0] * 4)))
-    with pytest.raises(DataError, match="every score is 0; best products are expected"):
-        list(train(GCLModel("small", right=TITLES), nothing, TrainConfig(steps=1, weighting="constant")))
-    with pytest.raises(UserError, match="no pair has a weight > 0"):
-        trained(data=nothing)
+    for weighting in ("auto", "constant"):
+        with pytest.raises(UserError, match="no pair has a weight > 0"):
+            list(train(GCLModel("small", right=TITLES), nothing, TrainConfig(steps=1, weighting=weighting)))
+    unwanted = TrainConfig(steps=1, weighting="worst_only")
+    with pytest.raises(DataError, match="no pair of the best grade has a weight > 0"):
+        list(train(GCLModel("small", right=TITLES), data, unwanted))
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 30], ids=["decoded late", "decoded at first"])
