@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, layer_norm
 
 from gcl_toolkit.baselines import texts
-from gcl_toolkit.batches import Inputs, MatrixSampler, PairSampler, augment_images
+from gcl_toolkit.batches import Inputs, augment_images
 from gcl_toolkit.doctor import fast_bfloat16
 from gcl_toolkit.encoders import SmallEncoder
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.fields import Fields
 from gcl_toolkit.losses import matrix_loss
 from gcl_toolkit.ranked_data import RankedData
+from gcl_toolkit.samplers import MatrixSampler, PairSampler
 from gcl_toolkit.weighting import is_top, to_weights
 
 
@@ -59,17 +60,19 @@ class Reranker:
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=peak, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=config.steps + 1, pct_start=0.1)
         started = time.perf_counter()
-        self.network.train()
         for step in range(config.steps):
-            loss = loss_of(step)
+            self.network.train()
             optimizer.zero_grad()
-            loss.backward()
+            with torch.random.fork_rng(devices=[]):  # dropout is a function of the seed and the step, too
+                torch.manual_seed(config.seed * 1_000_003 + step)
+                loss = loss_of(step)
+                loss.backward()
             optimizer.step()
+            self.network.eval()
             rate = schedule.get_last_lr()[0]
             schedule.step()
             seconds = time.perf_counter() - started
             yield {"step": step + 1, "loss": loss.item(), "learning_rate": rate, "seconds": seconds}
-        self.network.eval()
 
     def scores(self, query_rows: np.ndarray, products_QxK: np.ndarray, data: RankedData) -> np.ndarray:
         """Q x K: the score of each product (row numbers) for its query (row numbers of `data`); larger is better."""

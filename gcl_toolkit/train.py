@@ -14,18 +14,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gcl_toolkit.batches import Batch, Inputs, KnownPairs, MatrixSampler, Noise, PairSampler, ahead
+from gcl_toolkit.baselines import BM25, texts
+from gcl_toolkit.batches import Inputs, Noise, ahead
 from gcl_toolkit.checkpoints import step_of
 from gcl_toolkit.engine import Engine, EngineConfig
 from gcl_toolkit.errors import UserError, unknown
 from gcl_toolkit.evaluate import Watch
+from gcl_toolkit.fields import Fields
 from gcl_toolkit.losses import LOSSES, TILED, sized
 from gcl_toolkit.losses.distributed import local_form, own_share, rank, ranks
 from gcl_toolkit.model import GCLModel
 from gcl_toolkit.ranked_data import RankedData, is_image
 from gcl_toolkit.runs import Run
+from gcl_toolkit.samplers import Batch, KnownPairs, MatrixSampler, PairSampler, QuerySampler
 from gcl_toolkit.weighting import is_top, to_weights
 
+Sampler = PairSampler | QuerySampler | MatrixSampler
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -38,6 +42,10 @@ class TrainConfig:
     row, the published form; others of `LOSSES`."""
     weighting: str = "auto"
     """Score -> weight, a name of `weighting.WEIGHTINGS`; "constant" is binary contrastive training."""
+    sampler: str = "auto"
+    """What a step draws. "auto": "pairs", known pairs at random, for "gcl"; "matrix" for all others. "queries": one
+    product each of different queries, for "gcl". "hard": "matrix", a quarter of whose products BM25 finds for the
+    queries though they aren't known for them."""
     top_only: bool = False
     """Train on the pairs with the best grades only."""
     mask: bool = True
@@ -64,6 +72,9 @@ class TrainConfig:
             raise unknown("loss", self.loss, LOSSES)
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
+        fitting = ("auto", "pairs", "queries") if self.loss == "gcl" else ("auto", "matrix", "hard")
+        if self.sampler not in fitting:
+            raise unknown(f"sampler for the loss {self.loss!r}", self.sampler, fitting)
         for name, holds, expected in (
             *((name, getattr(self, name) >= 1, "at least 1") for name in ("steps", "batch", "queries")),
             ("learning_rate", self.learning_rate is None or 0 < self.learning_rate < math.inf, "a number > 0"),
@@ -175,7 +186,7 @@ def _diverged(motor: Engine, step: int, run: Run | None) -> str:
 class _Batches:
     """What the steps of a training see: this rank's rows, prepared, and the loss of the whole batch."""
 
-    def __init__(self, motor: Engine, data: RankedData, sampler: PairSampler | MatrixSampler, config: TrainConfig):
+    def __init__(self, motor: Engine, data: RankedData, sampler: Sampler, config: TrainConfig):
         self.motor, self.data, self.sampler, self.config = motor, data, sampler, config
         model, workers = motor.model, motor.config.workers
         read = partial(Inputs, model.encoder, workers=workers, cache=motor.config.cache)
@@ -262,7 +273,7 @@ def _seed(config: TrainConfig, step: int) -> int:
     return config.seed * 1_000_003 + step
 
 
-def _sampler(data: RankedData, config: TrainConfig) -> PairSampler | MatrixSampler:
+def _sampler(data: RankedData, config: TrainConfig) -> Sampler:
     scores = data.pairs.score
     top = is_top(scores)
     weights = to_weights(scores, config.weighting) * (scores > 0)  # a score of 0 says "irrelevant", under any weighting
@@ -273,8 +284,23 @@ def _sampler(data: RankedData, config: TrainConfig) -> PairSampler | MatrixSampl
             f"{data.name}: no pair has a weight > 0 under {config.weighting!r}; there is nothing to train on"
         )
     if config.loss == "gcl":
-        return PairSampler(data, weights, size=config.batch, seed=config.seed)
-    return MatrixSampler(data, weights, top, size=config.batch, queries=config.queries, seed=config.seed)
+        kind = QuerySampler if config.sampler == "queries" else PairSampler
+        return kind(data, weights, size=config.batch, seed=config.seed)
+    hard = _found_by_words(data) if config.sampler == "hard" else None
+    return MatrixSampler(data, weights, top, size=config.batch, queries=config.queries, seed=config.seed, hard=hard)
+
+
+def _found_by_words(data: RankedData, depth: int = 50) -> list[np.ndarray]:
+    """For each query the rows of the products that BM25 finds by all their texts, best first, at most `depth`."""
+    queries, products = (
+        texts(table, Fields(**dict.fromkeys(names, 1.0)))
+        for table, names in ((data.queries, data.query_fields), (data.corpus, data.corpus_fields))
+    )
+    if not (queries and products):
+        raise UserError(
+            f"{data.name}: hard negatives are found by words, and a side has no texts; take another sampler"
+        )
+    return BM25(products).matching(queries, depth)
 
 
 def _learn_vocabulary(model: GCLModel, data: RankedData) -> None:

@@ -20,9 +20,9 @@ import torch
 from IPython.display import clear_output, display
 
 from gcl_toolkit import Fields, GCLModel, evaluate, figures, load, search
-from gcl_toolkit.batches import MatrixSampler
 from gcl_toolkit.evaluate import measure_ranking
 from gcl_toolkit.fields import fuse
+from gcl_toolkit.samplers import MatrixSampler
 from gcl_toolkit.train import TrainConfig, train
 from gcl_toolkit.weighting import is_top, to_weights
 

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "gcl_toolkit"
 LAYERS = {
     "paper": "errors findings weighting fields losses metrics ranked_data statistics propensity",
-    "world": "doctor pictures texts sources encoders model batches index formats",
+    "world": "doctor pictures texts sources encoders model samplers batches index formats",
     "acts": "checkpoints runs adapt engine train search baselines rerank evaluate study summary stages official slices "
     "parity curate",
     "views": "figures results report glossary space bundle export",

@@ -1,14 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from conftest import png, ranked
 
-from gcl_toolkit.batches import Inputs, MatrixSampler, Noise, PairSampler, ahead, augment_images
+from gcl_toolkit.batches import Inputs, Noise, ahead, augment_images
 from gcl_toolkit.encoders import make_encoder
 from gcl_toolkit.errors import DataError
 from gcl_toolkit.fields import Fields
 from gcl_toolkit.ranked_data import IMAGE
+from gcl_toolkit.samplers import MatrixSampler, PairSampler, QuerySampler
 from gcl_toolkit.weighting import is_top, to_weights
 
 BOTH = Fields(image=0.5, title=0.5)
@@ -145,3 +148,41 @@ def test_items_made_ahead_come_in_order_and_leaving_early_ends_the_thread(count)
         if value == 4:
             break
     assert len(made) <= 3 + count + 1
+
+
+def some_pairs():
+    """A third of all pairs are known."""
+    data = ranked(24, 40)
+    third = (data.pairs.query + data.pairs.product) % 3 == 0
+    return replace(data, qrels=data.qrels.filter(pa.array(third)))
+
+
+def test_a_query_sampler_draws_different_queries_and_known_products():
+    data = some_pairs()
+    weights = np.where(data.pairs.score > 30, data.pairs.score, 0)
+    sampler, known = QuerySampler(data, weights, size=8, seed=3), set(zip(*data.pairs[:2], strict=True))
+    drawn = [sampler(step) for step in range(30)]
+    for batch in drawn:
+        assert len(set(batch.queries)) == len(batch.queries)
+        assert set(zip(batch.queries, batch.products, strict=True)) <= known
+        assert (batch.weights > 30).all()
+    able = len(np.unique(data.pairs.query[weights > 0]))
+    first = np.concatenate([batch.queries for batch in drawn[: able // 8]])
+    assert len(set(first)) == len(first)  # every query once an epoch
+    again = QuerySampler(data, weights, size=8, seed=3)(7)
+    assert (again.products == drawn[7].products).all()
+
+
+def test_hard_negatives_are_found_for_the_queries_and_not_known():
+    data = some_pairs()
+    top = is_top(data.pairs.score)
+    found = [np.arange(q % 5, data.corpus.num_rows, 5) for q in range(data.queries.num_rows)]
+    common = {"size": 12, "queries": 1, "seed": 0}
+    plain = MatrixSampler(data, np.ones(len(top)), top, **common)
+    sampler = MatrixSampler(data, np.ones(len(top)), top, hard=found, **common)
+    known = set(zip(*data.pairs[:2], strict=True))
+    listed = {(q, p) for q, rows in enumerate(found) for p in rows}
+    pairs = set(zip(np.repeat(np.arange(len(found)), sampler.hard.counts), sampler.hard.member, strict=True))
+    assert pairs == listed - known
+    assert len(sampler(0).products) == len(plain(0).products) == 12
+    assert any(list(sampler(step).products) != list(plain(step).products) for step in range(5))

@@ -9,12 +9,12 @@ import torch
 from conftest import ranked
 
 from gcl_toolkit import NDCG, DataError, GCLModel, RankedData, TrainConfig, UserError, evaluate, train
-from gcl_toolkit.batches import KnownPairs
 from gcl_toolkit.engine import EngineConfig
 from gcl_toolkit.evaluate import Watch
 from gcl_toolkit.fields import Fields
 from gcl_toolkit.ranked_data import IMAGE, divide
 from gcl_toolkit.runs import Run, load_model, read_steps
+from gcl_toolkit.samplers import KnownPairs
 from gcl_toolkit.weighting import WEIGHTINGS
 
 TITLES = Fields(title=1.0)
@@ -141,6 +141,8 @@ def test_a_pair_with_score_0_is_never_a_positive(loss, weighting):
     [
         ({"loss": "clip"}, "unknown loss 'clip'; known: bixse, cosent, gcl"),
         ({"precision": "int8"}, "unknown precision"),
+        ({"sampler": "queries"}, "unknown sampler for the loss 'graded' 'queries'; known: auto, hard, matrix"),
+        ({"loss": "gcl", "sampler": "hard"}, "unknown sampler for the loss 'gcl'"),
         ({"steps": 0}, "steps is 0; at least 1"),
         ({"batch": -3}, "batch is -3"),
         ({"learning_rate": 0}, "learning_rate is 0; a number > 0"),
