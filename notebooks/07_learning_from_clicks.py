@@ -298,9 +298,9 @@ assert over_clicked["in_domain"].low > 0, "scores bring more than clicked or not
 
 # %% [markdown]
 # On queries and products that were trained on, click rates cost little where the ranker's error is luck, and much where it
-# has a system: **training forgives noise and learns bias.** On new queries a second fault of click rates shows: two clicks
-# of three looks make a rate of .67, and nothing shrinks it. How you write scores matters as well. With *ranks* on both
-# sides, five shops show next to nothing between clicks per look and click rates (`docs/BENCHMARKS.md`).
+# has a system: **training forgives noise and learns bias.** Elsewhere one shop has too few test queries to say so; five
+# shops do (`docs/BENCHMARKS.md`). How scores are written matters as much: as *ranks*, debiased and raw scores trained about
+# equally good models there.
 #
 # ## Exercise
 #

@@ -184,7 +184,9 @@ def test_facts_fail_when_the_bias_stays_in(monkeypatch):
     """Notebook 7, every position taken to be looked at alike."""
     monkeypatch.setattr(clicks, "_propensities", lambda log, _: power_law(int(log.cells.position_C.max()), 0.0))
     wanted = ("harvested propensities are near", "clicks per look find more", "a taste that goes uncorrected is learnt")
-    broken = broken_facts(code("07_learning_from_clicks"), until=wanted)
+    scope = {"__name__": "notebook"}
+    broken = broken_facts(code("07_learning_from_clicks"), scope, until=wanted)
+    scope["workplace"].cleanup()
     assert not [fact for fact in wanted if not any(said.startswith(fact) for said in broken)], broken
 
 
