@@ -126,7 +126,7 @@ def test_compare_writes_a_table_that_names_the_control(capsys, table, tmp_path):
     assert (tmp_path / "study" / "report.html").stat().st_size > 1_000_000
     status, _, error = gcl(capsys, *arguments, "--methods", "random", "gcl-matrix")
     assert (status, error) == (2, error)
-    assert "no control in the study" in error
+    assert "no control among the methods" in error
 
 
 def test_lab_adds_every_loss_to_the_runs_of_compare(capsys, table, tmp_path):

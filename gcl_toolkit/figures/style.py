@@ -16,7 +16,7 @@ STYLES = {
     "clip-masked": (ORANGE, "circle-open", "dash"),
     "clip-top": (ORANGE, "triangle-up", "dot"),
     "binary-matrix": (SKY, "square", "solid"),
-    "masked-matrix": (SKY, "square-open", "dash"),
+    "masked-matrix": (SKY, "bowtie", "dash"),
     "top-matrix": (SKY, "triangle-down", "dot"),
     "gcl-linear": (PURPLE, "diamond", "solid"),
     "gcl-reciprocal": (PURPLE, "diamond-open", "dash"),
