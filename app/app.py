@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.util
 import os
 import sys
@@ -44,6 +45,7 @@ def launch(
     """
     if mcp and importlib.util.find_spec("mcp") is None:
         raise UserError("mcp is not installed; run: pip install 'gcl-toolkit[mcp]'")
+    _share_arenas()
     page = Page(service).blocks
     fonts = [["system-ui", "sans-serif"], ["ui-monospace", "monospace"]]  # of this machine, none from elsewhere
     theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=fonts[0], font_mono=fonts[1])
@@ -69,6 +71,13 @@ def launch(
     if wait:
         page.block_thread()
     return app, url, page
+
+
+def _share_arenas() -> None:
+    """Two heaps for all threads, where the C library can: one a thread keeps 150 MB more under load (glibc)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(-8, 2)  # M_ARENA_MAX
 
 
 def main() -> None:
