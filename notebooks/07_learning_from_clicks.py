@@ -141,7 +141,9 @@ figures.lines(
     },
     "position",
     "relative to position 1",
-).update_yaxes(type="log").update_xaxes(type="log")
+).update_yaxes(type="log", tickvals=[1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01]).update_xaxes(
+    type="log", tickvals=[1, 2, 5, 10, 20]
+)
 
 # %% [markdown]
 # *Both axes are logarithmic, so 1 / position is a straight line. The click rate falls much faster: it mixes looking
