@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gcl_toolkit.errors import UserError
+from gcl_toolkit.errors import UserError, first_line
 from gcl_toolkit.model import GCLModel
 
 STATE, MANIFEST = "state.safetensors", "manifest.json"
@@ -108,7 +108,7 @@ def step_of(checkpoint: Path) -> int:
 
 def told(error: Exception) -> str:
     """An error of the file system in few words."""
-    return getattr(error, "strerror", None) or str(error).splitlines()[0].removeprefix("Error while serializing: ")
+    return getattr(error, "strerror", None) or first_line(error).removeprefix("Error while serializing: ")
 
 
 def _all(folder: Path) -> Iterator[Path]:

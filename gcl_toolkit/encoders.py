@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gcl_toolkit.errors import UserError
+from gcl_toolkit.errors import UserError, first_line
 from gcl_toolkit.pictures import fit
 from gcl_toolkit.texts import fast_tokenizer
 
@@ -96,10 +96,6 @@ def make_encoder(name: str, *, pretrained: str | None = None, **options) -> Enco
     if name.startswith("text:"):
         return TextEncoder(name, **options)
     return OpenClipEncoder(name, pretrained=pretrained, **options)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 # -- small -------------------------------------------------------------------------------------------------------------
@@ -230,7 +226,7 @@ class OpenClipEncoder(Encoder):
             self._tokenize = fast_tokenizer(open_clip.get_tokenizer(name))
         except Exception as error:  # the hub, a torn file, a wrong tag: one clear line
             raise UserError(
-                f"{name} ({pretrained or 'no checkpoint'}) could not be loaded: {_first_line(error)}"
+                f"{name} ({pretrained or 'no checkpoint'}) could not be loaded: {first_line(error)}"
             ) from error
         self.preprocess = {key: model.visual.preprocess_cfg[key] for key in PREPROCESS}
         self.spec = {"name": name, "preprocess": self.preprocess}
@@ -308,7 +304,7 @@ class TextEncoder(Encoder):
             self.model = transformers.AutoModel.from_pretrained(path)
             self._tokenize = transformers.AutoTokenizer.from_pretrained(path)
         except Exception as error:
-            raise UserError(f"{name} could not be loaded: {_first_line(error)}") from error
+            raise UserError(f"{name} could not be loaded: {first_line(error)}") from error
         if prefix is None:
             is_e5 = re.search(r"\be5\b", Path(path).name, re.IGNORECASE)
             prefix, product_prefix = ("query: ", product_prefix or "passage: ") if is_e5 else ("", product_prefix)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from gcl_toolkit.errors import DataError, UserError, unknown
+from gcl_toolkit.errors import DataError, UserError, first_line, unknown
 from gcl_toolkit.fields import is_missing
 
 KINDS = ("FLAT", "IVF_FLAT", "HNSW", "DISKANN")
@@ -202,8 +202,9 @@ def _connect(uri: str | Path, token: str) -> Any:
     try:
         return MilvusClient(str(uri), token=token)
     except (MilvusException, OSError) as error:
-        said = next(iter(str(error).splitlines()), "")
-        raise UserError(f"{uri}: no Milvus store can be opened here ({said}); is it in use, or out of reach?") from None
+        raise UserError(
+            f"{uri}: no Milvus store can be opened here ({first_line(error)}); is it in use, or out of reach?"
+        ) from None
 
 
 def _scalar_columns(corpus: pa.Table, columns: Sequence[str] | None) -> list[str]:

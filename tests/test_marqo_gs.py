@@ -156,9 +156,10 @@ def test_a_subset_is_the_same_from_every_layout_and_keeps_whole_lists(hub, tar):
         marqo_gs.load(hub, queries=4),
         marqo_gs.load(hub, queries=4, streaming=True),
         marqo_gs.load(tar, queries=4),
+        load(f"{hub}:queries=4,streaming=true"),
     ]
     chosen = [[sorted(data.queries["query"].to_pylist()) for data in splits.values()] for splits in subsets]
-    assert chosen[0] == chosen[1] == chosen[2]
+    assert chosen[0] == chosen[1] == chosen[2] == chosen[3]
     assert len({*chosen[0][0], *chosen[0][1]}) == 4
     for splits in subsets:
         for data in splits.values():

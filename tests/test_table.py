@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from gcl_toolkit.errors import DataError, UserError
 from gcl_toolkit.ranked_data import SPLITS, four_way_split
-from gcl_toolkit.sources import load
+from gcl_toolkit.sources import load, spelt
 from gcl_toolkit.sources.check import check
 from gcl_toolkit.sources.table import load as load_table
 from gcl_toolkit.sources.table import read_table, write
@@ -216,6 +216,18 @@ def test_an_option_that_a_source_does_not_have_is_told(flat, tmp_path):
         load(flat, queries=5)
     with pytest.raises(UserError, match=r"source shop has no option 'quarantine'; .*known: .*products"):
         load("shop", quarantine=tmp_path / "x.csv")
+
+
+def test_options_stand_in_the_name_of_a_source(flat, tmp_path):
+    said = {"seed": 3, "noise": 0.5, "sparse": True, "sheet": "a=b"}
+    assert spelt("shop:seed=3,noise=0.5,sparse=true,sheet=a=b") == ("shop", said)
+    assert spelt("C:/my table.csv") == ("C:/my table.csv", {})
+    pairs = [f"q{q},p{p},{q + p}\n" for q in range(10) for p in range(10)]
+    (odd := tmp_path / "by:me=1.csv").write_text("query,product_id,clicks\n" + "".join(pairs))
+    assert load(f"{odd}:score=clicks,seed=3") == load(odd, score="clicks", seed=3) != load(odd, score="clicks")
+    for wrong in ("seed=x", "seed=true", "seed=1.5"):
+        with pytest.raises(UserError, match=r"option seed of source table is .*; int is expected"):
+            load(f"{odd}:{wrong}")
 
 
 def test_a_torn_card_is_a_problem_not_a_traceback(tmp_path):

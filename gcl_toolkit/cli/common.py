@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gcl_toolkit import recipes
 from gcl_toolkit.errors import DataError, UserError
 from gcl_toolkit.ranked_data import RankedData
-from gcl_toolkit.sources import load
+from gcl_toolkit.sources import load, spelt
 from gcl_toolkit.study import World, read_study
 
 console = Console(quiet=os.environ.get("RANK", "0") != "0")
@@ -26,8 +26,8 @@ data_app = tyro.extras.SubcommandApp()
 app.command(data_app, name="data", help="Look at data, make data.")
 
 
-def splits_of(data: str, names: Sequence[str], quarantine: str | None = None) -> dict[str, RankedData]:
-    splits = load(data, **({"quarantine": quarantine} if quarantine else {}))
+def splits_of(data: str, names: Sequence[str]) -> dict[str, RankedData]:
+    splits = load(data)
     for name in names:
         if name not in splits:
             raise DataError(f"{data} has no split {name!r}; it has {', '.join(splits)}")
@@ -41,7 +41,7 @@ def split_of(data: str, name: str) -> RankedData:
 def judged(splits: dict[str, RankedData], data: str, complete: str | None) -> dict[str, RankedData]:
     from gcl_toolkit.sources.hierarchy import complete_grades
 
-    return complete_grades(splits, data, tuple(complete.split(","))) if complete else {}
+    return complete_grades(splits, spelt(data)[0], tuple(complete.split(","))) if complete else {}
 
 
 def first_world(folder: Path, data: str, complete: str | None) -> World:

@@ -27,6 +27,7 @@ from gcl_toolkit.official import write as write_official
 from gcl_toolkit.ranked_data import SPLITS, RankedData
 from gcl_toolkit.runs import Run, load_model, writable_folder, write_json
 from gcl_toolkit.search import search, top_k
+from gcl_toolkit.sources import spelt
 from gcl_toolkit.statistics import interval
 from gcl_toolkit.train import TrainConfig, train
 
@@ -42,7 +43,6 @@ def train_command(
     right: str = "image=0.5,title=0.5",
     encoder: str = "small",
     pretrained: str | None = None,
-    quarantine: Path | None = None,
     evaluate_every: int = 0,
     resume: Path | None = None,
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = DEFAULT_TRAINING,
@@ -51,13 +51,13 @@ def train_command(
     """Train one model on the in_domain split of some data; by torchrun or accelerate launch, on many GPUs.
 
     Args:
-        data: "shop", or a file or folder in a known layout.
+        data: "shop", "marqo_gs", or a file or folder in a known layout; a source's options may follow:
+            marqo_gs:queries=2000,streaming=true or my.csv:quarantine=bad.csv.
         out: folder of the run: config.json, steps.jsonl, checkpoints/; one that holds a run is left alone.
         left: fields of the queries with weights.
         right: fields of the products with weights.
         encoder: small, an open_clip name, hf-hub:org/name, text:org/name.
         pretrained: open_clip's tag or a checkpoint file.
-        quarantine: leave out the rows that this file of gcl data check names.
         evaluate_every: also measure the dev queries of every split so often, in steps, and at the last; gcl report
             draws it. Each time costs about what embedding the products does.
         resume: go on with the run in this folder, with the settings that it was begun with; leave out all others.
@@ -68,7 +68,6 @@ def train_command(
         "right": right,
         "encoder": encoder,
         "pretrained": pretrained,
-        "quarantine": str(quarantine) if quarantine else None,
         "evaluate_every": evaluate_every,
     }
     if resume:
@@ -78,7 +77,7 @@ def train_command(
         raise UserError(f"{out} holds a run already; go on with it by --resume {out}, or give another --out")
     with console.status(f"reading {arguments['data']}"):
         every = arguments.get("evaluate_every")
-        splits = splits_of(arguments["data"], SPLITS if every else ["in_domain"], arguments.get("quarantine"))
+        splits = splits_of(arguments["data"], SPLITS if every else ["in_domain"])
     sides = Fields.parse(arguments["left"]), Fields.parse(arguments["right"])
     model = GCLModel(
         arguments["encoder"], left=sides[0], right=sides[1], seed=config.seed, pretrained=arguments["pretrained"]
@@ -133,7 +132,7 @@ def evaluate_command(
 
     Args:
         run: folder of a run or a model; with --official also a ranking: a TREC run or the script's retrieval.json.
-        data: "shop", or a file or folder in a known layout.
+        data: as in gcl train.
         split: which splits.
         division: dev, test or all queries.
         official: as marqo-ai/GCL's script does, to stand beside published results: its ground truth (MarqoGS's tar has
@@ -163,7 +162,7 @@ def evaluate_command(
 def _evaluate_officially(run: Path, data: str, parts: dict[str, RankedData], division: str, out: Path) -> None:
     columns = {}
     for name, part in parts.items():
-        truth = stored_truth(data, part, division) or ground_truth(part.only(division))
+        truth = stored_truth(spelt(data)[0], part, division) or ground_truth(part.only(division))
         with console.status(f"{name}: ranking for {len(truth):,} queries"):
             found = read_run(run) if run.is_file() else retrieve(load_model(run), part, truth)
         summary = write_official(truth, found, out / name)["summary"]
@@ -184,7 +183,7 @@ def search_command(
     Args:
         run: folder of a run, a model, or a study (its gcl-matrix model is taken).
         query: what to look for.
-        data: "shop", or a file or folder in a known layout.
+        data: as in gcl train.
         k: how many.
     """
     model = load_model(model_folder(run))
@@ -222,7 +221,7 @@ def index_command(
 
     Args:
         run: folder of a run or a model.
-        data: "shop", or a file or folder in a known layout.
+        data: as in gcl train.
         out: folder of products.db (Milvus Lite), parity.json and what `also` names.
         split: which split's products and queries.
         kind: FLAT (exact), IVF_FLAT, HNSW; DISKANN on a cluster only.

@@ -22,7 +22,7 @@ from gcl_toolkit.fields import Fields
 from gcl_toolkit.ranked_data import query_folds
 from gcl_toolkit.results import as_markdown, order_and_recall
 from gcl_toolkit.runs import writable_folder, write_json
-from gcl_toolkit.sources import load
+from gcl_toolkit.sources import load, spelt
 from gcl_toolkit.statistics import Difference, Interval
 from gcl_toolkit.study import FOLD, LABORATORY, METHODS, TRAINED, StudyConfig, World, read_study, run_folder, study
 from gcl_toolkit.summary import check_control, results
@@ -54,7 +54,8 @@ class Comparison:
     """What gcl compare and gcl lab ask for."""
 
     data: str = "shop"
-    """"shop", a recipe (its data), or a file or folder: MarqoGS (hub parquet or tar), an own table, saved splits."""
+    """"shop", "marqo_gs", a recipe (its data), or a file or folder: MarqoGS (hub parquet or tar), an own table, saved
+    splits. A source's options may follow: marqo_gs:queries=2000,streaming=true or my.csv:quarantine=bad.csv."""
     out: Path = Path("runs/compare")
     """Folder of the study; whole runs found there are not repeated, so the same command goes on where it stopped."""
     methods: tuple[str, ...] = METHODS
@@ -80,10 +81,6 @@ class Comparison:
     """small, an open_clip name, hf-hub:org/name, text:org/name."""
     pretrained: str | None = None
     """open_clip's tag or a checkpoint file."""
-    queries: int | None = None
-    """So many queries a split, drawn at random, each with its whole list."""
-    quarantine: Path | None = None
-    """Leave out the rows that this file of gcl data check names."""
     control: str | None = None
     """What to tell gains over; by default the strongest control on the dev queries."""
     division: Literal["test", "all"] = "test"
@@ -94,9 +91,7 @@ class Comparison:
     def worlds(self) -> Sequence[World]:
         if self.data in recipes.RECIPES and self.data != "shop":  # which is a source too
             return recipes.RECIPES[self.data].worlds()
-        asked = {"queries": self.queries, "quarantine": self.quarantine}
-        splits = load(self.data, **{name: value for name, value in asked.items() if value is not None})
-        name = Path(self.data).resolve().name
+        splits, name = load(self.data), Path(spelt(self.data)[0]).resolve().name
         return [
             World(f"{name}{FOLD}{k}" if k else name, fold, judged(fold, self.data, self.complete))
             for k, fold in enumerate(query_folds(splits, self.folds))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from gcl_toolkit.errors import UserError
+from gcl_toolkit.errors import UserError, first_line
 
 
 def files_of(folder: str | Path) -> list[str]:
@@ -55,6 +55,5 @@ def push(folder: str | Path, repo: str, *, private: bool = True) -> str:
             repo_id=address.repo_id, folder_path=folder, allow_patterns=files, commit_message="A model by gcl export"
         )
     except Exception as error:  # of the hub, or of whichever HTTP client this version of huggingface_hub has
-        told = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"{repo} could not be pushed ({told.replace(token, '***')})") from None
+        raise UserError(f"{repo} could not be pushed ({first_line(error).replace(token, '***')})") from None
     return str(address)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from gcl_toolkit.errors import UserError
+from gcl_toolkit.errors import UserError, first_line
 from gcl_toolkit.model import GCLModel
 
 PARITY = 1e-4
@@ -54,8 +54,8 @@ def write_towers(model: GCLModel, folder: Path) -> dict[str, float]:
                 f"{error.name} is not installed; pip install 'gcl-toolkit[export]', or leave ONNX out with --no-onnx"
             ) from None
         except Exception as error:  # the exporter raises whatever stands in its way
-            told = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UserError(f"{path.name} can't be written ({told}); leave ONNX out with --no-onnx") from error
+            said = first_line(error)
+            raise UserError(f"{path.name} can't be written ({said}); leave ONNX out with --no-onnx") from error
         if not differences[name] <= PARITY:
             raise UserError(
                 f"{path.name} differs from the model by {differences[name]:.1e}; at most {PARITY:g} is expected; leave "

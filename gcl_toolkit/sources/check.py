@@ -15,14 +15,14 @@ import pyarrow.compute as pc
 from PIL import Image, UnidentifiedImageError
 
 from gcl_toolkit import formats
-from gcl_toolkit.errors import DataError
+from gcl_toolkit.errors import DataError, first_line
 from gcl_toolkit.findings import findings, numbers, present
 from gcl_toolkit.pictures import check_size
 from gcl_toolkit.ranked_data import RankedData, is_image, leaks
 from gcl_toolkit.sources import SOURCES, layout_of
 from gcl_toolkit.sources.quarantine import suspects
 from gcl_toolkit.sources.quarantine import write as write_quarantine
-from gcl_toolkit.sources.rows import Tables, told
+from gcl_toolkit.sources.rows import Tables
 
 TINY, HUGE = 16, 1e6
 _ODD_TEXT = {
@@ -196,7 +196,7 @@ def image_fault(image: dict) -> tuple[str, str] | None:
     except UnidentifiedImageError:
         return "can't be decoded", "its form is none that Pillow knows"
     except Exception as error:  # a decoder of a broken file may raise anything
-        return "can't be decoded", told(error)
+        return "can't be decoded", first_line(error)
     return None
 
 

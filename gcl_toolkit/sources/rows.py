@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, json, parquet
 
-from gcl_toolkit.errors import DataError
+from gcl_toolkit.errors import DataError, first_line
 from gcl_toolkit.findings import codes, present
 from gcl_toolkit.ranked_data import IMAGE, RankedData, is_image
 
@@ -117,9 +117,5 @@ def _parsed(path: Path, text: tuple[str, ...]) -> pa.Table:
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: can't be read as {path.suffix[1:]} ({told(error)}); is the file whole?") from None
-
-
-def told(error: Exception) -> str:
-    """An exception in one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        said = first_line(error)
+        raise DataError(f"{path}: can't be read as {path.suffix[1:]} ({said}); is the file whole?") from None

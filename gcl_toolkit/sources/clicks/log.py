@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from gcl_toolkit.errors import DataError, UserError
+from gcl_toolkit.errors import DataError, UserError, first_line
 from gcl_toolkit.propensity import Cells
 from gcl_toolkit.ranked_data import normalise_text
 
@@ -92,8 +92,7 @@ def read_log(path: str | Path, columns: Mapping[str, str] | None = None, config:
         rows = _clean(engine, present, config)
         added = engine.sql(_adding_up(present, config)).to_arrow_table()
     except duckdb.Error as error:
-        said = next(iter(str(error).splitlines()), "")
-        raise DataError(f"{path}: can't be read ({said}); is the file whole?") from None
+        raise DataError(f"{path}: can't be read ({first_line(error)}); is the file whole?") from None
     finally:
         engine.close()
     if not added.num_rows:

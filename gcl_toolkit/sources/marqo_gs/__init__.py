@@ -25,7 +25,7 @@ def load(path: str | Path | None = None, quarantine: Path | None = None, **optio
                every layout, about 80/20 over the query parts. Each keeps its whole list of products.
     seed:      of that choice, and of dev / test where no ground-truth file tells.
     streaming: read the hub's rows as they come instead of storing the whole set first.
-    fields:    the right fields to read; `("title",)` leaves the images where they are.
+    fields:    the right fields to read; `"title"` leaves the images where they are.
     images:    where the tar's pictures are (default: relative to its folder).
     quarantine: a file that names rows to leave out.
 
@@ -44,11 +44,12 @@ def tables(
     queries: int | None = None,
     seed: int = 0,
     streaming: bool = False,
-    fields: tuple[str, ...] = FIELDS,
+    fields: tuple[str, ...] | str = FIELDS,
     images: str | Path | None = None,
 ) -> dict[str, Tables]:
     """What `load` reads, before it is checked."""
     path = HUB_ID if path is None else path
+    fields = tuple(fields.split("+")) if isinstance(fields, str) else fields
     found = layout(path)
     if found == "tar":
         rows, corpora, divisions = read_tar(tar_folder(Path(path)), queries, seed, fields, images)

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import dataset, ipc, parquet
 
-from gcl_toolkit.errors import DataError
+from gcl_toolkit.errors import DataError, first_line
 from gcl_toolkit.findings import present
 from gcl_toolkit.ranked_data import IMAGE, SPLITS
 from gcl_toolkit.sources.marqo_gs.rows import NEEDED, OPTIONAL, PART, check_columns, choose
-from gcl_toolkit.sources.rows import as_images, first_values, told
+from gcl_toolkit.sources.rows import as_images, first_values
 
 _BATCH_ROWS = 1024
 
@@ -50,7 +50,7 @@ class Hub:
                 yield from self._by_datasets(split, columns, rows)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(
-                f"{self.path}, split {split}: can't be read ({told(error)}); "
+                f"{self.path}, split {split}: can't be read ({first_line(error)}); "
                 "are the files whole, and if it is a hub id, is the hub in reach?"
             ) from None
 
@@ -85,7 +85,7 @@ def _parquet_columns(file: Path) -> list[str]:
     try:
         return parquet.read_schema(file).names
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: can't be read as parquet ({told(error)}); is the file whole?") from None
+        raise DataError(f"{file}: can't be read as parquet ({first_line(error)}); is the file whole?") from None
 
 
 def read_hub(hub: Hub, queries: int | None, seed: int, fields: tuple[str, ...]) -> tuple[dict, dict]:
@@ -137,7 +137,7 @@ class _Images:
                 self.writer.write_table(pa.table({"image": images}))
             except OSError as error:
                 place = Path(self.file.name).parent
-                told_of = f"{place}: the images find no room ({told(error)}); set TMPDIR to a larger disk"
+                told_of = f"{place}: the images find no room ({first_line(error)}); set TMPDIR to a larger disk"
                 raise DataError(told_of) from None
             batch = batch.drop_columns(["image"])
         return batch

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from gcl_toolkit.errors import DataError
+from gcl_toolkit.errors import DataError, first_line
 from gcl_toolkit.findings import present
 from gcl_toolkit.sources.marqo_gs.rows import NEEDED, OPTIONAL, PART, check_columns, choose
-from gcl_toolkit.sources.rows import as_images, told
+from gcl_toolkit.sources.rows import as_images
 
 _TRUTH_SUFFIX = "_{!@#~}_"
 """The official evaluation ends every query in its ground-truth files with this."""
@@ -62,7 +62,7 @@ def _read_csv(file: Path) -> pa.Table:
         convert = csv.ConvertOptions(column_types=text, include_columns=wanted)
         return csv.read_csv(file, parse_options=parse, convert_options=convert)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: can't be read as CSV ({told(error)}); is the file whole?") from None
+        raise DataError(f"{file}: can't be read as CSV ({first_line(error)}); is the file whole?") from None
 
 
 def _read_json(file: Path) -> dict:
