@@ -49,7 +49,7 @@ def launch(
     page = Page(service).blocks
     fonts = [["system-ui", "sans-serif"], ["ui-monospace", "monospace"]]  # of this machine, none from elsewhere
     theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=fonts[0], font_mono=fonts[1])
-    app, url, _ = page.queue(default_concurrency_limit=8, max_size=64, api_open=False).launch(
+    app, url, _ = page.queue(default_concurrency_limit=4, max_size=64, api_open=False).launch(
         server_name=host,
         server_port=port,
         share=False,
