@@ -402,7 +402,7 @@ print("  on what was trained on:", gains[strongest]["in_domain"])
 print(f"owed to the scores: {share:.0%} of the gain over clip")
 assert strongest != "clip", "the control that everybody knows is not the strongest"
 assert gains[strongest]["in_domain"].low > 0, (
-    "scores bring something over the strongest control"
+    "where it trained, scores bring something over the strongest control"
 )
 assert share < 0.75, "much of the gain over clip is what clip does wrong"
 

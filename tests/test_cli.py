@@ -301,6 +301,7 @@ def test_other_mistakes(capsys, table, tmp_path):
         (("compare", "--data", f"{table()}:quarantine={tmp_path}/no.csv", "--out", new), "no.csv can't be read"),
         (("train", "--data", "shop:quarantine=x.csv", "--out", new), "source shop has no option 'quarantine'"),
         (("train", "--data", "shop:seed=one", "--out", new), "option seed of source shop is 'one'; int is expected"),
+        (("train", "--data", "shop:seed=1,seed=2", "--out", new), "option 'seed' stands there twice"),
         (("train", "--data", "shop:seed=1,size", "--out", new), "'size' is no option; name=value,name=value is exp"),
         (("train", "--data", table(), "--learning-rate", 0, "--out", new), "learning_rate is 0.0; a number > 0"),
         (("train", "--data", table(), "--right", "title=1,title=2", "--out", new), "'title' stands there twice"),
@@ -343,3 +344,7 @@ def test_a_stopped_training_says_how_to_go_on_and_does(capsys, table, tmp_path, 
     assert [record["step"] for record in read_steps(run)] == [1, 2, 3, 4]
     assert "all steps were done" in gcl(capsys, "train", "--resume", run)[1]
     assert "holds no run to go on with" in gcl(capsys, "train", "--resume", tmp_path / "none")[2]
+    said = json.loads((run / "config.json").read_text())
+    said["arguments"]["quarantine"] = "no.csv"  # as runs were begun when this was an option of its own
+    (run / "config.json").write_text(json.dumps(said))
+    assert "no.csv can't be read" in gcl(capsys, "train", "--resume", run)[2]

@@ -161,7 +161,12 @@ SABOTAGE = [
     ("03_train_a_shop", UNWEIGHTED, "the first step by hand is the library's"),
     ("03_train_a_shop", TRANSPOSED, "the first step by hand is the library's"),
     ("03_train_a_shop", UNNORMALISED, "the first step by hand is the library's"),
-    ("04_measure_it_honestly", UNWEIGHTED, MATRIX, "scores bring something over the strongest control"),
+    (
+        "04_measure_it_honestly",
+        UNWEIGHTED,
+        MATRIX,
+        "where it trained, scores bring something over the strongest control",
+    ),
     ("04_measure_it_honestly", TRANSPOSED, MATRIX),
     ("04_measure_it_honestly", UNNORMALISED, MATRIX),
     ("04_measure_it_honestly", ROWS_ONLY, DIAGONAL),

@@ -116,7 +116,10 @@ def _begun_with(folder: Path) -> tuple[dict, TrainConfig, EngineConfig]:
     engine: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in said["engine"].items()
     }
-    return said["arguments"], TrainConfig(**said["train"]), EngineConfig(**engine)
+    arguments = said["arguments"]
+    if quarantine := arguments.pop("quarantine", None):  # an option of its own until 2026-11-22
+        arguments["data"] += f":quarantine={quarantine}"
+    return arguments, TrainConfig(**said["train"]), EngineConfig(**engine)
 
 
 @app.command(name="evaluate")

@@ -48,6 +48,8 @@ def spelt(source: str | Path) -> tuple[str, dict[str, Any]]:
     for key, equals, value in parts:
         if not (key.isidentifier() and equals and value):
             raise UserError(f"{source}: {key + equals + value!r} is no option; name=value,name=value is expected")
+        if sum(key == other for other, *_ in parts) > 1:
+            raise UserError(f"{source}: option {key!r} stands there twice; once is expected")
     return name, {key: _value(value) for key, _, value in parts}
 
 
