@@ -1,1 +1,1 @@
-"""The app: look at a bundle in the browser. `gcl app`, or python -m app.app BUNDLE."""
+"""The app: explore a bundle in the browser. `gcl app`, or python -m gcl_toolkit.app.app BUNDLE."""

@@ -1,4 +1,4 @@
-"""Named endpoints for programs (gradio_client): search, compare, neighbours. The service checks what they are given."""
+"""Named endpoints for programs (gradio_client): search, compare, neighbours. The service checks their arguments."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import gradio as gr
 
-from app.answers import Product, Ranking
-from app.service import Service
+from gcl_toolkit.app.answers import Product, Ranking
+from gcl_toolkit.app.service import Service
 from gcl_toolkit.errors import UserError
 
 
 def add_api(service: Service) -> None:
-    """Call it inside gradio's Blocks. An empty split or model means the page's own default."""
+    """Call it inside gradio's Blocks. An empty split or model means the page's default."""
 
     def search(
         query: str,
@@ -34,25 +34,25 @@ def add_api(service: Service) -> None:
     def compare(query: str, split: str = "", a: str = "", b: str = "", k: int = 10) -> dict:
         """Two models and the ideal order for a query: {"sentence", "a", "b", "ideal"}."""
         state = service.state({"split": split, "a": a, "b": b})
-        told = service.compare(state.split, query, state.a, state.b, k)
-        ideal = [_product(product) for product in told.ideal]
-        return {"sentence": told.sentence, "a": _ranking(told.a), "b": _ranking(told.b), "ideal": ideal}
+        answer = service.compare(state.split, query, state.a, state.b, k)
+        ideal = [_product(product) for product in answer.ideal]
+        return {"sentence": answer.sentence, "a": _ranking(answer.a), "b": _ranking(answer.b), "ideal": ideal}
 
     def neighbours(product_id: str, model: str = "", k: int = 10) -> dict:
         """The k products nearest to a product in a model's own space."""
         return _ranking(service.neighbours(service.row(product_id), service.state({"a": model}).a, k))
 
     for endpoint in (search, compare, neighbours):
-        gr.api(_told(endpoint), api_name=endpoint.__name__)
+        gr.api(_reporting(endpoint), api_name=endpoint.__name__)
 
 
-def _told(endpoint: Callable[..., dict]) -> Callable[..., dict]:
-    """What is wrong with the caller's input is told to the caller, and nothing else is."""
+def _reporting(endpoint: Callable[..., dict]) -> Callable[..., dict]:
+    """The endpoint, reporting errors in the caller's input, and no others, to the caller."""
 
     @wraps(endpoint)
-    def answer(*said: Any, **named: Any) -> dict:
+    def answer(*args: Any, **kwargs: Any) -> dict:
         try:
-            return endpoint(*said, **named)
+            return endpoint(*args, **kwargs)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
@@ -65,9 +65,9 @@ def _ranking(ranking: Ranking) -> dict:
 
 
 def _product(product: Product) -> dict:
-    said = {name: value for name, value in asdict(product).items() if name not in ("item", "level", "other")}
+    facts = {name: value for name, value in asdict(product).items() if name not in ("item", "level", "other")}
     parts = {field: _number(part) for field, part in product.parts.items()}
-    return said | {"cosine": _number(product.cosine), "parts": parts, "ranks": dict(product.other)}
+    return facts | {"cosine": _number(product.cosine), "parts": parts, "ranks": dict(product.other)}
 
 
 def _number(value: float) -> float | None:

@@ -9,24 +9,24 @@ import os
 import sys
 from pathlib import Path
 
-from app.torch_free import leave_torch_out
-
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-leave_torch_out()
 
-import gradio as gr  # noqa: E402
+import gradio as gr
 
-from app.limits import MAX_SESSIONS, MAX_UPLOAD  # noqa: E402
-from app.page import HERE, TITLE, Page  # noqa: E402
-from app.routes import add_routes  # noqa: E402
-from app.service import Service  # noqa: E402
-from gcl_toolkit.bundle import read_bundle  # noqa: E402
-from gcl_toolkit.errors import UserError  # noqa: E402
+from gcl_toolkit.app.limits import MAX_SESSIONS, MAX_UPLOAD
+from gcl_toolkit.app.page import HERE, TITLE, Page
+from gcl_toolkit.app.routes import add_routes
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.errors import UserError
+from gcl_toolkit.views.bundle import read_bundle
+
+FONTS: dict = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+"""Fonts of the reader's machine; none are loaded from other hosts."""
 
 
 def open_service(bundle: str | Path) -> Service:
-    """The service of a bundle, with torch left out until it is needed."""
+    """The service of a bundle; torch is imported when a model is first needed."""
     return Service(read_bundle(bundle))
 
 
@@ -39,16 +39,14 @@ def launch(
     mcp: bool = False,
     wait: bool = True,
 ) -> tuple:
-    """Serve the page, on this machine only unless told otherwise; returns (server app, its URL, the page).
+    """Serve the page, by default on this machine only; returns (server app, its URL, the page).
 
-    mcp: the named endpoints are tools of an MCP server too; a UserError when its package is missing.
+    mcp: serve the named endpoints as tools of an MCP server, too; a UserError if its package is missing.
     """
     if mcp and importlib.util.find_spec("mcp") is None:
-        raise UserError("mcp is not installed; run: pip install 'gcl-toolkit[mcp]'")
+        raise UserError("mcp is not installed; pip install 'gcl-toolkit[mcp]'")
     _share_arenas()
     page = Page(service).blocks
-    fonts = [["system-ui", "sans-serif"], ["ui-monospace", "monospace"]]  # of this machine, none from elsewhere
-    theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=fonts[0], font_mono=fonts[1])
     app, url, _ = page.queue(default_concurrency_limit=4, max_size=64, api_open=False).launch(
         server_name=host,
         server_port=port,
@@ -63,8 +61,8 @@ def launch(
         footer_links=[],
         max_file_size=MAX_UPLOAD,
         state_session_capacity=MAX_SESSIONS,
-        theme=theme,
-        head=f"<style>{(HERE / 'style.css').read_text()}</style>",  # gradio's css comes after its tabs are measured
+        theme=gr.themes.Base(primary_hue="blue", neutral_hue="slate", **FONTS),
+        head=f"<style>{(HERE / 'style.css').read_text()}</style>",  # gradio applies css= after it measures its tabs
     )
     add_routes(app, service)
     print(f"{TITLE}: {url} (stop with Ctrl-C)", flush=True)
@@ -74,21 +72,21 @@ def launch(
 
 
 def _share_arenas() -> None:
-    """Two heaps for all threads, where the C library can: one a thread keeps 60 to 90 MB more under load (glibc)."""
+    """Let all threads share two heaps (glibc only); one heap per thread takes 60 to 90 MB more under load."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         mallopt(-8, 2)  # M_ARENA_MAX
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m app.app", description="Look at a bundle in the browser.")
+    parser = argparse.ArgumentParser(prog="python -m gcl_toolkit.app.app", description="Explore a bundle.")
     parser.add_argument("bundle", type=Path, help="a folder made by `gcl bundle`")
-    parser.add_argument("--port", type=int, default=None, help="the first free one from 7860 by default")
+    parser.add_argument("--port", type=int, default=None, help="by default the first free port from 7860")
     parser.add_argument("--open", action="store_true", help="open the browser")
-    parser.add_argument("--mcp", action="store_true", help="an MCP server too, at gradio_api/mcp/")
-    said = parser.parse_args()
+    parser.add_argument("--mcp", action="store_true", help="serve MCP, too, at gradio_api/mcp/")
+    args = parser.parse_args()
     try:
-        launch(open_service(said.bundle), port=said.port, open_browser=said.open, mcp=said.mcp)
+        launch(open_service(args.bundle), port=args.port, open_browser=args.open, mcp=args.mcp)
     except UserError as error:
         sys.exit(f"gcl: {error}")
 

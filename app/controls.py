@@ -1,4 +1,4 @@
-"""The page's inputs: how each is made, and how it looks for a state."""
+"""The page's inputs: how each is created, and its value and choices for a state."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ from typing import Any
 
 import gradio as gr
 
-from app.service import Service
-from app.state import COLOURS, LOOKS, ORDERS, PANELS, State
-from gcl_toolkit.weighting import WEIGHTINGS
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.app.state import COLOURS, LOOKS, ORDERS, PANELS, TABS, State
+from gcl_toolkit.data.weighting import WEIGHTINGS
 
 HIDDEN = ("image", "item", "lasso")
-"""Said by clicks, not by inputs."""
+"""Set by clicks, not by inputs."""
 CONTROLS = tuple(field.name for field in fields(State) if field.name != "tab")
-REDRAW = {
-    "compare": ("look",),
-    "queries": ("metric", "order", "division", "slice"),
-    "map": ("panels", "colour"),
-    "playground": ("weighting", "temperature", "score"),
-}
-"""Tab -> its own inputs; those of Search stand beside its upload button."""
-OWNERS = {name: tab for tab, names in {**REDRAW, "search": ("weight", "more", "less")}.items() for name in names}
-"""Input -> the tab that it stands in."""
+
+
+def owner(name: str) -> str | None:
+    """The tab that an input belongs to; None for those above all tabs."""
+    return next((tab for tab, about in TABS.items() if name in about.inputs), None)
 
 
 def make(name: str, service: Service, state: State) -> gr.components.Component:
@@ -35,11 +31,11 @@ def update(name: str, service: Service, state: State) -> Any:
 
 
 def _now(name: str, service: Service, state: State) -> dict[str, Any]:
-    """What depends on the state: the value, and what there is to choose from."""
+    """What depends on the state: the value and the choices."""
     now: dict[str, Any] = {"value": getattr(state, name)}
     if name == "weight":
         blend = service.blend(state.a)
-        now["label"] = f"Weight of {blend[0]} (the rest is {blend[1]})" if blend else "Weight"
+        now["label"] = f"Weight of {blend[0]} (the remainder goes to {blend[1]})" if blend else "Weight"
         now["visible"] = bool(blend)
     elif name in _CHOICES:
         now["choices"] = _CHOICES[name](service, state)
@@ -51,12 +47,12 @@ _CHOICES = {
     "a": lambda service, state: list(service.bundle.models),
     "b": lambda service, state: list(service.bundle.models),
     "split": lambda service, state: service.bundle.splits,
-    "look": lambda service, state: [(said, look) for look, said in LOOKS.items()],
+    "look": lambda service, state: [(label, look) for look, label in LOOKS.items()],
     "metric": lambda service, state: [str(metric) for metric in service.bundle.metrics],
-    "order": lambda service, state: [(said, order) for order, said in ORDERS.items()],
+    "order": lambda service, state: [(label, order) for order, label in ORDERS.items()],
     "division": lambda service, state: service.divisions,
     "slice": lambda service, state: service.slices(state.split),
-    "panels": lambda service, state: [(said, panels) for panels, said in PANELS.items()],
+    "panels": lambda service, state: [(label, panels) for panels, label in PANELS.items()],
     "colour": lambda service, state: list(COLOURS),
     "weighting": lambda service, state: list(WEIGHTINGS),
 }
@@ -79,7 +75,7 @@ def _slider(elem_id: str, label: str, low: float, high: float, step: float) -> t
 
 _KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "query": _dropdown(
-        "Query: choose one, or type any text", allow_custom_value=True, elem_id="query", scale=3, min_width=280
+        "Query: choose one or type any text", allow_custom_value=True, elem_id="query", scale=3, min_width=280
     ),
     "a": _dropdown("Model A", elem_id="model-a", min_width=130),
     "b": _dropdown("Model B", elem_id="model-b", min_width=130),
@@ -90,7 +86,7 @@ _KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "more": (gr.Textbox, {"label": "More of", "placeholder": "striped, red:0.8", "elem_id": "more", "min_width": 130}),
     "less": (gr.Textbox, {"label": "Less of", "placeholder": "vintage", "elem_id": "less", "min_width": 130}),
-    "look": (gr.Radio, {"label": "Look", "show_label": False, "elem_id": "look", "min_width": 200}),
+    "look": (gr.Radio, {"label": "View", "show_label": False, "elem_id": "look", "min_width": 200}),
     "metric": _dropdown("Metric"),
     "order": (gr.Radio, {"label": "Order by A’s", "elem_id": "order", "min_width": 330, "scale": 3}),
     "division": _dropdown("Division"),

@@ -1,4 +1,4 @@
-"""Pieces of the views, as HTML. Whatever comes from data passes `safe`; nothing here is a template."""
+"""Parts of the views, as HTML. Everything that comes from data passes `safe`; nothing here is a template."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.answers import LEVELS, Product, Ranking
-from app.service import Service
-from app.state import State
-from gcl_toolkit.metrics import NDCG, Metric
+from gcl_toolkit.app.answers import LEVELS, Product, Ranking
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.app.state import State
+from gcl_toolkit.measure.metrics import NDCG, Metric
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -21,12 +21,12 @@ _ALSO = str.maketrans({"$": "&#36;", "{": "&#123;", "}": "&#125;", "`": "&#96;"}
 
 
 def safe(text: object) -> str:
-    """Text for an element or a quoted attribute. Besides HTML's, the characters of JavaScript's templates go too."""
+    """Text for an element or a quoted attribute; characters of JavaScript templates are escaped, too."""
     return escape(str(text), quote=True).translate(_ALSO)
 
 
 def view(state: State, content: str) -> str:
-    """A tab's content, with the URL that brings it back."""
+    """A tab's content, with its URL."""
     return f'<section class="view" data-url="{safe(state.url())}">{content}</section>'
 
 
@@ -35,7 +35,7 @@ def message(text: object) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Fixed digits, a true minus; a dash for NaN."""
+    """Fixed digits, a true minus sign; a dash for NaN."""
     return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
@@ -44,7 +44,7 @@ def heading(letter: str, model: str) -> str:
 
 
 def picture(service: Service, item: int) -> str:
-    """The stored picture, by its own route; the title stands beside it, so it is decoration for a screen reader."""
+    """The stored picture, by its own route; the title is beside it, so screen readers skip the picture."""
     if not service.bundle.items["thumbnail_size"].iat[item]:
         return '<span class="picture none">no picture</span>'
     return f'<img class="picture" alt="" loading="lazy" src="gcl/picture/{item}?v={service.version}">'
@@ -52,14 +52,14 @@ def picture(service: Service, item: int) -> str:
 
 def badge(product: Product) -> str:
     if product.score is None:
-        return '<span class="badge level0" title="this query’s list does not hold the product">not listed</span>'
+        return '<span class="badge level0" title="the product is not in this query’s list">not listed</span>'
     return (
         f'<span class="badge level{product.level}" title="the product’s score for this query">{product.score:g}</span>'
     )
 
 
 def legend(service: Service) -> str:
-    """From which score on a colour is used; the number is on every card too."""
+    """The lowest score of each colour; the number is on every card, too."""
     low, after = service.bounds[:-1], service.bounds[1:]
     steps = "".join(
         f'<span class="badge level{level}">≥ {low[level - 1]:g}</span>'
@@ -76,30 +76,30 @@ def values(ranking: Ranking, definitions: Mapping[Metric, str], other: Ranking |
     cells = []
     for metric, value in ranking.metrics.items():
         better = other is not None and value > other.metrics[metric] + 5e-4
-        made = f"<small>DCG {ranking.dcg:.0f} / {ranking.ideal_dcg:.0f}</small>" if metric == NDCG @ 10 else ""
-        means = definitions[metric] + (" Below: its DCG and the ideal one." if made else "")
+        dcg = f"<small>DCG {ranking.dcg:.0f} / {ranking.ideal_dcg:.0f}</small>" if metric == NDCG @ 10 else ""
+        means = definitions[metric] + (" Below: its DCG and the ideal DCG." if dcg else "")
         cells.append(
             f'<div title="{safe(means)}"{" class=better" if better else ""}>'
-            f"<dt>{safe(metric)}</dt><dd>{number(value)}{made}</dd></div>"
+            f"<dt>{safe(metric)}</dt><dd>{number(value)}{dcg}</dd></div>"
         )
     return f'<dl class="values">{"".join(cells)}</dl>'
 
 
-def figure(made: go.Figure) -> str:
-    """A place where page.js draws a plotly figure."""
-    from gcl_toolkit.figures import CONFIG
+def figure(chart: go.Figure) -> str:
+    """An element in which page.js draws a plotly figure."""
+    from gcl_toolkit.views.figures import CONFIG
 
-    said = json.loads(made.to_json()) | {"config": CONFIG}
-    height = said["layout"]["height"]
-    return f'<div class="figure" style="height:{height}px" data-figure="{safe(json.dumps(said))}"></div>'
+    spec = json.loads(chart.to_json()) | {"config": CONFIG}
+    height = spec["layout"]["height"]
+    return f'<div class="figure" style="height:{height}px" data-figure="{safe(json.dumps(spec))}"></div>'
 
 
-def download(state: State, name: str, told: str) -> str:
-    return f'<a class="download" download href="gcl/{name}{safe(state.url())}">{safe(told)}</a>'
+def download(state: State, name: str, label: str) -> str:
+    return f'<a class="download" download href="gcl/{name}{safe(state.url())}">{safe(label)}</a>'
 
 
 def details(service: Service, state: State) -> str:
-    """The chosen product: its texts, and the products nearest to it in each model's own space; "" when none is."""
+    """The chosen product: its texts, and its nearest products in each model's embedding space; "" if none is."""
     if not state.item:
         return ""
     item = int(state.item)
@@ -111,7 +111,7 @@ def details(service: Service, state: State) -> str:
         if name not in skipped and isinstance(text, str)
     )
     strips = "".join(
-        f'<h4>Nearest in {safe(model)}’s own space</h4><ol class="strip" data-model="{safe(model)}">'
+        f'<h4>Nearest in {safe(model)}’s embedding space</h4><ol class="strip" data-model="{safe(model)}">'
         + "".join(_near(service, near) for near in service.neighbours(item, model).products)
         + "</ol>"
         for model in dict.fromkeys((state.a, state.b))
@@ -124,8 +124,8 @@ def details(service: Service, state: State) -> str:
 
 
 def _near(service: Service, near: Product) -> str:
-    told = f"{safe(near.title)} ({safe(near.product_id)})"
+    label = f"{safe(near.title)} ({safe(near.product_id)})"
     return (
-        f'<li data-item="{near.item}" title="{told}">{picture(service, near.item)}'
+        f'<li data-item="{near.item}" title="{label}">{picture(service, near.item)}'
         f'<span class="facts">{number(near.cosine)}</span></li>'
     )

@@ -1,4 +1,4 @@
-"""Query vectors of texts and pictures that the bundle has none of: at the first one its model is loaded, and torch."""
+"""Query vectors of texts and pictures that are not in the bundle. The first one loads torch and the model."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from app import limits
-from gcl_toolkit.bundle import Ranker
+from gcl_toolkit.app import limits
 from gcl_toolkit.errors import UserError
+from gcl_toolkit.views.bundle import Ranker
 
 KEPT = 64
-"""Uploaded pictures that are kept, in memory; the oldest goes first."""
+"""Uploaded pictures that are kept in memory; the oldest is dropped first."""
 
 
 class Encoders:
-    """The bundle's models, for texts and pictures."""
+    """The bundle's models, loaded when first needed."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -32,7 +32,7 @@ class Encoders:
         self._vectors = lru_cache(maxsize=512)(self._vector)
 
     def keep(self, data: Any) -> str:
-        """Checks and keeps an uploaded picture; its digest, under which `picture` has it."""
+        """Check and keep an uploaded picture; returns its digest, the key for `picture`."""
         small = limits.picture(data)
         digest = hashlib.sha256(small).hexdigest()[:24]
         with self._lock:
@@ -43,10 +43,10 @@ class Encoders:
         return digest
 
     def picture(self, digest: str) -> bytes:
-        found = self._pictures.get(digest)
-        if found is None:
-            raise UserError(f"this picture is not kept any more (the last {KEPT} uploads are); upload it again")
-        return found
+        data = self._pictures.get(digest)
+        if data is None:
+            raise UserError(f"this picture is no longer kept (only the last {KEPT} uploads are); upload it again")
+        return data
 
     def text(self, text: str, ranker: Ranker) -> np.ndarray:
         """D, L2-normalised."""
@@ -59,10 +59,10 @@ class Encoders:
 
     def _vector(self, ranker: Ranker, text: str, digest: str) -> np.ndarray:
         if ranker.weights is None:
-            raise UserError(f"the bundle holds no weights of {ranker.name}: choose one of the stored queries")
+            raise UserError(f"the bundle holds no weights of {ranker.name}; choose one of the stored queries")
         with self._lock:
             if ranker.name not in self._models:
-                from gcl_toolkit.model import GCLModel
+                from gcl_toolkit.models.model import GCLModel
 
                 self._models[ranker.name] = GCLModel.load(ranker.weights).eval()
             model = self._models[ranker.name]
@@ -70,7 +70,7 @@ class Encoders:
 
 
 def _on_gpu(function: Callable) -> Callable:
-    """Hugging Face's ZeroGPU lends a GPU to functions that are marked; elsewhere nothing changes."""
+    """Mark a function for Hugging Face's ZeroGPU, which gives it a GPU; elsewhere nothing changes."""
     if importlib.util.find_spec("spaces") is None:
         return function
     import spaces
@@ -81,11 +81,13 @@ def _on_gpu(function: Callable) -> Callable:
 @_on_gpu
 def _embed_text(model: Any, text: str, name: str) -> np.ndarray:
     if len(model.left) != 1:
-        raise UserError(f"queries of {name} have {model.left}, not one text: choose one of the stored queries")
+        raise UserError(
+            f"queries of {name} have the fields {model.left}, not one text; choose one of the stored queries"
+        )
     import pyarrow as pa
 
     if getattr(model.encoder, "vocabulary", None) is not None and not model.encoder.tokens([text]).any():
-        raise UserError(f"{name} knows none of the words in “{text}”; it learnt its words from its training data")
+        raise UserError(f"{name} knows none of the words in “{text}”; its vocabulary is that of its training data")
     return model.embed(pa.table({next(iter(model.left)): [text]}), "left")[0]
 
 

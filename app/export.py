@@ -1,4 +1,4 @@
-"""What is saved: tables as CSV that a spreadsheet may open, a comparison as one HTML file."""
+"""Downloads: tables as CSV that is safe in spreadsheets, a comparison as one HTML file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from app.draw import safe
-from app.service import Service
-from app.state import State
-from app.tabs import compare
+from gcl_toolkit.app.draw import safe
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.app.state import State
+from gcl_toolkit.app.tabs import compare
 
 STYLE = Path(__file__).parent / "style.css"
 PLAIN = """
@@ -26,11 +26,11 @@ body { font: 16px/1.4 system-ui, sans-serif; color: var(--body-text-color); max-
   padding: 1rem; }
 .download, .close { display: none; }
 """
-"""What gradio's theme gives the page."""
+"""What gradio's theme provides on the page."""
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """CSV whose cells no spreadsheet takes for a formula: texts that start like one get a ' before them."""
+    """CSV without formulas: a text that a spreadsheet would read as one gets a ' in front."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow([_safe(name) for name in table.columns])
@@ -45,10 +45,10 @@ def _safe(cell: Any) -> Any:
 
 
 def to_html(service: Service, state: State) -> str:
-    """The comparison as one file: pictures inside, no script, nothing from elsewhere."""
+    """The comparison as one file with embedded pictures, without scripts or links to other hosts."""
 
-    def embedded(found: re.Match) -> str:
-        data = base64.b64encode(service.image(int(found[1]))).decode()
+    def embedded(match: re.Match) -> str:
+        data = base64.b64encode(service.image(int(match[1]))).decode()
         return f'src="data:image/webp;base64,{data}"'
 
     body = re.sub(r'src="gcl/picture/([0-9]+)[^"]*"', embedded, compare.draw(service, state))

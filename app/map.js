@@ -1,5 +1,5 @@
-// The maps: an own WebGL2 canvas a model (2D where there is none), and over it what is few: edges, pictures, the lasso.
-// What to show stands in the view's data-map; clicks and lassos go to the server, which answers with another data-map.
+// The maps: a WebGL2 canvas per model (2D without WebGL2), with edges, pictures and the lasso drawn on top.
+// The view's data-map says what to show; clicks and lassos go to the server, which answers with a new data-map.
 const SHADER = [
   "#version 300 es",
   "in vec2 place; in uint colour; in float chosen; uniform vec3 view; uniform vec2 half_size; uniform vec4 palette[32];",
@@ -19,11 +19,11 @@ const PICTURES = 60;
 const SIDE = 46;
 const root = element.querySelector(".map");
 const make = (tag, name, parent, text) => {
-  const made = document.createElement(tag);
-  made.className = name;
-  if (text) made.textContent = text;
-  parent.append(made);
-  return made;
+  const node = document.createElement(tag);
+  node.className = name;
+  if (text) node.textContent = text;
+  parent.append(node);
+  return node;
 };
 const bar = make("div", "map-bar", root);
 const frames = make("div", "frames", root);
@@ -41,11 +41,11 @@ let path = [];
 let wanted = 0;
 
 const button = (text, label, act) => {
-  const made = make("button", "", bar, text);
-  made.type = "button";
-  made.setAttribute("aria-label", label);
-  made.addEventListener("click", act);
-  return made;
+  const node = make("button", "", bar, text);
+  node.type = "button";
+  node.setAttribute("aria-label", label);
+  node.addEventListener("click", act);
+  return node;
 };
 const lasso = button("Lasso", "Select points by drawing around them", () => setLasso(!lassoing));
 const setLasso = (on) => {
@@ -55,7 +55,7 @@ const setLasso = (on) => {
 };
 button("+", "Zoom in", () => zoom(1.6));
 button("−", "Zoom out", () => zoom(1 / 1.6));
-button("Whole map", "Show all points", () => {
+button("Reset view", "Show all points", () => {
   Object.assign(view, { x: 0, y: 0, zoom: 1 });
   draw();
 });
@@ -67,15 +67,15 @@ const panel = async (model, letter) => {
   const box = make("figure", "frame", frames);
   make("figcaption", "", box, letter + " " + model);
   const [below, above] = [make("canvas", "points", box), make("canvas", "over", box)];
-  const made = { model, letter, box, below, above, over: above.getContext("2d"), points: null };
+  const pane = { model, letter, box, below, above, over: above.getContext("2d"), points: null };
   const wish = below.getContext("webgl2", { antialias: false });
-  Object.assign(made, wish ? webgl(wish) : { plain: below.getContext("2d") });
+  Object.assign(pane, wish ? webgl(wish) : { plain: below.getContext("2d") });
   box.dataset.renderer = wish ? "webgl2" : "2d";
-  listen(made);
+  listen(pane);
   const answer = await fetch("gcl/points/" + encodeURIComponent(model) + "?v=" + facts.version);
-  made.points = new Float32Array(await answer.arrayBuffer());
-  if (wish) fill(made, 0, made.points, 2, wish.FLOAT);
-  return made;
+  pane.points = new Float32Array(await answer.arrayBuffer());
+  if (wish) fill(pane, 0, pane.points, 2, wish.FLOAT);
+  return pane;
 };
 const webgl = (gl) => {
   const program = gl.createProgram();
@@ -103,13 +103,13 @@ const fill = ({ gl, buffers }, at, data, size, kind) => {
 // -- drawing ------------------------------------------------------------------------------------------------------
 
 const scale = ({ box }) => (view.zoom * Math.min(box.clientWidth, box.clientHeight)) / 2.15;
-const onScreen = (made, row) => [
-  made.box.clientWidth / 2 + (made.points[2 * row] - view.x) * scale(made),
-  made.box.clientHeight / 2 - (made.points[2 * row + 1] - view.y) * scale(made),
+const onScreen = (pane, row) => [
+  pane.box.clientWidth / 2 + (pane.points[2 * row] - view.x) * scale(pane),
+  pane.box.clientHeight / 2 - (pane.points[2 * row + 1] - view.y) * scale(pane),
 ];
-const onMap = (made, x, y) => [
-  view.x + (x - made.box.clientWidth / 2) / scale(made),
-  view.y - (y - made.box.clientHeight / 2) / scale(made),
+const onMap = (pane, x, y) => [
+  view.x + (x - pane.box.clientWidth / 2) / scale(pane),
+  view.y - (y - pane.box.clientHeight / 2) / scale(pane),
 ];
 const dot = () => Math.max(2, Math.min(7, 200 / Math.sqrt(facts.items))) * Math.min(2, view.zoom ** 0.3);
 let due = 0;
@@ -118,41 +118,41 @@ const drawNow = () => {
   due = 0;
   if (!facts || !element.offsetParent) return;
   const start = performance.now();
-  for (const made of panels) {
-    if (!made.points) continue;
-    for (const canvas of [made.below, made.above]) {
-      const [width, height] = [made.box.clientWidth, made.box.clientHeight].map((side) => Math.round(side * devicePixelRatio));
+  for (const pane of panels) {
+    if (!pane.points) continue;
+    for (const canvas of [pane.below, pane.above]) {
+      const [width, height] = [pane.box.clientWidth, pane.box.clientHeight].map((side) => Math.round(side * devicePixelRatio));
       if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     }
-    if (made.gl) drawPoints(made);
-    else drawPlain(made);
-    drawOver(made);
+    if (pane.gl) drawPoints(pane);
+    else drawPlain(pane);
+    drawOver(pane);
   }
   root.dataset.milliseconds = String(Math.round(performance.now() - start));
 };
-const drawPoints = (made) => {
-  const { gl, at } = made;
-  gl.viewport(0, 0, made.below.width, made.below.height);
+const drawPoints = (pane) => {
+  const { gl, at } = pane;
+  gl.viewport(0, 0, pane.below.width, pane.below.height);
   gl.clearColor(0, 0, 0, 0);
   gl.clear(gl.COLOR_BUFFER_BIT);
-  gl.uniform3f(at("view"), view.x, view.y, scale(made));
-  gl.uniform2f(at("half_size"), made.box.clientWidth / 2, made.box.clientHeight / 2);
+  gl.uniform3f(at("view"), view.x, view.y, scale(pane));
+  gl.uniform2f(at("half_size"), pane.box.clientWidth / 2, pane.box.clientHeight / 2);
   gl.uniform4fv(at("palette"), palette);
   gl.uniform1f(at("size"), dot() * devicePixelRatio);
   gl.uniform1f(at("items"), facts.items);
   gl.uniform1f(at("choosing"), facts.chosen ? 1 : 0);
-  gl.drawArrays(gl.POINTS, 0, made.points.length / 2);
-  gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4)); // waits, so that the time is the true one
+  gl.drawArrays(gl.POINTS, 0, pane.points.length / 2);
+  gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4)); // waits for the GPU, so that the measured time is right
 };
 const css = (colour, alpha) => {
   const [r, g, b] = palette.slice(4 * colour, 4 * colour + 3).map((part) => 255 * part);
   return "rgb(" + [r, g, b].join(" ") + " / " + alpha + ")";
 };
-const drawPlain = (made) => {
-  const [context, side, s] = [made.plain, dot(), scale(made)];
+const drawPlain = (pane) => {
+  const [context, side, s] = [pane.plain, dot(), scale(pane)];
   context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
-  context.clearRect(0, 0, made.box.clientWidth, made.box.clientHeight);
-  const [middle, centre] = [made.box.clientWidth / 2, made.box.clientHeight / 2];
+  context.clearRect(0, 0, pane.box.clientWidth, pane.box.clientHeight);
+  const [middle, centre] = [pane.box.clientWidth / 2, pane.box.clientHeight / 2];
   let last = -1;
   for (let row = 0; row < colours.length; row++) {
     if (colours[row] === 255) continue;
@@ -161,26 +161,26 @@ const drawPlain = (made) => {
     last = kind;
     const size = row < facts.items ? side : 1.5 * side;
     context.fillRect(
-      middle + (made.points[2 * row] - view.x) * s - size / 2,
-      centre - (made.points[2 * row + 1] - view.y) * s - size / 2,
+      middle + (pane.points[2 * row] - view.x) * s - size / 2,
+      centre - (pane.points[2 * row + 1] - view.y) * s - size / 2,
       size,
       size,
     );
   }
 };
-const drawOver = (made) => {
-  const over = made.over;
+const drawOver = (pane) => {
+  const over = pane.over;
   over.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
-  over.clearRect(0, 0, made.box.clientWidth, made.box.clientHeight);
+  over.clearRect(0, 0, pane.box.clientWidth, pane.box.clientHeight);
   if (facts.query !== null) {
-    const [x, y] = onScreen(made, facts.items + facts.query);
-    for (const [row, level] of [...facts.edges].reverse()) line(over, [[x, y], onScreen(made, row)], levels[level], 1 + level / 2);
+    const [x, y] = onScreen(pane, facts.items + facts.query);
+    for (const [row, level] of [...facts.edges].reverse()) line(over, [[x, y], onScreen(pane, row)], levels[level], 1 + level / 2);
     ring(over, [x, y], levels[5], 9);
   }
-  const shown = inView(made);
-  if (shown) for (const row of shown) paint(made, row);
-  if (facts.item !== null) for (const row of [...facts.near, facts.item]) ring(over, onScreen(made, row), levels[5], row === facts.item ? 10 : 6);
-  const held = path.length ? (path.made === made ? path : []) : corners(made);
+  const shown = inView(pane);
+  if (shown) for (const row of shown) paint(pane, row);
+  if (facts.item !== null) for (const row of [...facts.near, facts.item]) ring(over, onScreen(pane, row), levels[5], row === facts.item ? 10 : 6);
+  const held = path.length ? (path.pane === pane ? path : []) : corners(pane);
   if (held.length > 1) line(over, [...held, held[0]], levels[5], 2);
 };
 const line = (over, places, colour, width) => {
@@ -195,28 +195,28 @@ const ring = (over, [x, y], colour, radius) => {
   Object.assign(over, { strokeStyle: colour, lineWidth: 2.5 });
   over.stroke();
 };
-const corners = (made) => {
-  const [letter, said] = facts.lasso.split(":");
-  if (!said || letter !== made.letter.toLowerCase()) return [];
-  const s = scale(made);
-  return said.split(";").map((corner) => {
+const corners = (pane) => {
+  const [letter, points] = facts.lasso.split(":");
+  if (!points || letter !== pane.letter.toLowerCase()) return [];
+  const s = scale(pane);
+  return points.split(";").map((corner) => {
     const [x, y] = corner.split(",").map(Number);
-    return [made.box.clientWidth / 2 + (x - view.x) * s, made.box.clientHeight / 2 - (y - view.y) * s];
+    return [pane.box.clientWidth / 2 + (x - view.x) * s, pane.box.clientHeight / 2 - (y - view.y) * s];
   });
 };
-const inView = (made) => {
+const inView = (pane) => {
   if (view.zoom < 1.5) return null;
-  const [left, top] = onMap(made, 0, 0);
-  const [right, bottom] = onMap(made, made.box.clientWidth, made.box.clientHeight);
-  const found = [];
-  for (let row = 0; row < facts.items && found.length <= PICTURES; row++) {
-    const [x, y] = [made.points[2 * row], made.points[2 * row + 1]];
-    if (x > left && x < right && y > bottom && y < top) found.push(row);
+  const [left, top] = onMap(pane, 0, 0);
+  const [right, bottom] = onMap(pane, pane.box.clientWidth, pane.box.clientHeight);
+  const rows = [];
+  for (let row = 0; row < facts.items && rows.length <= PICTURES; row++) {
+    const [x, y] = [pane.points[2 * row], pane.points[2 * row + 1]];
+    if (x > left && x < right && y > bottom && y < top) rows.push(row);
   }
-  return found.length <= PICTURES ? found : null;
+  return rows.length <= PICTURES ? rows : null;
 };
 const source = (row) => "gcl/picture/" + row + "?v=" + facts.version;
-const paint = (made, row) => {
+const paint = (pane, row) => {
   let image = images.get(row);
   if (!image) {
     image = new Image();
@@ -224,29 +224,29 @@ const paint = (made, row) => {
     images.set(row, image);
   }
   if (!image.naturalWidth) return;
-  const [x, y] = onScreen(made, row);
-  made.over.drawImage(image, x - SIDE / 2, y - SIDE / 2, SIDE, SIDE);
-  Object.assign(made.over, { strokeStyle: css(colours[row], 1), lineWidth: 3 });
-  made.over.strokeRect(x - SIDE / 2, y - SIDE / 2, SIDE, SIDE);
+  const [x, y] = onScreen(pane, row);
+  pane.over.drawImage(image, x - SIDE / 2, y - SIDE / 2, SIDE, SIDE);
+  Object.assign(pane.over, { strokeStyle: css(colours[row], 1), lineWidth: 3 });
+  pane.over.strokeRect(x - SIDE / 2, y - SIDE / 2, SIDE, SIDE);
 };
 
 // -- pointing -----------------------------------------------------------------------------------------------------
 
-const zoom = (factor, made, x, y) => {
-  const before = made ? onMap(made, x, y) : null;
+const zoom = (factor, pane, x, y) => {
+  const before = pane ? onMap(pane, x, y) : null;
   view.zoom = Math.max(0.5, Math.min(400, view.zoom * factor));
   if (before) {
-    const after = onMap(made, x, y);
+    const after = onMap(pane, x, y);
     view.x += before[0] - after[0];
     view.y += before[1] - after[1];
   }
   draw();
 };
-const nearest = (made, x, y) => {
-  const [mx, my] = onMap(made, x, y);
-  let [best, far] = [null, (14 / scale(made)) ** 2];
+const nearest = (pane, x, y) => {
+  const [mx, my] = onMap(pane, x, y);
+  let [best, far] = [null, (14 / scale(pane)) ** 2];
   for (let row = 0; row < colours.length; row++) {
-    const square = (made.points[2 * row] - mx) ** 2 + (made.points[2 * row + 1] - my) ** 2;
+    const square = (pane.points[2 * row] - mx) ** 2 + (pane.points[2 * row + 1] - my) ** 2;
     if (square <= far && colours[row] !== 255) [best, far] = [row, square];
   }
   return best;
@@ -262,52 +262,52 @@ const show = async (row, x, y) => {
   Object.assign(tip.style, { left: Math.min(x + 12, root.clientWidth - 190) + "px", top: y + 12 + "px" });
   tip.classList.add("shown");
 };
-const listen = (made) => {
+const listen = (pane) => {
   const at = (event) => {
-    const box = made.above.getBoundingClientRect();
+    const box = pane.above.getBoundingClientRect();
     return [event.clientX - box.left, event.clientY - box.top];
   };
   let from = null;
   let moved = 0;
-  made.above.addEventListener("pointerdown", (event) => {
-    made.above.setPointerCapture(event.pointerId);
+  pane.above.addEventListener("pointerdown", (event) => {
+    pane.above.setPointerCapture(event.pointerId);
     [from, moved] = [at(event), 0];
-    if (lassoing) path = Object.assign([from], { made });
+    if (lassoing) path = Object.assign([from], { pane });
   });
-  made.above.addEventListener("pointermove", (event) => {
-    if (!made.points) return;
+  pane.above.addEventListener("pointermove", (event) => {
+    if (!pane.points) return;
     const [x, y] = at(event);
-    if (!from) return show(nearest(made, x, y), event.clientX - root.getBoundingClientRect().left, event.clientY - root.getBoundingClientRect().top);
+    if (!from) return show(nearest(pane, x, y), event.clientX - root.getBoundingClientRect().left, event.clientY - root.getBoundingClientRect().top);
     moved += Math.abs(x - from[0]) + Math.abs(y - from[1]);
     if (lassoing) path.push([x, y]);
     else {
-      view.x -= (x - from[0]) / scale(made);
-      view.y += (y - from[1]) / scale(made);
+      view.x -= (x - from[0]) / scale(pane);
+      view.y += (y - from[1]) / scale(pane);
     }
     from = [x, y];
-    if (lassoing) drawOver(made);
+    if (lassoing) drawOver(pane);
     else draw();
   });
-  made.above.addEventListener("pointerup", (event) => {
+  pane.above.addEventListener("pointerup", (event) => {
     if (lassoing && path.length > 2) {
       const step = Math.ceil(path.length / 60);
-      const said = path.filter((_, place) => place % step === 0).map(([x, y]) => onMap(made, x, y).map((part) => part.toFixed(4)).join(","));
-      if (said.length > 2) trigger("click", { lasso: made.letter.toLowerCase() + ":" + said.join(";") });
+      const points = path.filter((_, place) => place % step === 0).map(([x, y]) => onMap(pane, x, y).map((part) => part.toFixed(4)).join(","));
+      if (points.length > 2) trigger("click", { lasso: pane.letter.toLowerCase() + ":" + points.join(";") });
       setLasso(false);
     } else if (moved < 5) {
-      const row = nearest(made, ...at(event));
+      const row = nearest(pane, ...at(event));
       if (row !== null) trigger("click", row < facts.items ? { item: String(row) } : { ask: String(row - facts.items) });
     }
     [from, path] = [null, []];
   });
-  made.above.addEventListener("pointerleave", () => show(null));
-  made.above.addEventListener("wheel", (event) => {
+  pane.above.addEventListener("pointerleave", () => show(null));
+  pane.above.addEventListener("wheel", (event) => {
     event.preventDefault();
-    zoom(1.0015 ** -event.deltaY, made, ...at(event));
+    zoom(1.0015 ** -event.deltaY, pane, ...at(event));
   }, { passive: false });
 };
 
-// -- what is said -------------------------------------------------------------------------------------------------
+// -- the view's facts -------------------------------------------------------------------------------------------------
 
 let levels = [];
 const inks = (place) => {
@@ -318,23 +318,23 @@ const inks = (place) => {
   levels = ["--hatch", "--l1", "--l2", "--l3", "--l4", "--down"].map((name) => named.getPropertyValue(name));
 };
 const take = async (place) => {
-  const said = place.querySelector("[data-map]");
-  if (!said) return;
-  facts = JSON.parse(said.dataset.map);
+  const holder = place.querySelector("[data-map]");
+  if (!holder) return;
+  facts = JSON.parse(holder.dataset.map);
   inks(place);
   const bits = Uint8Array.from(atob(facts.chosen), (letter) => letter.charCodeAt(0));
   const answer = await fetch(facts.colours);
   colours = new Uint8Array(await answer.arrayBuffer());
   chosen = new Uint8Array(colours.length).map((_, row) => (facts.chosen ? (bits[row >> 3] >> (row & 7)) & 1 : 0));
-  if (panels.map((made) => made.model).join() !== facts.models.join()) {
+  if (panels.map((pane) => pane.model).join() !== facts.models.join()) {
     panels.splice(0);
     frames.replaceChildren();
     frames.classList.toggle("two", facts.models.length > 1);
     panels.push(...(await Promise.all(facts.models.map((model, at) => panel(model, "AB"[at])))));
   }
-  for (const made of panels.filter((made) => made.gl)) {
-    fill(made, 1, colours, 1, made.gl.UNSIGNED_BYTE);
-    fill(made, 2, chosen, 1, made.gl.UNSIGNED_BYTE);
+  for (const pane of panels.filter((pane) => pane.gl)) {
+    fill(pane, 1, colours, 1, pane.gl.UNSIGNED_BYTE);
+    fill(pane, 2, chosen, 1, pane.gl.UNSIGNED_BYTE);
   }
   draw();
   root.dataset.points = String(colours.length);

@@ -1,11 +1,11 @@
-// Runs once for every view: its URL goes into the address bar, rows and products open, figures are drawn.
+// Runs once per view: writes its URL into the address bar, opens rows and products, draws figures.
 const sync = () => {
   const view = element.querySelector("[data-url]");
   if (!view || !view.offsetParent) return;
   const url = new URL(view.dataset.url, location.href);
   const theme = new URL(location.href).searchParams.get("__theme");
   if (theme) url.searchParams.set("__theme", theme);
-  history.replaceState(null, "", url);
+  if (url.href !== location.href) history.replaceState(null, "", url);
 };
 const plotly = () => {
   window.gclPlotly ||= new Promise((done, failed) => {
@@ -17,9 +17,9 @@ const plotly = () => {
 };
 const figures = async () => {
   for (const place of element.querySelectorAll("[data-figure]")) {
-    const said = JSON.parse(place.dataset.figure);
+    const spec = JSON.parse(place.dataset.figure);
     delete place.dataset.figure;
-    (await plotly()).newPlot(place, said.data, said.layout, said.config);
+    (await plotly()).newPlot(place, spec.data, spec.layout, spec.config);
   }
 };
 const drawn = () => {

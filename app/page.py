@@ -1,38 +1,30 @@
-"""The page: controls, tabs, and which input redraws which view. All answers and checks are `service.py`'s."""
+"""The page: controls, tabs, and which input redraws which view. `service.py` computes all answers and checks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from app import draw
-from app.api import add_api
-from app.controls import CONTROLS, HIDDEN, OWNERS, REDRAW, make, update
-from app.service import Service
-from app.tabs import about, compare, map, playground, queries, search, training
-from app.tabs.map import MAP
+from gcl_toolkit.app import draw
+from gcl_toolkit.app.api import add_api
+from gcl_toolkit.app.controls import CONTROLS, HIDDEN, make, owner, update
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.app.state import TABS
+from gcl_toolkit.app.tabs.map import MAP
 from gcl_toolkit.errors import UserError
 
 HERE = Path(__file__).parent
-TABS: dict[str, Any] = {
-    "search": search,
-    "compare": compare,
-    "queries": queries,
-    "map": map,
-    "playground": playground,
-    "training": training,
-    "about": about,
-}
 TITLE = "GCL Toolkit"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 
 
 class Page:
-    """The page for one bundle: `blocks` is gradio's."""
+    """The page for one bundle; `blocks` is the gradio page."""
 
     def __init__(self, service: Service):
         self.service = service
@@ -56,7 +48,7 @@ class Page:
         with gr.Tab(name.capitalize(), id=name) as tab:
             if name == "search":
                 with gr.Row(elem_classes="tab-controls"):
-                    self._add(start, "weight", "more", "less")
+                    self._add(start, *TABS[name].inputs)
                     self.upload = gr.UploadButton(
                         "Search by picture",
                         file_types=["image"],
@@ -66,9 +58,9 @@ class Page:
                         scale=0,
                         min_width=120,
                     )
-            elif REDRAW.get(name):
+            elif TABS[name].inputs:
                 with gr.Row(elem_classes="tab-controls"):
-                    self._add(start, *REDRAW[name])
+                    self._add(start, *TABS[name].inputs)
             if name == "map":
                 script = (HERE / "map.js").read_text()
                 self.map = gr.HTML(MAP, apply_default_css=False, js_on_load=script, min_width=0)
@@ -78,11 +70,11 @@ class Page:
     # -- events --------------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        """An input redraws the tab that is looked at; what the URL, a row or a card sets is set in the controls too."""
+        """An input redraws the open tab; what the URL, a row or a card sets is also set in the controls."""
         inputs = [self.tab, *(self.controls[name] for name in CONTROLS)]
         everything = [self.tabs, *inputs, *self.views.values()]
         for name, control in self.controls.items():
-            redraw = partial(self._redraw, OWNERS.get(name))
+            redraw = partial(self._redraw, owner(name))
             if name in ("split", "a"):
                 control.input(self._set(name), inputs, everything, **QUIET)
             elif name in ("more", "less"):
@@ -97,13 +89,13 @@ class Page:
         self.blocks.load(self._visit, None, everything, **QUIET)
 
     def _redraw(self, tab: str | None, *values) -> list:
-        """The view of a tab; without one, of that which is looked at. A tab's own input redraws its tab: it may be
-        used before the server has noted that the tab was opened."""
-        said = _said(values)
-        return [self._draw(name, said) if name == (tab or said["tab"]) else gr.skip() for name in TABS]
+        """The view of a tab, by default the open one. A tab's own input redraws its tab, since it may be used before
+        the server has noted that the tab was opened."""
+        options = _options(values)
+        return [self._draw(name, options) if name == (tab or options["tab"]) else gr.skip() for name in TABS]
 
     def _open(self, tab: str) -> Callable:
-        """Gradio also selects the tab that a page starts with, before the URL is read: that changes nothing."""
+        """Gradio also selects the initial tab before the URL is read; that changes nothing."""
 
         def opened(now: str, *values) -> list:
             return [gr.skip()] * (len(TABS) + 1) if now == tab else [tab, *self._redraw(tab, tab, *values)]
@@ -111,33 +103,33 @@ class Page:
         return opened
 
     def _set(self, name: str) -> Callable:
-        """What another split or model makes meaningless goes back to its default."""
-        forgotten = {"split": ("query", "slice"), "a": ("weight",)}[name]
-        return lambda *values: self._show(_said(values) | dict.fromkeys(forgotten, ""))
+        """Inputs that are invalid for another split or model return to their defaults."""
+        reset = {"split": ("query", "slice"), "a": ("weight",)}[name]
+        return lambda *values: self._show(_options(values) | dict.fromkeys(reset, ""))
 
     def _touch(self, event: gr.EventData, *values) -> list:
         """A row of queries opens its comparison; a product opens its details."""
-        found, said = event._data if isinstance(event._data, dict) else {}, _said(values)
-        if "query" in found:
-            return self._show(said | {"tab": "compare", "query": str(found["query"])})
-        if "ask" in found:
-            return self._show(said | {"query": self.service.label(found["ask"])})
-        return self._show(said | {name: str(found[name]) for name in HIDDEN if name in found})
+        clicked, options = event._data if isinstance(event._data, dict) else {}, _options(values)
+        if "query" in clicked:
+            return self._show(options | {"tab": "compare", "query": str(clicked["query"])})
+        if "ask" in clicked:
+            return self._show(options | {"query": self.service.label(clicked["ask"])})
+        return self._show(options | {name: str(clicked[name]) for name in HIDDEN if name in clicked})
 
     def _upload(self, data, *values) -> list:
-        said = _said(values)
+        options = _options(values)
         try:
-            return self._show(said | {"image": self.service.encoders.keep(data)})
+            return self._show(options | {"image": self.service.encoders.keep(data)})
         except UserError as error:
-            return self._show(said, draw.message(error))
+            return self._show(options, draw.message(error))
 
     def _visit(self, request: gr.Request) -> list:
         return self._show(dict(request.query_params))
 
-    def _show(self, said: dict, problem: str = "") -> list:
-        """The tabs, every control and the view for what was said; what is wrong with it, above the default view."""
+    def _show(self, options: dict, problem: str = "") -> list:
+        """The tabs, every control and the view for some options; an error is shown above the default view."""
         try:
-            state = self.service.state(said)
+            state = self.service.state(options)
         except UserError as error:
             state, problem = self.service.state(), draw.message(error)
         values = {name: getattr(state, name) for name in ("tab", *CONTROLS)}
@@ -145,14 +137,15 @@ class Page:
         controls = [update(name, self.service, state) for name in CONTROLS]
         return [gr.Tabs(selected=state.tab), state.tab, *controls, *shown]
 
-    def _draw(self, tab: str, said: dict) -> str:
+    def _draw(self, tab: str, options: dict) -> str:
         try:
-            return TABS[tab].draw(self.service, self.service.state(said | {"tab": tab}))
+            module = import_module(TABS[tab].module or f"gcl_toolkit.app.tabs.{tab}")
+            return module.draw(self.service, self.service.state(options | {"tab": tab}))
         except UserError as error:
             return draw.message(error)
 
 
-def _said(values: tuple) -> dict[str, Any]:
+def _options(values: tuple) -> dict[str, Any]:
     return dict(zip(("tab", *CONTROLS), values, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The loss on six real pairs of the bundle, in numpy: weights, similarities, gradients, and what a weight asks for."""
+"""The loss on six real pairs of the bundle, in numpy: weights, similarities, gradients and target gaps."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from app.service import Service
-from app.state import State
-from gcl_toolkit.weighting import WEIGHTINGS, rescale, to_weights
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.app.state import State
+from gcl_toolkit.data.weighting import WEIGHTINGS, rescale, to_weights
 
 OTHERS = 3
-"""Queries besides the chosen one; that one comes with its best, a middle and its worst product."""
+"""Queries besides the chosen one, which appears with its best, a middle and its worst product."""
 POSITIONS = (1, 2, 3, 5, 7, 10, 20, 35, 50, 100)
-BY_GRADES = ("graded", "auto", "sharp")
-"""Functions that look at which scores there are, not at positions."""
+BY_GRADES = ("grades", "auto", "sharp")
+"""Functions that depend on the distinct scores, not on positions."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """N pairs. items: product rows; scores, weights (mean 1): N; cosines, and the gradients of both losses by the
-    logits: N x N, a row a query; losses: what each pair adds, N."""
+    """N pairs. items: product rows; scores, weights (mean 1): N; cosines, and the gradients of both losses with respect
+    to the logits: N x N, one row per query; losses: the contribution of each pair, N."""
 
     queries: list[str]
     items: list[int]
@@ -35,7 +35,7 @@ class Batch:
 
 
 def batch(service: Service, state: State) -> Batch:
-    """The chosen query's pairs and the best one of the next queries; the first pair has the score of the slider."""
+    """The chosen query's pairs and the best pair of the next queries; the slider sets the first pair's score."""
     queries, items, scores = _pairs(service, state)
     scores_N = np.array([state.score, *scores[1:]])
     weights_N = to_weights(scores_N, state.weighting)
@@ -71,12 +71,12 @@ def gradient(logits_NxN: np.ndarray, weights_N: np.ndarray) -> np.ndarray:
 
 
 def gap(weight: float, other: float, temperature: float) -> float:
-    """The cosine gap that two weights ask for: tau * log(w1 / w2)."""
+    """The cosine gap at which two weights balance: tau * log(w1 / w2)."""
     return temperature * float(np.log(weight / other))
 
 
 def curves() -> pd.DataFrame:
-    """The weight at each of POSITIONS by every function that goes by positions."""
+    """The weight at each of POSITIONS by every function of positions."""
     scores = 101.0 - np.array(POSITIONS)
     names = [name for name in WEIGHTINGS if name not in BY_GRADES]
     return pd.DataFrame({name: to_weights(scores, name) for name in names}, index=POSITIONS)
@@ -87,8 +87,8 @@ def _pairs(service: Service, state: State) -> tuple[list[str], list[int], list[f
     names, first = list(labels), state.query if state.query in labels else next(iter(labels))
     start, scores = names.index(first), _scale(service)
     ends = np.searchsorted(service.bundle.qrels["query"], [labels[first], labels[first] + 1])
-    found = [*range(*ends)]
-    pairs = [(first, pair) for pair in dict.fromkeys([found[0], found[len(found) // 2], found[-1]])] if found else []
+    own = [*range(*ends)]
+    pairs = [(first, pair) for pair in dict.fromkeys([own[0], own[len(own) // 2], own[-1]])] if own else []
     for name in names[start + 1 :] + names[:start]:
         low, high = np.searchsorted(service.bundle.qrels["query"], [labels[name], labels[name] + 1])
         if low < high and len({query for query, _ in pairs}) <= OTHERS:
@@ -98,7 +98,7 @@ def _pairs(service: Service, state: State) -> tuple[list[str], list[int], list[f
 
 
 def _scale(service: Service) -> np.ndarray:
-    """The bundle's scores; on the scale 1..100 where they go beyond 100."""
+    """The bundle's scores, rescaled to 1..100 if any is above 100."""
     scores = service.bundle.qrels["score"].to_numpy(np.float64)
     return rescale(scores) if scores.max(initial=0) > 100 else scores
 

@@ -1,4 +1,4 @@
-"""Rankings of a bundle's products: the query's vector, the products' cosines, order, metrics, the known scores."""
+"""Rankings of a bundle's products: query vectors, cosines, order, metrics and known scores."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from app import limits
-from app.answers import LEVELS, TOP, Product, Ranking
-from app.encode import Encoders
-from gcl_toolkit.bundle import Bundle, Ranker, best_first, field_cosines, fused_cosines
+from gcl_toolkit.app import limits
+from gcl_toolkit.app.answers import LEVELS, TOP, Product, Ranking
+from gcl_toolkit.app.encode import Encoders
 from gcl_toolkit.errors import UserError
-from gcl_toolkit.metrics import measure_ranked, ranked_gains
+from gcl_toolkit.measure.metrics import measure_ranked, ranked_gains
+from gcl_toolkit.views.bundle import Bundle, Ranker, best_first, field_cosines, fused_cosines
 
 DEPTH = 1000
-"""How far down a ranking is measured, as in the bundle."""
+"""Measured ranks, as in the bundle."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What is searched: a text or the digest of a picture, and what it is moved towards and away from."""
+    """What is searched: a text or the digest of a picture, and the terms to move it towards and away from."""
 
     text: str
     more: str = ""
@@ -32,7 +32,7 @@ class Ask:
 
 
 class Rankings:
-    """What `Service` answers from. Raises UserError for whatever is out of range or unknown."""
+    """The base of `Service`. Raises UserError for values that are out of range or unknown."""
 
     def __init__(self, bundle: Bundle):
         self.bundle = bundle
@@ -42,20 +42,20 @@ class Rankings:
 
     @cached_property
     def labels(self) -> dict[str, dict[str, int]]:
-        """Split -> label -> query row. The label is the query's text, with its id where a text stands twice."""
+        """Split -> label -> query row. The label is the query's text, with its id if a text appears twice."""
         labels: dict[str, dict[str, int]] = {}
         column = next((m["query"] for m in self.bundle.manifest["models"].values() if m["query"]), "query_id")
         for split in self.bundle.splits:
             names = labels.setdefault(split, {})
             rows = self.bundle.queries.iloc[self.bundle.queries_of(split)]
             for row, text, query_id in zip(rows.index, rows[column], rows["query_id"], strict=True):
-                label = told(text, query_id)
+                label = one_line(text, query_id)
                 names[f"{label} ({query_id})" if label in names else label] = int(row)
         return labels
 
     @cached_property
     def bounds(self) -> np.ndarray:
-        """The scores at which levels begin, and the last one's end: LEVELS + 1 of them; whole where the scores are."""
+        """LEVELS + 1 scores at which levels begin, and the last one ends; integers if the scores are."""
         scores = self.bundle.qrels["score"]
         scores = scores[scores > 0]
         bounds = np.linspace(scores.min(), scores.max(), LEVELS + 1) if len(scores) else np.zeros(LEVELS + 1)
@@ -65,12 +65,12 @@ class Rankings:
         return self.bundle.models[limits.known("model", model, self.bundle.models)]
 
     def text(self, query: Any) -> str:
-        """A query in one line; stored ones may be longer than typed ones."""
+        """A query in one line; stored queries may be longer than typed ones."""
         line = limits.one_line(query)
         return line if any(line in names for names in self.labels.values()) else limits.short(line)
 
     def ranks(self, split: str, query: str, model: str) -> np.ndarray:
-        """The rank of every product of a split by a model with its own weights: N integers from 1."""
+        """The rank of every product of a split by a model with its own field weights: N integers from 1."""
         ranker, split = self.ranker(model), limits.known("split", split, self.bundle.splits)
         return _ranks(self._fused(split, Ask(self.text(query)), ranker, [*ranker.fields.values()]))
 
@@ -107,7 +107,7 @@ class Rankings:
         self, item: int, rank: int, cosine: float, parts=None, score: float | None = None, other=None
     ) -> Product:
         row = self.bundle.items.iloc[item]
-        title, level = told(row.get(self.bundle.manifest["title"]), row["product_id"]), self.level(score or 0.0)
+        title, level = one_line(row.get(self.bundle.manifest["title"]), row["product_id"]), self.level(score or 0.0)
         return Product(int(item), row["product_id"], title, rank, cosine, parts or {}, score, level, other or {})
 
     def level(self, score: float) -> int:
@@ -115,7 +115,7 @@ class Rankings:
         return 0 if score <= 0 else int(np.clip(np.searchsorted(self.bounds, score, side="right"), 1, LEVELS))
 
     def judged(self, split: str, ask: Ask) -> tuple[np.ndarray, np.ndarray]:
-        """(item rows, scores) that are known, best first; none for a text of one's own and for a picture."""
+        """(item rows, scores) that are known, best first; none for typed texts and pictures."""
         row = None if ask.image else self.labels[split].get(ask.text)
         return (np.zeros(0, int), np.zeros(0)) if row is None else self.bundle.judged(row)
 
@@ -124,7 +124,7 @@ class Rankings:
         return fused_cosines(self._cosines(split, ask, ranker.name), gram, weights)
 
     def _parts(self, split: str, ask: Ask, ranker: Ranker, weights, rows: np.ndarray) -> np.ndarray:
-        """What each field adds to the fused cosine of some rows, F x rows: fused with all other cosines set to 0."""
+        """Each field's share of the fused cosine of some rows, F x rows: fused with all other cosines set to 0."""
         cosines_FxK = self._cosines(split, ask, ranker.name)[:, rows]
         gram_KxFxF = ranker.gram_NxFxF[self.bundle.items_of(split)][rows]
         alone = np.eye(len(cosines_FxK), dtype=np.float32)
@@ -136,14 +136,14 @@ class Rankings:
         return field_cosines(ranker.embeddings_NxD.values(), query_D, self.bundle.items_of(split))
 
     def vector(self, split: str, ask: Ask, ranker: Ranker) -> np.ndarray:
-        """The vector that is searched with, D, L2-normalised."""
+        """The query vector, D, L2-normalised."""
         vector_D = self.encoders.image(ask.image, ranker) if ask.image else self._text_vector(split, ask.text, ranker)
-        for sign, said in ((1, ask.more), (-1, ask.less)):
-            for term, weight in limits.terms(said).items():
+        for sign, terms in ((1, ask.more), (-1, ask.less)):
+            for term, weight in limits.terms(terms).items():
                 vector_D = vector_D + sign * weight * self._text_vector(split, term, ranker)
         norm = float(np.linalg.norm(vector_D))
         if norm < 1e-6:
-            raise UserError("the terms take away all of the query; lower their weights")
+            raise UserError("the terms cancel the query; lower their weights")
         return vector_D / norm
 
     def _text_vector(self, split: str, text: str, ranker: Ranker) -> np.ndarray:
@@ -154,9 +154,9 @@ class Rankings:
 # -- helpers -----------------------------------------------------------------------------------------------------------
 
 
-def told(text: Any, otherwise: str) -> str:
-    """A text in one line; the other where it is missing."""
-    return (" ".join(text.split()) if isinstance(text, str) else "") or otherwise
+def one_line(text: Any, default: str) -> str:
+    """A text in one line, or the default if it is missing."""
+    return (" ".join(text.split()) if isinstance(text, str) else "") or default
 
 
 def _dcg(gains: np.ndarray) -> float:

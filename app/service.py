@@ -1,6 +1,6 @@
-"""What the app can do, in pure Python: every input is checked here (by `limits`), whoever sends it.
+"""What the app can do, in pure Python; every input from users is checked here (by `limits`).
 
-No gradio; torch only for texts and pictures that the bundle has no embedding of, from the first one on.
+No gradio; torch is imported for the first text or picture that is not in the bundle.
 """
 
 from __future__ import annotations
@@ -12,24 +12,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from app import limits
-from app.answers import TOP, Comparison, Ranking, sentence
-from app.rankings import Ask, Rankings
-from app.state import COLOURS, LOOKS, ORDERS, PANELS, TABS, State
-from gcl_toolkit.bundle import best_first, field_cosines, fused_cosines
+from gcl_toolkit.app import limits
+from gcl_toolkit.app.answers import TOP, Comparison, Ranking, sentence
+from gcl_toolkit.app.rankings import Ask, Rankings
+from gcl_toolkit.app.state import COLOURS, LOOKS, ORDERS, PANELS, TABS, State
+from gcl_toolkit.data.weighting import WEIGHTINGS
 from gcl_toolkit.errors import UserError
-from gcl_toolkit.statistics import Difference, paired
-from gcl_toolkit.weighting import WEIGHTINGS
+from gcl_toolkit.measure.statistics import Difference, paired
+from gcl_toolkit.views.bundle import best_first, field_cosines, fused_cosines
+
+DEFAULT_MODELS = ("graded", "gcl-matrix")
+"""Shown first where the bundle has one: the default method, by its name now and in version 0.1."""
 
 
 class Service(Rankings):
-    """The app's answers about one bundle. Raises UserError for whatever is out of range or unknown."""
+    """The app's answers about one bundle. Raises UserError for values that are out of range or unknown."""
 
-    # -- what there is -------------------------------------------------------------------------------------------------
+    # -- facts --------------------------------------------------------------------------------------------------------
 
     @cached_property
     def best_score(self) -> float:
-        """The largest score, on the scale 1..100 where scores go beyond 100."""
+        """The largest score, at most 100."""
         return float(np.clip(self.bundle.qrels["score"].max(), 1, 100))
 
     @property
@@ -37,7 +40,7 @@ class Service(Rankings):
         return ["all", *sorted(self.bundle.queries["division"].dropna().unique())]
 
     def slices(self, split: str) -> list[str]:
-        """ "all", and "way: name" of every slice that a split has."""
+        """ "all", and "way: name" for every slice of a split."""
         table = self.bundle.slices.iloc[self.bundle.queries_of(limits.known("split", split, self.bundle.splits))]
         return [
             "all",
@@ -45,7 +48,7 @@ class Service(Rankings):
         ]
 
     def label(self, row: Any) -> str:
-        """The label of a query row; "" for a row that there isn't."""
+        """The label of a query row; "" for an unknown row."""
         return next((label for names in self.labels.values() for label, r in names.items() if str(r) == str(row)), "")
 
     @cached_property
@@ -62,37 +65,41 @@ class Service(Rankings):
         return list(self.labels[limits.known("split", split, self.bundle.splits)])[: limits.MAX_CHOICES]
 
     def blend(self, model: str) -> tuple[str, str, float] | None:
-        """The two fields that the slider mixes and the first one's share by default; None unless there are two."""
+        """The two fields that the slider mixes and the first one's default share; None unless there are two."""
         fields = self.ranker(model).fields
         if len(fields) != 2:
             return None
         (first, weight), (second, rest) = fields.items()
         return first, second, weight / (weight + rest)
 
-    def state(self, said: Mapping[str, Any] | None = None) -> State:
-        """A checked state from what was said (a URL's parameters, values of controls), defaults for the rest."""
-        said, models, splits = said or {}, list(self.bundle.models), self.bundle.splits
+    def state(self, options: Mapping[str, Any] | None = None) -> State:
+        """A checked state from options (a URL's parameters, values of controls), with defaults for the rest."""
+        options, models, splits = options or {}, list(self.bundle.models), self.bundle.splits
 
         def chosen(key: str, names: Sequence[str], default: str | None = None) -> str:
-            return limits.known(key, said.get(key) or (default if default in names else names[0]), names)
+            return limits.known(key, options.get(key) or (default if default in names else names[0]), names)
 
         split = chosen("split", splits, "zero_shot")
-        a = limits.known("model", said.get("a") or ("gcl-matrix" if "gcl-matrix" in models else models[0]), models)
+        a = limits.known(
+            "model", options.get("a") or next((m for m in DEFAULT_MODELS if m in models), models[0]), models
+        )
         others = [m for m in models if m != a] or [a]
         control = self.bundle.manifest.get("control")
-        b = limits.known("model", said.get("b") or (control if control in others else others[0]), models)
-        blend, digest = self.blend(a), said.get("image") or ""
+        b = limits.known("model", options.get("b") or (control if control in others else others[0]), models)
+        blend, digest = self.blend(a), options.get("image") or ""
         return State(
-            tab=chosen("tab", TABS),
+            tab=chosen("tab", list(TABS)),
             split=split,
-            query=self.text(said.get("query") or next(iter(self.labels[split]))),
+            query=self.text(options.get("query") or next(iter(self.labels[split]))),
             a=a,
             b=b,
-            weight=limits.number("field weight", _or(said.get("weight"), blend[2] if blend else 1.0), 0, 1),
-            more=_terms(said.get("more")),
-            less=_terms(said.get("less")),
+            weight=limits.number("field weight", _or(options.get("weight"), blend[2] if blend else 1.0), 0, 1),
+            more=_terms(options.get("more")),
+            less=_terms(options.get("less")),
             image=digest if not digest or self.encoders.picture(str(digest)) else "",
-            item="" if (row := limits.row("product", said.get("item"), len(self.bundle.items))) is None else str(row),
+            item=""
+            if (row := limits.row("product", options.get("item"), len(self.bundle.items))) is None
+            else str(row),
             look=chosen("look", [*LOOKS]),
             metric=chosen("metric", [str(metric) for metric in self.bundle.metrics]),
             order=chosen("order", [*ORDERS]),
@@ -100,10 +107,10 @@ class Service(Rankings):
             slice=chosen("slice", self.slices(split)),
             panels=chosen("panels", [*PANELS]),
             colour=chosen("colour", COLOURS),
-            lasso=str(said["lasso"]) if limits.polygon(said.get("lasso")) is not None else "",
+            lasso=str(options["lasso"]) if limits.polygon(options.get("lasso")) is not None else "",
             weighting=chosen("weighting", [*WEIGHTINGS], "reciprocal"),
-            temperature=limits.number("temperature", _or(said.get("temperature"), 0.05), 0.005, 0.5),
-            score=limits.number("score", _or(said.get("score"), self.best_score), 1, 100),
+            temperature=limits.number("temperature", _or(options.get("temperature"), 0.05), 0.005, 0.5),
+            score=limits.number("score", _or(options.get("score"), self.best_score), 1, 100),
         )
 
     def image(self, item: int) -> bytes:
@@ -128,10 +135,11 @@ class Service(Rankings):
         """The first k products of a split for a stored query, any text, or an uploaded picture (its digest).
 
         weight: share of the first of two fields; None: the model's own weights. more, less: terms as in `limits.terms`;
-        the query's vector moves by weight times each term's. Scores are those of the stored query, none for a picture.
+        weight times each term's vector is added to or subtracted from the query's. Scores are those of the stored
+        query; pictures have none.
         """
         split, ranker = limits.known("split", split, self.bundle.splits), self.ranker(model)
-        limits.whole("k", k, limits.MAX_K)
+        limits.integer("k", k, limits.MAX_K)
         weights = [*ranker.fields.values()]
         if weight is not None:
             share = limits.number("field weight", weight, 0, 1)
@@ -139,11 +147,11 @@ class Service(Rankings):
         return self.ranking(split, Ask(self.text(query), _terms(more), _terms(less), image), ranker, weights, k, {})
 
     def neighbours(self, item: int, model: str, k: int = 10) -> Ranking:
-        """The k products (of all splits) nearest to a product in the model's own space, by fused embeddings."""
+        """The k products (of all splits) nearest to a product in the model's embedding space."""
         row = limits.row("product", item, len(self.bundle.items))
         if row is None:
-            raise UserError("no product row is given")
-        limits.whole("k", k, limits.MAX_K)
+            raise UserError("the product row is missing")
+        limits.integer("k", k, limits.MAX_K)
         ranker = self.ranker(model)
         fields, weights = ranker.embeddings_NxD, [*ranker.fields.values()]
         own_D = np.sum([w * fields[f][row].astype(np.float32) for f, w in ranker.fields.items()], axis=0)
@@ -158,7 +166,7 @@ class Service(Rankings):
     def compare(self, split: str, query: str, a: str, b: str, k: int = TOP) -> Comparison:
         """Two models with their own weights, and the ideal order, for one query."""
         split, ask = limits.known("split", split, self.bundle.splits), Ask(self.text(query))
-        limits.whole("k", k, limits.MAX_K)
+        limits.integer("k", k, limits.MAX_K)
         rankers = [self.ranker(name) for name in (a, b)]
         ranks = {name: self.ranks(split, query, name) for name in (a, b)}
         first, second = (self.ranking(split, ask, r, [*r.fields.values()], k, ranks) for r in rankers)
@@ -195,7 +203,7 @@ class Service(Rankings):
         )
 
     def difference(self, table: pd.DataFrame, metric: str) -> Difference | None:
-        """The paired difference a - b over a table of `queries`, with its interval; None for fewer than two queries."""
+        """The paired difference a - b over a table of `queries`, with its interval; None below two queries."""
         if len(table) < 2:
             return None
         a, b = (pd.Series(table[name].to_numpy(), index=table["query_id"], name=metric) for name in ("a", "b"))
@@ -205,16 +213,16 @@ class Service(Rankings):
 # -- helpers -----------------------------------------------------------------------------------------------------------
 
 
-def _or(said: Any, default: float) -> Any:
-    return default if said is None or said == "" else said
+def _or(value: Any, default: float) -> Any:
+    return default if value is None or value == "" else value
 
 
-def _terms(said: Any) -> str:
+def _terms(text: Any) -> str:
     """Terms as they are written in the URL."""
-    return ", ".join(f"{term}:{weight:g}" for term, weight in limits.terms(said).items())
+    return ", ".join(f"{term}:{weight:g}" for term, weight in limits.terms(text).items())
 
 
 def _by_number(name: str) -> tuple:
-    """Ranges such as "10-12" after "2-3"; words by themselves."""
+    """A sort key: ranges such as "10-12" by number, then words."""
     start = name.split("-")[0]
     return (0, int(start), name) if start.isdecimal() else (1, 0, name)

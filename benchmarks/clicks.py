@@ -26,10 +26,10 @@ from interleaved import arguments
 from pyarrow import parquet
 
 from gcl_toolkit import NDCG, Fields, RankedData, TrainConfig, evaluate, load, train
-from gcl_toolkit.model import GCLModel
-from gcl_toolkit.sources.clicks import agreement, read_clicks
-from gcl_toolkit.sources.clicks.simulate import Visitors, simulate
-from gcl_toolkit.statistics import paired
+from gcl_toolkit.data.sources.clicks import agreement, read_clicks
+from gcl_toolkit.data.sources.clicks.simulate import Visitors, simulate
+from gcl_toolkit.measure.statistics import paired
+from gcl_toolkit.models.model import GCLModel
 
 SPLITS = ("in_domain", "novel_query", "novel_document", "zero_shot")
 OURS, RAW, BINARY = "debiased", "clicks per impression", "clicked or not"
@@ -93,24 +93,26 @@ def scored(data: RankedData, table: pd.DataFrame, score: pd.Series) -> RankedDat
     return replace(data, qrels=pa.table({name: np.asarray(column) for name, column in pairs.items()}))
 
 
-def trainings(data: RankedData, table: pd.DataFrame) -> dict[str, tuple[RankedData, dict]]:
-    """What each training learns from, and the settings in which it isn't the default."""
+def trainings(data: RankedData, table: pd.DataFrame) -> dict[str, tuple[RankedData, str]]:
+    """The pairs and the method of each training."""
     rate, clicked = table.groupby("query")["rate"], table[table["interactions"] > 0]
     binary = scored(data, clicked, clicked["score"] * 0 + 100)
     return {
-        OURS: (scored(data, table, table["score"]), {}),
-        RAW: (scored(data, table, (100 * table["rate"] / rate.transform("max")).clip(lower=1)), {}),
-        f"{RAW}, by rank": (scored(data, table, 101 - rate.rank(ascending=False)), {}),
-        f"{OURS}, by rank": (scored(data, table, 101.0 - table["position"]), {}),
-        BINARY: (binary, {"loss": "matrix", "weighting": "constant"}),
-        f"{BINARY}, published CLIP": (binary, {"loss": "gcl", "weighting": "constant", "mask": False}),
+        OURS: (scored(data, table, table["score"]), "graded"),
+        RAW: (scored(data, table, (100 * table["rate"] / rate.transform("max")).clip(lower=1)), "graded"),
+        f"{RAW}, by rank": (scored(data, table, 101 - rate.rank(ascending=False)), "graded"),
+        f"{OURS}, by rank": (scored(data, table, 101.0 - table["position"]), "graded"),
+        BINARY: (binary, "matrix-noscores"),
+        f"{BINARY}, clip": (binary, "clip"),
     }
 
 
-def learn(splits: dict[str, RankedData], pairs: RankedData, config: TrainConfig) -> dict[tuple[str, str], pd.Series]:
+def learn(
+    splits: dict[str, RankedData], pairs: RankedData, method: str, config: TrainConfig
+) -> dict[tuple[str, str], pd.Series]:
     """NDCG@10 of the queries of each (division, split) after a training on the pairs, by titles."""
     model = GCLModel("small", right=Fields(title=1.0), seed=config.seed)
-    for _ in train(model, pairs, config):
+    for _ in train(model, pairs, method, config):
         pass
     tables = {split: evaluate(model, data, [NDCG @ 10]) for split, data in splits.items()}
     return {
@@ -131,16 +133,16 @@ def gains(folder: Path, seeds: int, steps: int, **size: int) -> list[str]:
             parquet.write_table(simulate(data, replace(visitors, seed=seed)), log)
             table = read_clicks(log).table
             taus.append([agreement(table, truth(data), of) for of in ("relevance", "rate")])
-            for name, (pairs, settings) in trainings(data, table).items():
-                values = learn(splits, pairs, TrainConfig(steps=steps, seed=seed, **settings))
+            for name, (pairs, method) in trainings(data, table).items():
+                values = learn(splits, pairs, method, TrainConfig(steps=steps, seed=seed))
                 found.setdefault(name, []).append(values)
         debiased, raw = np.mean(taus, axis=0)
         print(f"\nA ranker that {ranker}. Kendall's tau with the truth: debiased {debiased:.3f}, raw {raw:.3f}")
-        missed += tell(ranker, found)
+        missed += report(ranker, found)
     return missed
 
 
-def tell(ranker: str, found: dict[str, list[dict]]) -> list[str]:
+def report(ranker: str, found: dict[str, list[dict]]) -> list[str]:
     """Print what was found; the margins that are missed."""
     missed, ours = [], found[OURS]
     for name, theirs in found.items():

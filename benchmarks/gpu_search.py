@@ -12,7 +12,7 @@ import torch
 from interleaved import arguments
 from torch.nn.functional import normalize
 
-from gcl_toolkit.search import top_k
+from gcl_toolkit.measure.search import top_k
 
 DIMENSION, TARGET_MS = 512, 60
 
@@ -60,13 +60,13 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("no GPU here: nothing was measured")
         return
-    said = arguments(__doc__.splitlines()[0])
+    options = arguments(__doc__.splitlines()[0])
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; times below are wall time")
     check(embeddings(300, 1), embeddings(100_000, 2), 1000)
-    rows = 200_000 if said.small else 5_000_000
+    rows = 200_000 if options.small else 5_000_000
     queries_QxD, corpus_NxD = embeddings(2000, 3), embeddings(rows, 4)
     for k in (100, 1000):
-        ms = best_ms(lambda k=k: top_k(queries_QxD, corpus_NxD, k), said.rounds)
+        ms = best_ms(lambda k=k: top_k(queries_QxD, corpus_NxD, k), options.rounds)
         plain = best_ms(lambda k=k: top_k(queries_QxD, corpus_NxD, k, bfloat16=False), 1)
         met = "met" if ms <= TARGET_MS else "not met"
         print(

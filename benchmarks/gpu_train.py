@@ -16,10 +16,10 @@ from interleaved import arguments
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from gcl_toolkit.batches import ahead
+from gcl_toolkit.data.pictures import PixelCache, fit, read
 from gcl_toolkit.losses import gcl_loss
-from gcl_toolkit.losses.distributed import cached_backward
-from gcl_toolkit.pictures import PixelCache, fit, read
+from gcl_toolkit.losses.fast.ranks import cached_backward
+from gcl_toolkit.training.batches import ahead
 
 SIZE, WORDS, WIDTH, LAYERS = 224, 77, (768, 512), 12
 
@@ -52,7 +52,7 @@ class Towers(nn.Module):
 class OpenClip(nn.Module):
     def __init__(self):
         super().__init__()
-        from gcl_toolkit.encoders import OpenClipEncoder
+        from gcl_toolkit.models.encoders import OpenClipEncoder
 
         self.encoder = OpenClipEncoder("ViT-B-32")
 
@@ -143,19 +143,19 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("no GPU here: nothing was measured")
         return
-    said = arguments(__doc__.splitlines()[0])
+    options = arguments(__doc__.splitlines()[0])
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; times below are wall time")
     torch.set_num_threads(1)
     model = (OpenClip() if find_spec("open_clip") else Towers()).cuda()
     print("open_clip's ViT-B-32" if find_spec("open_clip") else "a transformer of ViT-B/32's shape (no open_clip here)")
     check(model)
-    size, chunk, steps = (512, 256, 2) if said.small else (8_192, 1_024, 10)
+    size, chunk, steps = (512, 256, 2) if options.small else (8_192, 1_024, 10)
     jpegs = photographs(64, 640, 640)
     with ThreadPoolExecutor(16) as pool, tempfile.TemporaryDirectory() as folder:
         ways = {
             "batch at hand": same_batch(size),
             "JPEGs of 640 x 640, 16 threads": read_batches(size, steps, jpegs, None, pool),
-            "cache on disk": read_batches(size, steps, jpegs, PixelCache(folder, "train", size, SIZE), pool),
+            "cache on disk": read_batches(size, steps, jpegs, PixelCache(folder, "train", size, (SIZE, SIZE)), pool),
         }
         for name, batches in ways.items():
             torch.cuda.reset_peak_memory_stats()

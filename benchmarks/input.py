@@ -14,9 +14,9 @@ import torch
 from interleaved import arguments, cpu_seconds
 from PIL import Image
 
-from gcl_toolkit.encoders import OpenClipEncoder
-from gcl_toolkit.pictures import PixelCache, fit, read
-from gcl_toolkit.texts import fast_tokenizer
+from gcl_toolkit.data.pictures import PixelCache, fit, read
+from gcl_toolkit.models.encoders import OpenClipEncoder
+from gcl_toolkit.models.texts import fast_tokenizer
 
 SIZE = 224
 
@@ -42,7 +42,7 @@ def titles(count: int) -> list[str]:
     ]
 
 
-def told(what: str, ours: float, peer: float, bar: float) -> None:
+def report(what: str, ours: float, peer: float, bar: float) -> None:
     met = "met" if peer / ours >= bar else "not met"
     print(f"{what}: ours {ours * 1e3:.3f} ms, open_clip {peer * 1e3:.3f} ms, {peer / ours:.1f}x (bar {bar:g}x: {met})")
 
@@ -64,7 +64,7 @@ def pictures(count: int, rounds: int, width: int, height: int) -> None:
     assert off.max() <= 2.001, "more than two grey levels off"
     assert share <= 1e-5, "more than one value in 100,000 more than one grey level off"
     with tempfile.TemporaryDirectory() as folder:
-        cache, rows = PixelCache(folder, "benchmark", count, SIZE), np.arange(count)
+        cache, rows = PixelCache(folder, "benchmark", count, (SIZE, SIZE)), np.arange(count)
         cache.put(rows, np.stack(ours()))
         into = np.zeros((count, 3, SIZE, SIZE), np.uint8)
         assert cache.get(rows, into).all()
@@ -82,9 +82,9 @@ def pictures(count: int, rounds: int, width: int, height: int) -> None:
         )
     each = {name: value / count for name, value in seconds.items()}
     print(f"checked: {count} JPEGs of {width} x {height}, at most one grey level from open_clip's but for {share:.1e}")
-    told("JPEG to 224 x 224", each["ours"], each["theirs"], 2.5)
-    told("the transform alone, decoded before", each["ours, decoded"], each["theirs, decoded"], 2.5)
-    told("from the cache", each["cache"] / 20, each["theirs"], 50)
+    report("JPEG to 224 x 224", each["ours"], each["theirs"], 2.5)
+    report("the transform alone, decoded before", each["ours, decoded"], each["theirs, decoded"], 2.5)
+    report("from the cache", each["cache"] / 20, each["theirs"], 50)
 
 
 def tokens(count: int, rounds: int) -> None:
@@ -92,17 +92,17 @@ def tokens(count: int, rounds: int) -> None:
     assert torch.equal(fast_tokenizer(peer)(texts), peer(texts)), "other ids"
     seconds = cpu_seconds({"ours": lambda: fast_tokenizer(peer)(texts), "theirs": lambda: peer(texts)}, rounds)
     print(f"checked: the ids of {count:,} titles are open_clip's")
-    told("tokens of a title, the memo empty at first", seconds["ours"] / count, seconds["theirs"] / count, 2.5)
+    report("tokens of a title, the memo empty at first", seconds["ours"] / count, seconds["theirs"] / count, 2.5)
 
 
 def main() -> None:
-    said = arguments(__doc__.splitlines()[0])
+    options = arguments(__doc__.splitlines()[0])
     torch.set_num_threads(1)
     assert OpenClipEncoder("ViT-S-32-alt")._fit == (SIZE, (SIZE, SIZE), "bicubic"), "the encoder goes another way"
-    count = 4 if said.small else 40
+    count = 4 if options.small else 40
     for width, height in ((320, 240), (800, 800)):
-        pictures(count, said.rounds, width, height)
-    tokens(200 if said.small else 5_000, said.rounds)
+        pictures(count, options.rounds, width, height)
+    tokens(200 if options.small else 5_000, options.rounds)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import date
 
-from gcl_toolkit.doctor import machine
+from gcl_toolkit.machine import machine
 
 
 def arguments(about: str) -> argparse.Namespace:
@@ -15,9 +15,9 @@ def arguments(about: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--small", action="store_true", help="a size for CI: every check, but ratios mean little")
     parser.add_argument("--rounds", type=int, default=3, help="how often each candidate runs, in turns")
-    said = parser.parse_args()
-    print(f"{date.today()}, {machine()['processor']}, one thread, CPU time, best of {said.rounds} rounds in turns")
-    return said
+    options = parser.parse_args()
+    print(f"{date.today()}, {machine()['processor']}, one thread, CPU time, best of {options.rounds} rounds in turns")
+    return options
 
 
 def cpu_seconds(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:

@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "app")]
 
 
 @dataclass
-class Told:
+class Outcome:
     """outcomes: right, wrong, refused, failed; seconds of the right ones; memory in MB over time; the server's CPU."""
 
     outcomes: Counter = field(default_factory=Counter)
@@ -57,9 +57,9 @@ def cpu(process: int) -> float:
 
 async def one(client: httpx.AsyncClient, url: str, query: str, weight: float, expected: list[str]) -> str:
     """A search by the named endpoint: "right", "wrong", "refused" or "failed"."""
-    said = {"data": [query, "", "", weight, "", "", 10]}
+    options = {"data": [query, "", "", weight, "", "", 10]}
     try:
-        answer = await client.post(f"{url}gradio_api/call/search", json=said)
+        answer = await client.post(f"{url}gradio_api/call/search", json=options)
         if answer.status_code in (429, 503):
             return "refused"
         stream = await client.get(f"{url}gradio_api/call/search/{answer.json()['event_id']}")
@@ -74,9 +74,9 @@ async def one(client: httpx.AsyncClient, url: str, query: str, weight: float, ex
 
 async def run(
     url: str, process: int, expected: dict[tuple[str, float], list[str]], clients: int, seconds: float
-) -> Told:
+) -> Outcome:
     """`clients` at once, each with its next search as soon as the last is answered; a refused one waits a little."""
-    told, end, used = Told(memory=[megabytes(process)]), time.monotonic() + seconds, cpu(process)
+    load, end, used = Outcome(memory=[megabytes(process)]), time.monotonic() + seconds, cpu(process)
     # Without kept connections: the server closes idle ones, and one that closes as it is used again fails to be read.
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=0)
 
@@ -86,27 +86,27 @@ async def run(
             (query, weight), best = chance.choice(list(expected.items()))
             start = time.monotonic()
             outcome = await one(client, url, query, weight, best)
-            told.outcomes[outcome] += 1
+            load.outcomes[outcome] += 1
             if outcome == "right":
-                told.seconds.append(time.monotonic() - start)
+                load.seconds.append(time.monotonic() - start)
             else:
                 await asyncio.sleep(chance.uniform(0.2, 1))
 
     async def watch() -> None:
         while time.monotonic() < end:
             await asyncio.sleep(1)
-            told.memory.append(megabytes(process))
+            load.memory.append(megabytes(process))
 
     async with httpx.AsyncClient(timeout=120, limits=limits) as client:
         await asyncio.gather(watch(), *(ask(client, number) for number in range(clients)))
-    told.cpu_seconds = cpu(process) - used
-    return told
+    load.cpu_seconds = cpu(process) - used
+    return load
 
 
 def searches(folder: Path, count: int = 60) -> dict[tuple[str, float], list[str]]:
     """(query, weight) -> the first ten product ids, by the service in this process."""
-    from app.service import Service
-    from gcl_toolkit.bundle import read_bundle
+    from gcl_toolkit.app.service import Service
+    from gcl_toolkit.views.bundle import read_bundle
 
     service, chance = Service(read_bundle(folder)), random.Random(0)
     state = service.state()
@@ -125,13 +125,14 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--products", type=int, default=20_000)
-    said = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        folder = big_bundle.make(Path(place) / "bundle", said.products, dimension=512)
+        folder = big_bundle.make(Path(place) / "bundle", options.products, dimension=512)
         with served(folder) as url:
             expected = searches(folder)
-            told = asyncio.run(run(url, url.pid, expected, said.clients, said.seconds))
-    print(f"{said.clients} clients, {said.seconds:g} s, {said.products:,} products, {os.cpu_count()} cores: {told}")
+            outcome = asyncio.run(run(url, url.pid, expected, options.clients, options.seconds))
+    size = f"{options.products:,} products, {os.cpu_count()} cores"
+    print(f"{options.clients} clients, {options.seconds:g} s, {size}: {outcome}")
 
 
 if __name__ == "__main__":

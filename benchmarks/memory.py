@@ -17,8 +17,8 @@ import torch
 from interleaved import arguments
 from pyarrow import parquet
 
-from gcl_toolkit.search import top_k
-from gcl_toolkit.sources import load
+from gcl_toolkit.data.sources import load
+from gcl_toolkit.measure.search import top_k
 
 DIMENSION, BLOCK, QUERIES, K = 512, 50_000, 500, 1000
 
@@ -107,9 +107,12 @@ def images(folder: Path, count: int, size: int = 40_000) -> None:
 
 
 def main() -> None:
-    said = arguments(__doc__.splitlines()[0])
+    options = arguments(__doc__.splitlines()[0])
     torch.set_num_threads(1)
-    for measure, rows in ((images, 800 if said.small else 100_000), (search, 100_000 if said.small else 5_000_000)):
+    for measure, rows in (
+        (images, 800 if options.small else 100_000),
+        (search, 100_000 if options.small else 5_000_000),
+    ):
         with tempfile.TemporaryDirectory() as folder:
             measure(Path(folder), rows)
 

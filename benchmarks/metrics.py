@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import numpy as np
 from interleaved import arguments, cpu_seconds, faster, header
 
-from gcl_toolkit.metrics import AP, ERR, NDCG, RBP, Precision, Recall, measure_ranked, ranked_gains
+from gcl_toolkit.measure.metrics import AP, ERR, NDCG, RBP, Precision, Recall, measure_ranked, ranked_gains
 
 CUTOFFS = [1, 2, 3, 4, 5, 6, 8, 10, 12, 20, 30, 40, 50, 60, 70, 80, 90, 100, 200, 500, 1000]
 METRICS = [metric @ k for metric in (NDCG, AP, Recall, Precision) for k in CUTOFFS]
@@ -99,8 +99,8 @@ def check(qrels, retrieved_QxK) -> None:
 
 
 def main() -> None:
-    said = arguments(__doc__.splitlines()[0])
-    queries = 200 if said.small else 2000
+    options = arguments(__doc__.splitlines()[0])
+    queries = 200 if options.small else 2000
     qrels, retrieved_QxK = rankings(queries)
     runs = {"ours": lambda: ours(qrels, retrieved_QxK)}
     if find_spec("pytrec_eval"):
@@ -119,7 +119,7 @@ def main() -> None:
                 metric = RANX[name.split("@")[0]] @ int(name.split("@")[1])
                 assert abs(means[name] - table[str(metric)]) <= 1e-12, name
             runs["ranx, warm (84 of the 88)"] = lambda: ranx.evaluate(*pair, names, make_comparable=False)
-    seconds = cpu_seconds(runs, said.rounds)
+    seconds = cpu_seconds(runs, options.rounds)
     header(f"{queries:,} queries x top {DEPTH:,}, {JUDGED} judged products each, {len(METRICS)} metrics")
     taken = seconds.pop("ours")
     for peer, bar in zip(seconds, (10, 50, 3), strict=False):

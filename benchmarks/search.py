@@ -12,8 +12,8 @@ import torch
 from interleaved import arguments, cpu_seconds, faster, header, slower
 from torch.nn.functional import normalize
 
-from gcl_toolkit.doctor import fast_bfloat16
-from gcl_toolkit.search import top_k
+from gcl_toolkit.machine import fast_bfloat16
+from gcl_toolkit.measure.search import top_k
 
 DIMENSION = 512
 
@@ -49,10 +49,10 @@ def candidates(queries_QxD, corpus_NxD, k: int) -> dict:
 
 
 def main() -> None:
-    said = arguments(__doc__.splitlines()[0])
+    options = arguments(__doc__.splitlines()[0])
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rows, k, large = (20_000, 100, 60_000) if said.small else (200_000, 1000, 1_000_000)
+    rows, k, large = (20_000, 100, 60_000) if options.small else (200_000, 1000, 1_000_000)
     corpus_NxD, queries_QxD = normalize(torch.randn(rows, DIMENSION)), normalize(torch.randn(500, DIMENSION))
     for bfloat16 in (False, True):
         check(queries_QxD, corpus_NxD, k, bfloat16=bfloat16)
@@ -64,7 +64,7 @@ def main() -> None:
         from sentence_transformers.util import semantic_search
 
         runs["semantic_search"] = lambda: semantic_search(queries_QxD, corpus_NxD, top_k=k)
-    seconds = cpu_seconds(runs, said.rounds)
+    seconds = cpu_seconds(runs, options.rounds)
     ours = seconds.pop("ours")
     for peer, taken in seconds.items():
         if peer == "semantic_search":
@@ -74,12 +74,12 @@ def main() -> None:
     loop = official_seconds(queries_QxD, corpus_NxD, k, 4) * 500
     faster("500 queries", ours, "official loop (4 queries, scaled)", loop, 100)
     for count in (200, 50, 1):
-        seconds = cpu_seconds(candidates(queries_QxD[:count].contiguous(), corpus_NxD, k), said.rounds)
+        seconds = cpu_seconds(candidates(queries_QxD[:count].contiguous(), corpus_NxD, k), options.rounds)
         ours = seconds.pop("ours")
         peer = min(seconds, key=seconds.get)
         slower(f"{count} queries", ours, f"best of {len(seconds)}: {peer}", seconds[peer], 1.3)
     if fast_bfloat16():
-        large_corpus(queries_QxD, large, k, said.rounds)
+        large_corpus(queries_QxD, large, k, options.rounds)
 
 
 def large_corpus(queries_QxD, rows: int, k: int, rounds: int) -> None:

@@ -1,6 +1,6 @@
-"""The site: documents and notebooks as pages, the API from the docstrings; links checked. `make docs` writes `site/`.
+"""Build the site in `site/`: documents and notebooks as pages, the API from the docstrings. `make docs` runs it.
 
-Fails on any warning and on any link within the site that leads nowhere.
+Warnings are errors, and so are broken links within the site.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nbconvert import HTMLExporter
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "site"
-DOCUMENTS = ("README.md", "docs/*.md", "notebooks/README.md", "data/README.md")
+DOCUMENTS = ("*.md", "docs/*.md", "notebooks/README.md", "data/README.md")
 EXTRAS = ("tables", "fenced-code-blocks", "header-ids", "cuddled-lists")
 NAV = """<nav style="padding: .5rem"><a href="{up}index.html">GCL Toolkit</a> ·
 <a href="{up}notebooks/index.html">notebooks</a> · <a href="{up}api/gcl_toolkit.html">API</a></nav>"""
@@ -36,29 +36,29 @@ td, th {{ padding: .2rem .6rem; border: 1px solid #8886 }}
 LINK = re.compile(r'(?:href|src)="([^"#?]+)(?:[#?][^"]*)?"')
 
 
-def place_of(source: Path) -> Path:
-    """Where a document or notebook lies in the site."""
+def page_of(source: Path) -> Path:
+    """The page of a document or notebook."""
     name = "index.html" if source.name == "README.md" else source.with_suffix(".html").name
     return SITE / source.relative_to(ROOT).parent / name
 
 
 def write(source: Path, text: str) -> None:
-    """A page; links to documents and notebooks lead to their pages, and other files that it links to are copied."""
+    """Write a page: links to documents and notebooks become links to their pages; other linked files are copied."""
 
-    def turned(link: re.Match) -> str:
+    def site_link(link: re.Match) -> str:
         target = (source.parent / unquote(link[1])).resolve()
         if ":" in link[1] or not target.is_relative_to(ROOT) or not target.is_file():
             return link[0]
         if target.suffix in (".md", ".ipynb"):
-            return link[0].replace(link[1], link[1].replace(target.name, place_of(target).name))
+            return link[0].replace(link[1], link[1].replace(target.name, page_of(target).name))
         copy = SITE / target.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(target, copy)
         return link[0]
 
-    page = place_of(source)
+    page = page_of(source)
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(LINK.sub(turned, text))
+    page.write_text(LINK.sub(site_link, text))
 
 
 def documents() -> list[Path]:
@@ -66,6 +66,7 @@ def documents() -> list[Path]:
 
 
 def document(source: Path) -> str:
+    """A Markdown file as HTML."""
     text = source.read_text()
     up = "../" * (len(source.relative_to(ROOT).parts) - 1)
     title = html.escape(text.split("\n", 1)[0].lstrip("# "))
@@ -73,7 +74,7 @@ def document(source: Path) -> str:
 
 
 def broken_links(site: Path) -> list[str]:
-    """page: link, for each link within the site to a file that isn't there."""
+    """One "page: link" for each relative link to a missing file."""
     return [
         f"{page.relative_to(site)}: {link}"
         for page in sorted(site.rglob("*.html"))
@@ -93,8 +94,8 @@ def main() -> None:
     pdoc.render.configure(docformat="markdown", math=True)
     pdoc.pdoc("gcl_toolkit", output_directory=SITE / "api")
     if broken := broken_links(SITE):
-        sys.exit("links that lead nowhere:\n  " + "\n  ".join(broken))
-    print(f"{sum(1 for _ in SITE.rglob('*.html'))} pages, all links lead somewhere: site/index.html")
+        sys.exit("broken links:\n  " + "\n  ".join(broken))
+    print(f"{sum(1 for _ in SITE.rglob('*.html'))} pages, no broken links: site/index.html")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""The one exception a user may see: what was seen, what was expected, what to do."""
+"""The exceptions that a user sees: what was seen, what was expected, what to do."""
+
+import textwrap
 
 
 class UserError(ValueError):
-    """A mistake in the input, told in one line; the command line prints it and exits with 2."""
+    """A mistake in the input, in one line; the command line prints it and exits with status 2."""
 
 
 class DataError(UserError):
@@ -10,8 +12,8 @@ class DataError(UserError):
 
 
 def first_line(error: Exception) -> str:
-    """What another library's exception says, in one line; its name if it says nothing."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """Another library's error message on one line, shortened to 240 characters; its class if it has no message."""
+    return textwrap.shorten(str(error), 240, placeholder=" ...") or type(error).__name__
 
 
 def unknown(kind: str, name: object, known) -> UserError:

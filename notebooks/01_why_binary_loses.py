@@ -2,15 +2,15 @@
 # # 1. Why relevant / irrelevant loses the ranking
 #
 # > **You will learn** why a model trained on "relevant or not" cannot know which relevant product is best, how one
-# > weight a pair changes that, and how far apart the weights push the products.
+# > weight per pair changes that, and how far apart the weights push the products.
 # >
 # > **You need** vectors, dot products and a first course of PyTorch.
 # >
 # > **Time** 25 minutes of reading; the cells run for about a minute on a laptop's CPU.
 #
 # A shop's search engine shows eight mugs for the query *red mug*, the best one first. You want to train a model that
-# can do the same for new queries. The usual way forgets the order: it tells the model "these eight are relevant, the
-# others are not". This notebook keeps the order, and shows what the model does with it.
+# can do the same for new queries. The usual training discards the order: its labels say that these eight products are
+# relevant and all others are not. This notebook keeps the order and shows what the model does with it.
 
 # %%
 import os
@@ -18,23 +18,24 @@ import os
 import pandas as pd
 import torch
 
-from gcl_toolkit import Precision, figures
-from gcl_toolkit.losses import gcl_loss
-from gcl_toolkit.metrics import measure
-from gcl_toolkit.weighting import to_weights
+from gcl_toolkit import Precision
+from gcl_toolkit.data.weighting import to_weights
+from gcl_toolkit.losses import gcl_loss, same_id_cells
+from gcl_toolkit.measure.metrics import measure
+from gcl_toolkit.views import figures
 
-MODE = os.environ.get("GCL_MODE", "full")  # tiny: for tests; full: for you
-SEED = int(os.environ.get("GCL_SEED", 0))  # another one gives other random starts
+MODE = os.environ.get("GCL_MODE", "full")  # tiny: small, for tests
+SEED = int(os.environ.get("GCL_SEED", 0))  # change it for other random starts
 SEEDS = 4 if MODE == "tiny" else 40
 
 # %% [markdown]
 # ## The smallest shop
 #
-# Three queries, eight products each. A product's **position** is its place in the engine's list: 1 is the best. Its
-# **score** is 101 - position, so that larger is better. A function turns each score into a **weight**; here the weight
-# is 1 / position, which the library calls `reciprocal`.
+# There are three queries with eight products each. A product's **position** is its place in the engine's list; 1 is
+# the best. Its **score** is 101 - position, so that larger is better. A function turns each score into a **weight**;
+# here the weight is 1 / position, which the library calls `reciprocal`.
 #
-# The names of the tensors say their shapes: `weight_N` holds N numbers, one for each pair of a query and a product.
+# Tensor names state the shapes: `weight_N` holds N numbers, one for each pair of a query and a product.
 
 # %%
 QUERIES, PRODUCTS = 3, 8
@@ -50,14 +51,14 @@ pd.DataFrame(
 # %% [markdown]
 # ## Predict before you run
 #
-# Every query and every product is a point on a circle. At the start the points lie anywhere. Training turns them until
-# each query is near its own products and far from the others. All 24 pairs count the same: w = 1.
+# Every query and every product is a point on a circle. The points start at random places. Training turns them until
+# each query is near its own products and far from the others. All 24 pairs have the same weight: w = 1.
 #
 # **Where will the eight products of a query end up?**
 #
-# - (a) in the engine's order: the best one nearest to the query;
-# - (b) all in nearly the same place, in no order;
-# - (c) spread around the whole circle.
+# - (a) in the engine's order, the best one nearest to the query;
+# - (b) all in nearly the same place, in no particular order;
+# - (c) spread around the circle.
 #
 # Write your answer down. Then write down what changes when the weights are 1 / position.
 #
@@ -65,9 +66,9 @@ pd.DataFrame(
 #
 # Let $q_i$ and $d_i$ be the query and the product of pair $i$, both of length 1, and $s$ a number called the logit
 # scale. The similarity of query $i$ and product $j$ is $S_{ij} = s \, q_i \cdot d_j$. Generalized Contrastive Learning
-# (GCL) asks twice for every pair: among all products, is $d_i$ the one for $q_i$ (a row of $S$)? Among all queries, is
-# $q_i$ the one for $d_i$ (a column of $S$)? Each answer costs its negative log-probability, times the weight of the
-# pair:
+# (GCL) asks two questions about every pair. Among all products, is $d_i$ the one for $q_i$ (a row of $S$)? Among all
+# queries, is $q_i$ the one for $d_i$ (a column of $S$)? Each answer costs its negative log-probability, times the weight
+# of the pair:
 #
 # $$
 # \text{loss} = \frac{1}{2N} \sum_{i=1}^{N} w_i
@@ -75,7 +76,8 @@ pd.DataFrame(
 # \tag{1}
 # $$
 #
-# The weights are first divided by their mean. With $w = 1$ this is the loss of CLIP. Here it is, written as a loop.
+# The weights are first divided by their mean. With $w = 1$ this is the loss of CLIP. The paper's exact weight functions
+# could not be read, so what follows is the paper's loss with our weights. Here it is as a loop.
 
 
 # %%
@@ -92,7 +94,7 @@ def loss_from_scratch(left, right, weights, logit_scale):
 
 
 # %% [markdown]
-# Is it the library's loss? Two random batches of points and uneven weights tell.
+# Is it the library's loss? We compare the two on random points with uneven weights.
 
 # %%
 generator = torch.Generator().manual_seed(SEED)
@@ -107,8 +109,8 @@ assert abs(mine - library) < 1e-9, "the loop is the library's loss"
 # %% [markdown]
 # ## Turn the points
 #
-# A point on a circle is one number, its angle. So the whole model is 27 angles: 3 queries and 24 products. It is the
-# least that can be trained, and nothing but the loss decides where the points go.
+# A point on a circle is one number, its angle. So the model consists of 27 angles: 3 queries and 24 products. It is the
+# smallest possible model, and nothing but the loss decides where the points go.
 
 
 # %%
@@ -119,17 +121,17 @@ def on_circle(angles):
     return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
 
-def learn(weights, seed, query_N=query_N, steps=300, mask=False):
-    """The angles of queries and of products, trained from random ones."""
+def learn(weights, seed, query_N=query_N, steps=300, excluded=None):
+    """The angles of queries and of products, trained from a random start."""
     queries = int(query_N.max()) + 1
     generator = torch.Generator().manual_seed(1000 * SEED + seed)
     start = torch.rand(queries + len(query_N), generator=generator, dtype=torch.float64)
     angles = (2 * torch.pi * start).requires_grad_()
     optimizer = torch.optim.Adam([angles], lr=0.1)
-    given = {"logit_scale": LOGIT_SCALE, "query_ids": query_N if mask else None}
+    settings = {"logit_scale": LOGIT_SCALE, "excluded": excluded}
     for _ in range(steps):
         points = on_circle(angles)
-        loss = gcl_loss(points[:queries][query_N], points[queries:], weights, **given)
+        loss = gcl_loss(points[:queries][query_N], points[queries:], weights, **settings)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -152,24 +154,24 @@ figures.circle(
 )
 
 # %% [markdown]
-# *The angle of a mark is what was learnt; its ring is the position, the best product on the innermost ring; the line is
-# the query. Left, the products of a query lie along its line, whatever their ring. Right, they open like a fan: the
-# further down the engine's list, the further from the query.*
+# *The angle of a mark is learnt; its ring is the position, with the best product on the innermost ring; the line is the
+# query. Left, the products of a query lie along its line, whatever their ring. Right, they open like a fan: the further
+# down the engine's list, the further from the query.*
 #
-# The answer was (b). With w = 1 the model learnt *which* products belong to a query, and nothing about their order.
+# The answer is (b). With w = 1 the model learnt *which* products belong to a query, and nothing about their order.
 #
 # ## Measure it
 #
-# Two numbers for each trained model, both averaged over the three queries:
+# We compute two numbers for each trained model, both averaged over the three queries:
 #
-# - **Precision@8**: how many of the eight products nearest to a query are its own. It asks for relevance only.
+# - **Precision@8**: the share of the eight products nearest to a query that are its own. It measures relevance only.
 # - **Kendall's tau** of the query's own products: the share of product pairs in the engine's order minus the share in
-#   the reverse order. 1 is the engine's order, -1 its reverse, and a random order has 0 on average.
+#   the reverse order. It is 1 for the engine's order, -1 for its reverse, and 0 on average for a random order.
 
 
 # %%
 def kendall_tau(cosine_M, position_M):
-    """+1 for each pair of products in the right order, -1 for each in the wrong one; the mean over pairs."""
+    """The mean over pairs of products: +1 in the right order, -1 in the wrong one."""
     nearer_MxM = (cosine_M[:, None] - cosine_M[None, :]).sign()
     better_MxM = (position_M[None, :] - position_M[:, None]).sign()
     pairs = len(cosine_M) * (len(cosine_M) - 1)
@@ -186,7 +188,7 @@ assert (
 
 # %%
 def judge(angles):
-    """Tau from scratch, precision by the library: both for one trained model."""
+    """Tau (from scratch) and precision (by the library) of one trained model."""
     cosine_QxN = torch.cos(angles[0][:, None] - angles[1][None, :])
     own = [query_N == q for q in range(QUERIES)]
     taus = [kendall_tau(cosine_QxN[q, own[q]], position_N[own[q]]) for q in range(QUERIES)]
@@ -204,8 +206,8 @@ def judge_seeds(weights, **settings):
 
 
 # %% [markdown]
-# One trained model proves little: it may be luck. So each way of training starts from many random seeds. The first
-# row shows the points before any training: whatever they score is chance.
+# One trained model proves little: the result may be luck. So we train each variant from many random seeds. The first
+# row shows the points before any training: their values are due to chance.
 
 # %%
 results = {
@@ -213,11 +215,11 @@ results = {
     "w = 1": judge_seeds(no_weight_N),
     "w = 1 / position": judge_seeds(weight_N),
 }
-figures.strips({name: found["tau"] for name, found in results.items()}, "Kendall's tau")
+figures.strips({name: runs["tau"] for name, runs in results.items()}, "Kendall's tau")
 
 # %% [markdown]
 # *Each mark is one random start. With w = 1 the order of the relevant products is as random as before training; with
-# weights it is nearly the engine's, from every start.*
+# weights it is close to the engine's order from every start.*
 
 # %%
 binary, weighted = results["w = 1"], results["w = 1 / position"]
@@ -228,12 +230,13 @@ assert binary["tau"].max() < 0.5, "w = 1 does not learn their order"
 assert weighted["tau"].min() > 0.7, "weights do"
 
 # %% [markdown]
-# From about one start in forty, two queries get stuck on each other's side of the circle, with weights or without: too
-# few directions to pass each other. Therefore the median for precision. In 128 dimensions there is room.
+# From about one start in forty, two queries get stuck on each other's side of the circle, with weights or without them: a
+# circle has too few directions to pass each other. That is why we look at the median precision. In 128 dimensions there
+# is room.
 #
 # ## Why, and how far
 #
-# Take one query alone, with all its pairs in the batch. Every row of $S$ is then the same, and the row part of (1) is
+# Take a single query, with all its pairs in the batch. Every row of $S$ is then the same, and the row part of (1) is
 # half the cross-entropy between two sets of shares: the weights $w_i / \sum_k w_k$ and the softmax of the similarities.
 # Cross-entropy is smallest where both are equal:
 #
@@ -244,9 +247,9 @@ assert weighted["tau"].min() > 0.7, "weights do"
 # \tag{2}
 # $$
 #
-# With $w = 1$ the right side is 0: the loss *wants* all relevant products at one distance. Any order that is left is
-# chance. With weights, (2) says how large each gap will be, before any training. (The column part of the loss is silent
-# here: there is only one query to choose from.)
+# With $w = 1$ the right side is 0: the loss *asks for* the same distance of all relevant products. Any order that remains
+# is chance. With weights, (2) predicts each gap before any training. (The column part of the loss is constant here, since
+# there is only one query to choose from.)
 
 # %%
 one_query = torch.zeros(PRODUCTS, dtype=torch.long)
@@ -271,8 +274,8 @@ assert learn_gaps(no_weight_N[:PRODUCTS]).abs().max() < 1e-3, "w = 1 asks for no
 # ## Exercise
 #
 # With weights 1 / position the first two products are far apart and the last two close together. Write weights for
-# which **every product is 0.05 further from the query than the one before it**, at a logit scale of 5. Equation (2),
-# read from right to left, gives the answer.
+# which **every product is 0.05 further from the query than the one before it**, at a logit scale of 5. Solve equation
+# (2) for the weights.
 
 
 # %%
@@ -291,28 +294,29 @@ assert (gaps - 0.05).abs().max() < 1e-3, "exercise: neighbours are 0.05 apart"
 # %% [markdown]
 # ## What can mislead you
 #
-# **Masking hides the competition.** The other products of a query are good answers too, so it seems fair not to count
-# them as wrong ones: leave them out of the sums in (1). The library does so when it is given `query_ids`. But then the
-# products of one query are never compared with each other, and for a query alone nothing is learnt at all. With several
-# queries some order comes back by a side door: a heavier product resists the push of the *other* queries more. You
-# cannot rely on it.
+# **Masking removes the competition.** The other products of a query are good answers too, so it seems fair not to count
+# them as wrong ones and to leave them out of the sums in (1). In the library, `gcl_loss(..., excluded=same_id_cells(query_N))`
+# does so. But then the products of one query are never compared with each other, and for a single query nothing is learnt
+# at all. With several queries some order comes back indirectly: a product with a larger weight resists the push of the
+# *other* queries more. You cannot rely on it.
 
 # %%
+same_query = same_id_cells(query_N)  # the cells of S to leave out
 masked = {
-    "w = 1, masked": judge_seeds(no_weight_N, mask=True),
-    "w = 1 / position, masked": judge_seeds(weight_N, mask=True),
+    "w = 1, masked": judge_seeds(no_weight_N, excluded=same_query),
+    "w = 1 / position, masked": judge_seeds(weight_N, excluded=same_query),
 }
 figures.strips(
-    {name: found["tau"] for name, found in (results | masked).items()}, "Kendall's tau"
+    {name: runs["tau"] for name, runs in (results | masked).items()}, "Kendall's tau"
 )
 
 # %% [markdown]
-# *Each mark is one random start. Masked, weights order the products from some starts and not from others: the weights
-# are the same, the competition is missing.*
+# *Each mark is one random start. With the mask, weights order the products from some starts and not from others: the
+# weights are the same, but the competition is missing.*
 
 # %%
 before = learn(weight_M, 0, query_N=one_query, steps=0)
-after = learn(weight_M, 0, query_N=one_query, mask=True)
+after = learn(weight_M, 0, query_N=one_query, excluded=same_id_cells(one_query))
 print(
     pd.concat(masked)["tau"].groupby(level=0, sort=False).agg(["min", "mean", "max"]).round(2)
 )
@@ -324,24 +328,24 @@ assert masked["w = 1 / position, masked"]["tau"].mean() < weighted["tau"].mean()
 )
 
 # %% [markdown]
-# **Tau counts differences too small to matter.** With w = 1 the gaps within a query are almost nothing, yet tau calls
-# a difference of a millionth an order. A single seed can show a tau of .3 by chance. Look at many seeds, and at the
-# gaps.
+# **Tau counts differences that are too small to matter.** With w = 1 the gaps within a query are almost 0, but tau counts
+# even a difference of a millionth as an order. A single seed can reach a tau of .3 by chance. Look at many seeds, and at
+# the gaps.
 #
-# **A circle is small.** Real embeddings have hundreds of dimensions and an encoder that must work for products it has
-# never seen. That weights *can* order is shown here; how much they help on held-out queries is a matter of measuring
-# (notebook 4), always against a named control.
+# **A circle is small.** Real embeddings have hundreds of dimensions, and a real encoder must work for products that it has
+# never seen. This notebook shows that weights *can* teach an order. How much they help on held-out queries has to be
+# measured (notebook 4), always against a named control.
 #
 # ## Recap
 #
 # - The binary loss asks for equal similarity of all relevant products. It finds the right ones and loses their order.
-# - GCL multiplies each pair by a weight. The softmax then shares its probability in proportion to the weights.
+# - GCL multiplies the loss of each pair by a weight. The softmax then divides its probability in proportion to the weights.
 # - A weight ratio asks for a cosine gap of $\log(w_1 / w_2) / s$: equation (2).
-# - The order comes from the competition between the products of a query. Mask it, and the weights lose their voice.
+# - The order comes from the competition between the products of a query. With a mask, the weights have little effect.
 #
 # ## Questions
 #
 # 1. Two products have the weights 0.2 and 0.1, two others 1.0 and 0.5. Which pair ends up further apart?
 # 2. What happens to the gaps when the logit scale grows from 5 to 100, with the same weights?
-# 3. Why does multiplying all weights by 10 change nothing? Which line of `loss_from_scratch` says so?
+# 3. Why does multiplying all weights by 10 change nothing? Which line of `loss_from_scratch` is the reason?
 # 4. A colleague reports a tau of .35 for w = 1, from one seed. What do you ask for?

@@ -1,16 +1,16 @@
 # %% [markdown]
 # # 2. The loss, one gradient at a time
 #
-# > **You will learn** how the loss of GCL pulls and pushes each similarity, where the similarities come to rest, and
-# > which gap between two products each score-to-weight function asks for.
+# > **You will learn** how the loss of GCL pulls and pushes each similarity, where the similarities converge, and which
+# > gap between two products each score-to-weight function asks for.
 # >
 # > **You need** notebook 1, the softmax, and the chain rule.
 # >
 # > **Time** 35 minutes of reading; the cells run for less than a minute on a laptop's CPU.
 #
-# A loss is easy to type and easy to get wrong. A wrong one still falls during training. So this notebook takes the loss
-# apart: you write its gradient by hand, compare it with PyTorch's, and work out what the model will learn *before*
-# training it.
+# A loss is easy to write and easy to get wrong, and a wrong loss still falls during training. So this notebook takes the
+# loss apart: you write its gradient by hand, compare it with PyTorch's, and predict what the model will learn *before*
+# you train it.
 
 # %%
 import os
@@ -21,19 +21,19 @@ import torch
 from open_clip.loss import ClipLoss
 from torch.nn.functional import normalize
 
-from gcl_toolkit import figures
+from gcl_toolkit.data.weighting import to_weights
 from gcl_toolkit.losses import gcl_loss
-from gcl_toolkit.weighting import to_weights
+from gcl_toolkit.views import figures
 
-SEED = int(os.environ.get("GCL_SEED", 0))  # another one gives other random starts
+SEED = int(os.environ.get("GCL_SEED", 0))  # change it for other random starts
 
 # %% [markdown]
-# This notebook is so small that `GCL_MODE` changes nothing in it.
+# This notebook is so small that it ignores `GCL_MODE`.
 #
 # ## The loss
 #
 # A batch holds $N$ pairs of a query and a product, each with a weight $w_i$; the weights are divided by their mean. With
-# $s$ the logit scale, $S_{ij} = s \, q_i \cdot d_j$ is the similarity of query $i$ and product $j$, and
+# the logit scale $s$, the similarity of query $i$ and product $j$ is $S_{ij} = s \, q_i \cdot d_j$, and
 #
 # $$
 # \text{loss} = \frac{1}{2N} \sum_{i=1}^{N} w_i \left[ -\log P_{ii} - \log C_{ii} \right],
@@ -42,8 +42,8 @@ SEED = int(os.environ.get("GCL_SEED", 0))  # another one gives other random star
 # $$
 #
 # $P$ is the softmax along each row: among all products, which one belongs to this query? $C$ is the softmax along each
-# column: among all queries, which one belongs to this product? With all $w_i = 1$ this is the loss of CLIP. Compare with
-# the code that most CLIP models are trained with:
+# column: among all queries, which one belongs to this product? With all $w_i = 1$ this is the loss of CLIP. We compare it
+# with the code that most CLIP models are trained with:
 
 # %%
 generator = torch.Generator().manual_seed(SEED)
@@ -59,8 +59,8 @@ assert abs(ours - theirs) < 1e-9, "w = 1 is the loss of open_clip"
 # %% [markdown]
 # ## Predict before you run
 #
-# Four pairs have the weights 1, 0.5, 0.2 and 0. The last pair has no weight at all: a product that the engine showed at
-# the very end of its list.
+# Four pairs have the weights 1, 0.5, 0.2 and 0. The last pair has weight 0: its product was at the very end of the
+# engine's list.
 #
 # **Does the loss still move the last product?**
 #
@@ -78,14 +78,14 @@ assert abs(ours - theirs) < 1e-9, "w = 1 is the loss of open_clip"
 # \tag{2}
 # $$
 #
-# and the second half, in which every *column* $j$ carries the weight of its own pair,
+# The second half, in which every *column* $j$ carries the weight of its own pair, has the gradient
 #
 # $$
 # \frac{\partial \, \text{columns}}{\partial S_{ij}} = \frac{w_j \, (C_{ij} - \delta_{ij})}{2N}.
 # \tag{3}
 # $$
 #
-# Mind the index: $w_i$ in the rows, $w_j$ in the columns. To swap them is the most common mistake in such code.
+# Note the index: $w_i$ in the rows, $w_j$ in the columns. Swapping them is the most common mistake in such code.
 
 
 # %%
@@ -104,9 +104,9 @@ def column_gradient(S_NxN, weight_N):
 
 
 # %% [markdown]
-# PyTorch's autograd finds the same gradient without any of this thinking. To ask for the gradient with respect to $S$
-# itself, there is a trick: `gcl_loss` multiplies its two inputs, and $S$ times the identity matrix is $S$. So we hand it
-# $S$ as the queries and the identity as the products.
+# PyTorch's autograd computes the same gradient automatically. There is a trick to get the gradient with respect to $S$
+# itself: `gcl_loss` multiplies its two inputs, and $S$ times the identity matrix is $S$. So we pass $S$ as the queries and
+# the identity as the products.
 
 # %%
 eye = torch.eye(4, dtype=torch.float64)
@@ -128,11 +128,12 @@ panels = {"rows (2)": rows, "columns (3)": columns, "their sum": rows + columns}
 figures.matrices({name: matrix.numpy() for name, matrix in panels.items()}, "query", "product")
 
 # %% [markdown]
-# *Each number is a derivative of the loss with respect to one similarity. Training goes against the gradient: cells
+# *Each number is the derivative of the loss with respect to one similarity. Training moves against the gradient: cells
 # below 0 (blue) are pulled together, cells above 0 (vermilion) are pushed apart. Look at the last column: nothing pulls
-# product 3, and every query but its own pushes it.*
+# product 3, and every query but its own pushes it away.*
 #
-# In the row part each row sums to 0: what the right product wins, the others lose. In the column part each column does.
+# In the row part each row sums to 0: what the right product gains, the others lose. In the column part each column sums
+# to 0.
 
 # %%
 library = S_NxN.grad
@@ -142,20 +143,20 @@ assert library[3, 3] > -1e-9, "a weight of 0 pulls nothing together"
 assert (library[:3, 3] > 0).all(), "and yet its product is pushed away by the other queries"
 
 # %% [markdown]
-# The answer was (c). In the rows of the other queries the last product is one of the wrong answers, and the weight of
-# *those* rows is not 0. A weight of 0 does not take a pair out of the batch. It makes its product a plain negative.
+# The answer is (c). In the rows of the other queries the last product is one of the wrong answers, and the weight of
+# *those* rows is not 0. A weight of 0 does not remove a pair from the batch. It makes its product an ordinary negative.
 #
 # ## From similarities to vectors
 #
-# The vectors feel the gradient through the chain rule. Write $G$ for the matrix of (2) plus (3), $L$ for the queries
-# ($N \times D$, a row each) and $R$ for the products. From $S = s L R^T$ follows
+# The gradient reaches the vectors through the chain rule. Let $G$ be the sum of (2) and (3), $L$ the queries
+# ($N \times D$, one per row) and $R$ the products. From $S = s L R^T$ it follows that
 #
 # $$
 # \frac{\partial \, \text{loss}}{\partial L} = s \, G R, \qquad \frac{\partial \, \text{loss}}{\partial R} = s \, G^T L.
 # \tag{4}
 # $$
 #
-# A query moves along a mixture of products: towards its own, away from those it takes it for.
+# A query moves along a mixture of products: towards its own, and away from those that it is confused with.
 
 # %%
 left, right = left.clone().requires_grad_(), right.clone().requires_grad_()
@@ -166,30 +167,30 @@ assert torch.allclose(left_gradient, left.grad, rtol=0, atol=1e-9), "gradient of
 assert torch.allclose(right_gradient, right.grad, rtol=0, atol=1e-9), "gradient of the products"
 
 # %% [markdown]
-# ## Where it comes to rest
+# ## Where it converges
 #
-# Training stops where the gradient is 0. Suppose that similarities could take any value: no encoder, no geometry. Let
-# pair $(q, d)$ be seen $n_{qd}$ times in the training set, query $q$ in all $n_q$ times, product $d$ in all $n_d$ times,
-# and put the whole training set, $n$ pairs, into one batch. Query $q$ then meets product $d$ in $n_d$ columns, and (2)
-# is 0 when the softmax gives to each product its share of the weight:
+# Training stops where the gradient is 0. Suppose that similarities could take any value, without an encoder and without
+# geometry. Let the training set contain pair $(q, d)$ $n_{qd}$ times, query $q$ $n_q$ times and product $d$ $n_d$ times,
+# and put the complete training set, $n$ pairs, into one batch. Query $q$ then meets product $d$ in $n_d$ columns, and (2)
+# is 0 when the softmax assigns to each product its share of the weight:
 #
 # $$
 # n_d \, e^{S_{qd}} \;\propto\; n_{qd} \, w_{qd} \quad\text{along each row}, \qquad
 # n_q \, e^{S_{qd}} \;\propto\; n_{qd} \, w_{qd} \quad\text{along each column}.
 # $$
 #
-# One matrix does both:
+# One matrix satisfies both:
 #
 # $$
 # S_{qd} = \log w_{qd} + \underbrace{\log \frac{n_{qd} \, n}{n_q \, n_d}}_{\text{PMI}} + \text{constant}
 # \tag{5}
 # $$
 #
-# PMI, the *pointwise mutual information*, says how much more often query and product meet than they would by chance. So
-# the weight of a pair adds its logarithm to what the frequencies say: a weight of 0.5 has the effect of seeing the
-# pair half as often, while its product stays as common as before.
+# PMI, the *pointwise mutual information*, measures how much more often query and product occur together than by chance. So
+# the logarithm of the weight is added to what the frequencies imply: a weight of 0.5 has the effect of seeing the pair half
+# as often, while its product stays as common as before.
 #
-# Test it: three queries, four products, made-up frequencies and weights.
+# We test it with three queries, four products, and invented frequencies and weights.
 
 # %%
 count_QxD = torch.tensor([[8, 4, 2, 1], [1, 6, 3, 2], [2, 1, 5, 4]])
@@ -202,8 +203,8 @@ query_N, product_N = pairs.T
 print(f"{len(pairs)} pairs; every fifth (query, product):", pairs[::5].tolist())
 
 # %% [markdown]
-# The same trick as above gives free similarities to the library's loss: the "queries" are rows of a table `S_QxD`, the
-# "products" rows of the identity, and their product picks one cell of the table.
+# The same trick as above passes free similarities to the library's loss: the "queries" are rows of a table `S_QxD`, the
+# "products" are rows of the identity, and their product selects one cell of the table.
 
 
 # %%
@@ -222,7 +223,7 @@ def minimise(loss, parameter):
 
 
 def learn_table(weight_QxD):
-    """The similarities (Q x D) that the library's loss comes to rest at."""
+    """The similarities (Q x D) at which the library's loss is smallest."""
     S_QxD = torch.zeros(3, 4, dtype=torch.float64, requires_grad=True)
     right = torch.eye(4, dtype=torch.float64)[product_N]
     weight_N = weight_QxD[query_N, product_N]
@@ -232,7 +233,7 @@ def learn_table(weight_QxD):
 
 # %%
 def predict_table(weight_QxD):
-    """Equation (5), with mean 0 for the constant."""
+    """Equation (5), with the constant chosen so that the mean is 0."""
     count = count_QxD.double()
     pmi = (count * count.sum() / (count.sum(dim=1, keepdim=True) * count.sum(dim=0))).log()
     return (weight_QxD.log() + pmi) - (weight_QxD.log() + pmi).mean()
@@ -249,8 +250,8 @@ figures.agreement(
 )
 
 # %% [markdown]
-# *Each mark is one query with one product. All lie on the dashed line: what the loss learns is what (5) says, with
-# weights and without.*
+# *Each mark is a query with a product. All marks are on the dashed line: the loss learns what (5) predicts, with weights and
+# without them.*
 
 # %%
 for name, (predicted, learnt) in tables.items():
@@ -262,15 +263,15 @@ for name, (predicted, learnt) in tables.items():
 # ## What a score-to-weight function asks for
 #
 # Real similarities are cosines times the logit scale. The inverse of the scale is called the temperature,
-# $\tau = 1 / s$; trained CLIP models have about $\tau = 0.01$. For two products that are seen equally often,
-# with this query and in all, the PMI cancels, and (5) becomes a statement about cosines:
+# $\tau = 1 / s$; trained CLIP models have about $\tau = 0.01$. For two products that occur equally often, with this
+# query and overall, the PMI cancels, and (5) becomes a statement about cosines:
 #
 # $$
 # \cos(q, d_1) - \cos(q, d_2) = \tau \log \frac{w_1}{w_2}
 # \tag{6}
 # $$
 #
-# That is the way to choose a function: not by how its curve looks, but by the gap it asks for.
+# So choose a function by the gap that it asks for, not by the shape of its curve.
 
 # %%
 positions = np.arange(1, 21)
@@ -281,11 +282,12 @@ weights = pd.DataFrame(
 figures.weight_curves(weights, temperature=0.01)
 
 # %% [markdown]
-# *Left, the weight of each position; right, the gap to position 1 that it asks for. A linear score hardly separates the
-# first twenty positions; the reciprocal separates the first few most; the exponential asks for the same gap at every step.*
+# *Left, the weight of each position; right, the gap to position 1 that it asks for. The linear function hardly separates
+# the first twenty positions; the reciprocal separates the first few most; the exponential asks for the same gap at every
+# step.*
 #
-# Equation (6) is about a real space too, as long as there is room. Ten products of one query, in 16 dimensions, trained
-# with the library's loss at a temperature of 0.01:
+# Equation (6) also holds in a space of vectors, if it has enough dimensions. Here are ten products of one query in 16
+# dimensions, trained with the library's loss at a temperature of 0.01:
 
 
 # %%
@@ -318,13 +320,13 @@ assert (gaps["asked"] - gaps["learnt"]).abs().max() < 1e-4, (
 # %% [markdown]
 # ## Exercise
 #
-# You want position 1 to be **0.05** nearer to the query than position 10, at a temperature of 0.01. No function above
-# asks for that. Take weights of the form $\text{position}^{-a}$ and find $a$ with (6).
+# You want position 1 to be **0.05** nearer to the query than position 10, at a temperature of 0.01. None of the functions
+# above asks for that. Take weights of the form $\text{position}^{-a}$ and find $a$ with (6).
 
 
 # %%
 def exponent(gap, temperature):
-    """The a for which position ** -a asks for this gap between positions 1 and 10."""
+    """The a with which position ** -a asks for this gap between positions 1 and 10."""
     ### BEGIN SOLUTION
     return gap / (temperature * np.log(10))
     ### END SOLUTION
@@ -339,20 +341,20 @@ assert abs(own_gap - 0.05) < 1e-3, "exercise: a gap of 0.05"
 # %% [markdown]
 # ## What can mislead you
 #
-# **A lower loss is not a better model.** For the products of one query, the row part of the loss has a floor that
-# depends on the weights alone: half the entropy of their shares. Sharper weights have a lower floor, whatever the model. Compare models by a ranking metric,
-# never by losses with different weights.
+# **A lower loss does not mean a better model.** For the products of one query, the row part of the loss has a minimum that
+# depends on the weights alone: half the entropy of their shares. Sharper weights have a lower minimum for every model.
+# Compare models by a ranking metric, never by losses with different weights.
 
 # %%
 shares = weights / weights.sum()
 floors = -(shares * np.log(shares)).sum() / 2
-print("floor of the row part:", floors.round(3).to_dict())
+print("minimum of the row part:", floors.round(3).to_dict())
 assert floors["reciprocal"] < floors["linear"], (
     "sharper weights have a lower loss, by themselves"
 )
 
 # %% [markdown]
-# **The mean of the weights is a hidden learning rate.** Without dividing by the mean, the gradient is multiplied by it.
+# **The mean of the weights is a hidden learning rate.** Without the division by the mean, the gradient is multiplied by it.
 # Optimizers like Adam hide this, because they rescale gradients; plain gradient descent does not.
 
 # %%
@@ -372,20 +374,20 @@ print(f"gradient without normalisation / with it: {shrinks:.4f}; mean weight: {m
 assert abs(shrinks - mean) < 1e-4, "the mean weight is a hidden learning rate"
 
 # %% [markdown]
-# **A gap that is asked for is not a gap that is given.** Equation (6) holds when similarities are free. An encoder has
-# to place products that it has never seen, and one placement for a product must serve all queries. And it holds for
-# products that are compared: leave the other products of a query out of the sums (notebook 1), and nobody asks.
+# **The model need not reach the gap that the loss asks for.** Equation (6) holds when similarities are free. An encoder has
+# to place products that it has never seen, and each product has one place for all queries. And (6) holds only for products
+# that are compared: if the other products of a query are left out of the sums (notebook 1), the loss asks for no gap.
 #
 # **Frequencies count as much as weights.** A product that is shown for every query has a low PMI everywhere. If your
-# training pairs are a sample, the way they were sampled is part of what is learnt.
+# training pairs are a sample, the model also learns how they were sampled.
 #
 # ## Recap
 #
 # - The gradient with respect to $S_{ij}$ is $[w_i (P_{ij} - \delta_{ij}) + w_j (C_{ij} - \delta_{ij})] / 2N$.
-# - A weight of 0 makes a pair's product a plain negative.
-# - Free similarities come to rest at $\log w + \text{PMI}$; so a weight ratio asks for a cosine gap of
+# - A weight of 0 makes a pair's product an ordinary negative.
+# - Free similarities converge to $\log w + \text{PMI}$; so a weight ratio asks for a cosine gap of
 #   $\tau \log (w_1 / w_2)$.
-# - With all weights 1 it is the loss of CLIP, number for number.
+# - With all weights 1 it is exactly the loss of CLIP.
 #
 # ## Questions
 #

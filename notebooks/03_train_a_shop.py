@@ -2,14 +2,14 @@
 # # 3. Images, titles, field weights: train a shop
 #
 # > **You will learn** how a picture and a title become one vector, how to train a search engine from ranked lists in
-# > minutes, what the weights of picture and title change, and how to see that a model memorises.
+# > minutes, what the weights of picture and title change, and how to recognise that a model memorises.
 # >
 # > **You need** notebooks 1 and 2. You have trained a network with PyTorch before.
 # >
 # > **Time** 40 minutes of reading; the cells run for two minutes on a laptop's CPU.
 #
-# So far the products were points that could lie anywhere. Now they are pictures and titles, and a network has to turn them
-# into points; also those of products that it has never seen.
+# So far the products were points that could be anywhere. Now they are pictures and titles, and a network has to turn them
+# into points, including those of products that it has never seen.
 
 # %%
 import os
@@ -19,22 +19,25 @@ import pandas as pd
 import torch
 from IPython.display import clear_output, display
 
-from gcl_toolkit import Fields, GCLModel, evaluate, figures, load, search
-from gcl_toolkit.evaluate import measure_ranking
-from gcl_toolkit.fields import fuse
-from gcl_toolkit.samplers import MatrixSampler
-from gcl_toolkit.train import TrainConfig, train
-from gcl_toolkit.weighting import is_top, to_weights
+from gcl_toolkit import Fields, GCLModel, evaluate, load, search
+from gcl_toolkit.data.fields import fuse
+from gcl_toolkit.measure.evaluate import measure_ranking
+from gcl_toolkit.methods import Graded
+from gcl_toolkit.studies.glossary import meaning
+from gcl_toolkit.training.config import MachineConfig, TrainConfig
+from gcl_toolkit.training.train import train
+from gcl_toolkit.views import figures
 
-MODE = os.environ.get("GCL_MODE", "full")  # tiny: for tests; full: for you
+MODE = os.environ.get("GCL_MODE", "full")  # tiny: small, for tests
 SEED = int(os.environ.get("GCL_SEED", 0))
 PRODUCTS, STEPS, BATCH = (600, 150, 64) if MODE == "tiny" else (1500, 200, 128)
 
 # %% [markdown]
 # ## A shop
 #
-# The library draws one: invented products, each with a picture and a title. A hidden shopping engine has ranked products for
-# every query. A picture shows the colour and the pattern, a title may name the brand and the material. Neither shows all.
+# The library generates a shop of invented products, each with a picture and a title. A hidden shopping engine has ranked
+# products for every query. A picture shows the colour and the pattern; a title may name the brand and the material. Neither
+# shows everything.
 
 # %%
 shop = load("shop", seed=SEED, products=PRODUCTS, queries=PRODUCTS // 3, per_query=30)
@@ -53,16 +56,16 @@ places = [f"position {101 - s:.0f}" for s in data.pairs.score[data.pairs.query =
 figures.pictures({ASKED: shelf(listed[:6], places[:6])})
 
 # %% [markdown]
-# *The engine's best products for one query, as far as they are in the training half of the shop. The position is the place
-# in its whole list.*
+# *The engine's best products for one query, among those in the training half of the shop. The position is the place in the
+# engine's complete list.*
 #
 # ## Predict before you run
 #
-# You train one model that reads both, half and half. Then you search with it by the titles only, and find good products: the
-# queries are words, and so are titles. Then by the pictures only, and the result is hardly better than chance: to learn to see takes
-# longer than to learn words, and in these few minutes the titles were quicker.
+# You train one model that reads both fields with equal weights. First you search by titles only, and the results are good:
+# queries are words, and so are titles. Then you search by pictures only, and the results are hardly better than chance:
+# learning from pictures takes longer than learning from words, and a few minutes are enough for the titles only.
 #
-# **What happens when you search by both, half and half?**
+# **What happens when you search by both, with equal weights?**
 #
 # - (a) it is worse than by titles only: half of the vector is useless;
 # - (b) it is the same;
@@ -72,7 +75,7 @@ figures.pictures({ASKED: shelf(listed[:6], places[:6])})
 #
 # ## One vector from two fields
 #
-# An **encoder** turns the picture into a vector $e_{\text{image}}$ and the title into $e_{\text{title}}$, of the same space. With
+# An **encoder** turns the picture into a vector $e_{\text{image}}$ and the title into $e_{\text{title}}$ in the same space. With
 # field weights $w_f$ the product's vector is
 #
 # $$
@@ -80,13 +83,13 @@ figures.pictures({ASKED: shelf(listed[:6], places[:6])})
 # \tag{1}
 # $$
 #
-# Each field is brought to length 1 first, so that a network cannot win weight by shouting. A product without a picture simply has
-# one term less.
+# Each field's vector is divided by its length first, so that a network cannot give a field more weight by making its vector
+# longer. A product without a picture simply has one term fewer.
 
 
 # %%
 def fuse_from_scratch(vectors, weights):
-    """Equation (1) for one product. vectors, weights: by the name of the field."""
+    """Equation (1) for one product. vectors, weights: by field name."""
     total = 0.0
     for name, vector in vectors.items():
         total = total + weights[name] * vector / np.linalg.norm(vector)
@@ -106,15 +109,15 @@ assert np.abs(fuse_from_scratch(example, weights) - library).max() < 1e-9, (
 # %% [markdown]
 # ## One step by hand
 #
-# The default loss of the library changes two things in the loss of notebook 1.
+# The library's default method is called `graded`. Its loss is ours; it changes two things in the paper's loss of notebook 1.
 #
-# First, a step takes $M$ products with *all* the queries that list them. $W_{qd} > 0$ is the weight of a known pair, 0 if the
-# product is not on the query's list. A query deals out one vote among its products, in proportion to the weights; a product
-# deals out one vote among its queries.
+# First, a step takes $M$ products with *all* the queries that list them. $W_{qd} > 0$ is the weight of a known pair; it is 0
+# if the product is not on the query's list. A query distributes one vote among its products, in proportion to the weights; a
+# product distributes one vote among its queries.
 #
 # Second, a known pair competes only with products that are *worse* for the query. In notebook 1 two good products push each
-# other down, and only the size of the weights keeps their order. Here the better one is never asked to make room for a worse
-# one, so the order is in the loss itself, and mild weights will do (here score / 100):
+# other down, and only the size of the weights keeps their order. Here a better product never has to make room for a worse
+# one, so the loss itself contains the order, and weights with small differences are enough (here score / 100):
 #
 # $$
 # B_{qd} = \frac{e^{S_{qd}}}{e^{S_{qd}} + \sum_{k: \, W_{qk} < W_{qd}} e^{S_{qk}}},
@@ -125,15 +128,15 @@ assert np.abs(fuse_from_scratch(example, weights) - library).max() < 1e-9, (
 # $$
 #
 # $S$ and $C$, the softmax along columns, are those of notebook 2. Rows count twice as much as columns, since a search goes from
-# the query to the products. $N$ counts the queries that list a product of the step; the
-# others take part as wrong answers in the columns. Before you let the library train 200 times, compute the first step yourself (with a
-# model without dropout, a piece of chance that is explained below).
+# the query to the products. $N$ counts the queries that list a product of the step; the others take part as wrong answers in
+# the columns. Before the library takes 200 steps, compute the loss of the first step yourself (with a model without dropout,
+# a source of randomness that is explained below).
 
 
 # %%
 def loss_by_hand(S, W):
     """Equation (2). S, W: queries x products."""
-    worse = W[:, None, :] < W[:, :, None]  # [q, d, k]: for q, k is worse than d
+    worse = W[:, None, :] < W[:, :, None]  # [q, d, k]: k is worse than d for q
     others = (S.exp()[:, None, :] * worse).sum(dim=2)
     log_B, log_C = S - (S.exp() + others).log(), S.log_softmax(dim=0)
     asked = W.sum(dim=1) > 0
@@ -144,17 +147,14 @@ def loss_by_hand(S, W):
 
 
 model = GCLModel(right=Fields(image=0.5, title=0.5), seed=SEED, dropout=0)
-still = TrainConfig(
-    steps=1, batch=32, learning_rate=1e-12, augment=False, precision="float32", seed=SEED
-)
+method = Graded()  # the default, as a value
+print("graded:", meaning("graded"))
+still = TrainConfig(steps=1, batch=32, learning_rate=1e-12, augment=False, seed=SEED)
 scale = model.logit_scale.item()
-first_record = next(train(model, data, still))
+machine = MachineConfig(precision="float32")
+first_record = next(train(model, data, method, still, machine=machine))
 
-weight_of_pair = to_weights(data.pairs.score, "auto")  # with positions: score / 100
-sampler = MatrixSampler(
-    data, weight_of_pair, is_top(data.pairs.score), size=32, queries=4096, seed=SEED
-)
-batch = sampler(0)
+batch = method.sampler(data, still.batch, SEED)(0)  # its weights are W
 left = torch.from_numpy(model.embed(data.queries, "left")[batch.queries])
 right = torch.from_numpy(model.embed(data.corpus, "right")[batch.products])
 mine = loss_by_hand(scale * left @ right.T, batch.weights).item()
@@ -164,8 +164,8 @@ assert abs(mine - first_record["loss"]) < 1e-3, "the first step by hand is the l
 # %% [markdown]
 # ## Train
 #
-# `train` is a generator: each `next` is a step, and yields a record of it. So you can watch the loss fall, or leave the loop
-# when you have seen enough.
+# `train` is a generator: it yields a record after each step. So you can watch the loss fall, and leave the loop when you have
+# seen enough.
 
 
 # %%
@@ -174,11 +174,11 @@ def learn(augment=True, live=False):
     model = GCLModel(right=Fields(image=0.5, title=0.5), seed=SEED)
     settings = TrainConfig(steps=STEPS, batch=BATCH, augment=augment, seed=SEED)
     records = []
-    for record in train(model, data, settings):
+    for record in train(model, data, "graded", settings):
         records.append(record)
         if live and record["step"] % 20 == 0:
             clear_output(wait=True)
-            display(figures.curves({"gcl-matrix": pd.DataFrame(records)}))
+            display(figures.curves({"graded": pd.DataFrame(records)}))
     return model, pd.DataFrame(records)
 
 
@@ -186,13 +186,13 @@ untrained = evaluate(model, shop["zero_shot"])["NDCG@10"].mean()
 model, records = learn(live=MODE != "tiny")
 
 # %% [markdown]
-# *Left, the loss of each stretch of steps; right, the logit scale, which the model learns too: the surer it is, the larger.
-# The loss does not fall to 0: its floor depends on the weights (notebook 2).*
+# *Left, the loss, averaged over groups of consecutive steps; right, the logit scale, which the model learns too: the more
+# certain the model, the larger the scale. The loss does not fall to 0: its minimum depends on the weights (notebook 2).*
 
 
 # %%
 def ndcg_by_split(model):
-    """NDCG@10 of the four splits, all their queries."""
+    """NDCG@10 of the four splits, over all their queries."""
     return {name: evaluate(model, split)["NDCG@10"].mean() for name, split in shop.items()}
 
 
@@ -204,20 +204,20 @@ assert fallen < 0.95, "the loss falls"
 assert scores["zero_shot"] > 1.2 * untrained, "it finds products that it has never seen"
 
 # %% [markdown]
-# Before training it is not zero: query and title share words, and random vectors of the same words agree.
+# NDCG@10 is not zero before training: query and title share words, and equal words have equal vectors, even random ones.
 #
 # ## Search
 #
-# Type queries, get pictures. Change them and run the cell again.
+# Type queries and get pictures. Change the queries and run the cell again.
 
 # %%
 wishes = [ASKED, *data.queries["query"].to_pylist()[1:3]]
 row_of = {product: row for row, product in enumerate(data.product_ids)}
-cosines, found = search(model, wishes, data.corpus, k=6)
+cosines, results = search(model, wishes, data.corpus, k=6)
 figures.pictures(
     {
         wish: shelf([row_of[p] for p in ids], [f"cosine {c:.2f}" for c in cosine])
-        for wish, ids, cosine in zip(wishes, found, cosines, strict=True)
+        for wish, ids, cosine in zip(wishes, results, cosines, strict=True)
     }
 )
 
@@ -226,16 +226,16 @@ figures.pictures(
 #
 # ## Picture or title?
 #
-# You could change the field weights of (1) and encode the whole corpus anew, for each setting that you want to try. There is a
+# You could change the field weights of (1) and encode the corpus again for each setting that you want to try. There is a
 # shorter way. Let $a = q \cdot e_{\text{image}}$, $b = q \cdot e_{\text{title}}$ and
-# $c = e_{\text{image}} \cdot e_{\text{title}}$, all of length 1. With the weight $w$ for the image and $1 - w$ for the title,
+# $c = e_{\text{image}} \cdot e_{\text{title}}$, where all vectors have length 1. With the weight $w$ for the image and $1 - w$ for the title,
 #
 # $$
 # q \cdot d(w) = \frac{w a + (1 - w) b}{\sqrt{w^2 + (1 - w)^2 + 2 w (1 - w) c}}.
 # \tag{3}
 # $$
 #
-# Three numbers a pair, computed once, give every $w$.
+# Three numbers per pair, computed once, give the similarity for every $w$.
 
 
 # %%
@@ -262,7 +262,7 @@ for split in shop:
 
 again = model.embed(data.queries, "left") @ embed_field(data.corpus, image=0.8, title=0.2).T
 error = np.abs(similarities("in_domain", 0.8) - again).max()
-print(f"formula against encoding anew, w = 0.8: {error:.0e}")
+print(f"largest difference from encoding again, w = 0.8: {error:.0e}")
 assert error < 1e-4, "equation (3) needs no second encoding"
 
 
@@ -284,8 +284,8 @@ figures.lines(
 )
 
 # %% [markdown]
-# *Each line is a split, dev queries; nothing was trained or encoded again. At the left end the search reads titles only, at
-# the right end pictures only.*
+# *Each line is a split, measured on dev queries; nothing was trained or encoded again. At the left end the search uses titles
+# only, at the right end pictures only.*
 
 # %%
 mean = np.mean(list(curves.values()), axis=0)
@@ -300,49 +300,49 @@ assert test[1.0] < test[0.0] / 2, "pictures alone find little"
 assert test[chosen] > test[0.0], "and yet they improve on the titles"
 
 # %% [markdown]
-# The answer was (c), odd as it is. The two fields were trained as a *sum*. The titles brought the category and the words; what was
-# left to learn for the pictures is what the titles do not say, the colour behind an unnamed one, say. Such a correction finds
-# nothing alone, and orders what the titles have found. **A field can be useless alone and useful in company**; so do not judge
-# it alone. A field weight is a setting like any other: chosen on dev, told on test.
+# The answer is (c), which may surprise you. The two fields were trained as a *sum*. The titles contributed the category and the
+# words; what remained for the pictures to learn is what the titles do not mention, such as a colour. Such a correction is of
+# little use alone, but it improves the order of the products that match by title. **A field can be useless alone and useful in
+# combination**, so do not judge it alone. A field weight is a setting like any other: choose it on dev, report it on test.
 #
 # ## Does it learn or memorise?
 #
-# While training, the library moves, flips and brightens the pictures a little and drops a tenth of the words, anew in each step.
-# That is called **augmentation**. And the network sets a tenth of its inner numbers to zero, others in each step: **dropout**. Both
-# are there so that nothing can be learnt by heart. Train again without augmentation.
+# During training, the library shifts, flips and brightens the pictures a little and drops a tenth of the words, at random in each
+# step. This is called **augmentation**. The network also sets a tenth of its activations to zero, at random in each step:
+# **dropout**. Both make memorising harder. Train again without augmentation.
 
 # %%
 plain_model, plain_records = learn(augment=False)
 both = pd.DataFrame({"augmented": scores, "not augmented": ndcg_by_split(plain_model)})
-both["won"] = both["not augmented"] - both["augmented"]
+both["gain"] = both["not augmented"] - both["augmented"]
 print(both.round(3))
 new = ["novel_document", "zero_shot"]  # products that were not trained on
 loss_at_end = [table["loss"].tail(10).mean() for table in (plain_records, records)]
-falls, won_new = 1 - loss_at_end[0] / loss_at_end[1], both.loc[new, "won"].mean()
+falls, gain_new = 1 - loss_at_end[0] / loss_at_end[1], both.loc[new, "gain"].mean()
 print(f"\nwithout augmentation the training loss is {falls:.0%} lower;")
-print(f"what it wins on products that it has not seen: {won_new:+.3f}")
+print(f"its gain on products that it has not seen: {gain_new:+.3f}")
 assert falls > 0.05, "without augmentation the training loss is lower"
-assert both.loc["in_domain", "won"] > 0, "what was seen is remembered better"
-assert won_new < falls / 2, "new products win far less than the loss promises"
+assert both.loc["in_domain", "gain"] > 0, "what was seen is remembered better"
+assert gain_new < falls / 2, "new products gain far less than the loss promises"
 
 # %% [markdown]
-# Each picture looked the same every time it came, so the model could learn it by heart. The training loss calls that a better
-# model, and so does the in-domain split. Only a split that holds products *and* queries out knows better. In a larger
-# run (6,000 products, 400 steps, an earlier form of the loss, no dropout, 2026-11-22, one run each, `docs/LOG.md`) it was worse than nothing
-# won: in-domain rose from .765 to .888, zero-shot fell from .508 to .351.
+# Without augmentation each picture looks the same in every epoch, so the model can memorise it. By the training loss that is a
+# better model, and also by the in-domain split. Only a split that holds out products *and* queries shows otherwise. In a larger
+# run (6,000 products, 400 steps, an earlier form of the loss, no dropout, 2026-11-22, one run each, `docs/LOG.md`) the model even
+# became worse: in-domain rose from .765 to .888, zero-shot fell from .508 to .351.
 #
 # ## Exercise
 #
-# Real shops have products without pictures and products without titles. Write (1) for one product whose **missing fields are
-# `None`**.
+# Real shops have products without pictures and products without titles. Write (1) for one product in which **missing fields
+# are `None`**.
 
 
 # %%
-def fuse_what_is_there(vectors, weights):
+def fuse_present(vectors, weights):
     """Equation (1) over the fields that are not None; an array of length 1."""
     ### BEGIN SOLUTION
-    there = {name: vector for name, vector in vectors.items() if vector is not None}
-    return fuse_from_scratch(there, weights)
+    given = {name: vector for name, vector in vectors.items() if vector is not None}
+    return fuse_from_scratch(given, weights)
     ### END SOLUTION
 
 
@@ -351,7 +351,7 @@ right_answers = 0
 for missing in (None, "image", "title"):
     vectors = example | ({missing: None} if missing else {})
     present = {name: torch.tensor([name != missing]) for name in example}
-    answer = np.asarray(fuse_what_is_there(vectors, weights))
+    answer = np.asarray(fuse_present(vectors, weights))
     expected = fuse(tensors, present, weights)[0].numpy()
     right_answers += answer.shape == (8,) and np.abs(answer - expected).max() < 1e-9
 print(f"{right_answers} of 3 cases")
@@ -360,31 +360,31 @@ assert right_answers == 3, "exercise: missing fields are left out"
 # %% [markdown]
 # ## What can mislead you
 #
-# **The best field weight belongs to the model.** A model that is trained on pictures only finds far more by pictures only. A sweep tells
-# how to use *this* model. What another training would bring, only another training tells.
+# **The best field weight belongs to the model.** A model that is trained on pictures only is far better by pictures only. A sweep
+# shows how to use *this* model. To know what another training would give, you have to train.
 #
-# **Pretty rows prove nothing.** Three queries with beautiful pictures can be found in any model. Look at rows to
-# find faults, and at NDCG over all queries to judge.
+# **Good-looking rows prove nothing.** Every model has three queries with beautiful pictures. Look at rows to find faults, and at
+# NDCG over all queries to judge.
 #
-# **A lower loss is not a better model.** Above, the lower loss came from memory.
+# **A lower loss does not mean a better model.** Above, the lower loss came from memorising.
 #
-# **A small shop is easy to memorise.** With a few thousand products each is seen many times. With ten million it is seen once,
-# and augmentation matters less.
+# **A small shop is easy to memorise.** With a few thousand products, each is seen many times. With ten million, each is seen
+# once, and augmentation matters less.
 #
-# **Missing is not empty.** An empty title that is encoded like any text gets a vector too, the same for all, and pulls all
-# such products together. The library leaves it out.
+# **Missing is not empty.** An empty title that is encoded like any other text gets a vector too, the same for all, and pulls
+# all such products together. The library leaves it out.
 #
 # ## Recap
 #
-# - A product is the weighted sum of its fields' unit vectors, made a unit vector: (1).
-# - The score matrix puts every known pair of a step to work; a pair competes with worse products only: (2).
-# - The field weights can be swept by (3), without encoding again; choose on dev.
-# - Fields that are trained as a sum complete each other: one can be useless alone and improve the other.
-# - Memorising shows on the splits that hold products out. The training loss praises it.
+# - A product's vector is the weighted sum of its fields' unit vectors, normalised to length 1: (1).
+# - The score matrix uses every known pair of a step; in `graded`, a pair competes with worse products only: (2).
+# - With (3) the field weights can be swept without encoding again; choose them on dev.
+# - Fields that are trained as a sum complement each other: one can be useless alone and improve the other.
+# - Memorising shows on the splits that hold products out. The training loss rewards it.
 #
 # ## Questions
 #
-# 1. Why are the fields brought to length 1 *before* they are added? What could a model do otherwise?
+# 1. Why are the fields normalised to length 1 *before* they are added? What could a model do otherwise?
 # 2. In (3), what happens for $c = 1$? And for $c = -1$, $w = 1/2$?
-# 3. The trained weights are .5 and .5, and dev says .7 for the image. What might that say about the titles?
+# 3. The trained weights are .5 and .5, and .7 for the image is best on dev. What might that mean for the titles?
 # 4. Your training loss is half of your colleague's. Which two numbers do you compare before you celebrate?

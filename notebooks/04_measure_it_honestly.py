@@ -1,19 +1,20 @@
 # %% [markdown]
 # # 4. Measure it honestly
 #
-# > **You will learn** five questions to put to any reported gain: on which split, by which metric, how sure, over which
-# > control, and one of how many. For each question you see a number that is true and misleads.
+# > **You will learn** five questions to ask about any reported gain: on which split, by which metric, how certain, over which
+# > control, and out of how many comparisons. For each question you see a number that is true and misleading.
 # >
 # > **You need** notebooks 1 and 2, mean and variance, and the idea of a 95 % interval.
 # >
 # > **Time** 50 minutes of reading; the cells run for two minutes on a laptop's CPU.
 #
-# A colleague writes: *"Our loss raises NDCG@10 by 22 % over CLIP."* Nobody has lied, and you still know nearly nothing.
+# A colleague writes: *"Our loss raises NDCG@10 by 22 % over CLIP."* The sentence is true, and you still know very little.
 # This notebook trains the models behind such a sentence and takes it apart.
 
 # %%
 import os
 import tempfile
+import textwrap
 from statistics import NormalDist
 
 import numpy as np
@@ -21,27 +22,32 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from gcl_toolkit import Fields, GCLModel, RankedData, evaluate, figures, load
+from gcl_toolkit import Fields, GCLModel, RankedData, evaluate, load
+from gcl_toolkit.data.ranked_data import leaks
 from gcl_toolkit.losses import gcl_loss, matrix_loss
-from gcl_toolkit.metrics import ERR, NDCG, measure
-from gcl_toolkit.ranked_data import leaks
-from gcl_toolkit.statistics import holm, interval, minimal_detectable_effect
-from gcl_toolkit.study import CONTROLS, StudyConfig, World, read_study, study
-from gcl_toolkit.summary import averages, gain, strongest_control
-from gcl_toolkit.train import TrainConfig, train
+from gcl_toolkit.measure.metrics import ERR, NDCG, measure
+from gcl_toolkit.measure.statistics import holm, interval, minimal_detectable_effect
+from gcl_toolkit.methods import CONTROLS
+from gcl_toolkit.studies.glossary import meaning
+from gcl_toolkit.studies.study import StudyConfig, read_study, study
+from gcl_toolkit.studies.summary import averages, gain, strongest_control
+from gcl_toolkit.studies.worlds import World
+from gcl_toolkit.training.config import TrainConfig
+from gcl_toolkit.training.train import train
+from gcl_toolkit.views import figures
 
-MODE = os.environ.get("GCL_MODE", "full")  # tiny: for tests; full: for you
-SEED = int(os.environ.get("GCL_SEED", 0))  # another one gives another shop and other draws
+MODE = os.environ.get("GCL_MODE", "full")  # tiny: small, for tests
+SEED = int(os.environ.get("GCL_SEED", 0))  # change it for another shop and other draws
 SHOPS, REPEATS = (1, 500) if MODE == "tiny" else (3, 3000)
 
 # %% [markdown]
 # ## Predict before you run
 #
-# Seven models are trained alike: the same small encoder, the same steps, the same batch. Six of them are *controls*, which
-# are told only "relevant or not". One, `gcl-soft`, also uses the ranking scores. It beats `clip`, the control that
-# everybody knows, by a wide margin.
+# Seven models are trained with the same small encoder, the same number of steps and the same batch size. Six of them are
+# *controls*, which do not use the ranking scores beyond "relevant or not" or "among the best or not". One, `matrix`, uses the
+# scores. It beats `clip`, the best-known control, by a wide margin.
 #
-# **How much of that margin is owed to the scores?**
+# **How much of that margin is due to the scores?**
 #
 # - (a) nearly all of it;
 # - (b) about three quarters;
@@ -51,11 +57,11 @@ SHOPS, REPEATS = (1, 500) if MODE == "tiny" else (3, 3000)
 #
 # ## Question 1: on which split?
 #
-# The library can make a shop: products, queries, and for every query a list that a hidden shopping engine has ranked.
-# Position 1 has the score 100, position 60 the score 41. To train in seconds we read the titles only, not the pictures.
+# The library can generate a shop: products, queries, and for every query a list ranked by a hidden shopping engine.
+# Position 1 has the score 100, position 60 the score 41. To train in seconds we use titles only, not pictures.
 #
-# Queries and products are each cut into a part for training and a part that is held out. That makes **four splits**, and
-# each answers another question.
+# Queries and products are each divided into a training part and a held-out part. That makes **four splits**, and each answers
+# a different question.
 
 # %%
 PRODUCTS_READ = Fields(title=1.0)
@@ -81,16 +87,15 @@ pd.DataFrame(
 
 # %% [markdown]
 # In each split half of the queries are called **dev** and the other half **test**. You choose on dev (learning rate,
-# weights, which control is strongest) and report on test. A number that you chose is too good on the queries that you
-# chose it by.
+# weights, which control is strongest) and report on test. On the queries that you choose by, the chosen number is too high.
 #
-# A split is only as good as its walls. Suppose that somebody's export puts the zero-shot *dev* queries into the training
-# set, with the products of their lists. The *test* queries stay outside. Train twice, with and without the leak.
+# A split is only useful if nothing leaks. Suppose that somebody's export puts the zero-shot *dev* queries into the training
+# set, with the products of their lists. The *test* queries stay outside. Train twice, with the leak and without it.
 
 
 # %%
 def with_leak(splits):
-    """The training set plus the zero-shot dev queries and all they judge."""
+    """The training set plus the zero-shot dev queries and the products of their lists."""
     inside, outside = splits["in_domain"], splits["zero_shot"].only("dev")
     tables = [
         pa.concat_tables([getattr(data, name) for data in (inside, outside)])
@@ -100,9 +105,9 @@ def with_leak(splits):
 
 
 def zero_shot_after(training_set):
-    """NDCG@10 on dev and test queries of the zero-shot split, after training on a set."""
+    """NDCG@10 on the dev and test queries of the zero-shot split, after training on a set."""
     model = GCLModel("small", right=PRODUCTS_READ, seed=SEED)
-    for _ in train(model, training_set, TrainConfig(steps=100, batch=128, seed=SEED)):
+    for _ in train(model, training_set, "graded", steps=100, batch=128, seed=SEED):
         pass
     held_out = splits["zero_shot"]
     parts = {part: held_out.only(part) for part in ("dev", "test")}
@@ -111,38 +116,38 @@ def zero_shot_after(training_set):
 
 # %%
 leaky = {**splits, "in_domain": with_leak(splits)}
-found = pd.DataFrame(
+ndcg_after = pd.DataFrame(
     {
         "clean": zero_shot_after(splits["in_domain"]),
         "dev leaked": zero_shot_after(leaky["in_domain"]),
     }
 )
-print(found.round(3))
+print(ndcg_after.round(3))
 print("\nleaks of the clean splits:", leaks(splits))
-print("leaks of the other ones:", *leaks(leaky)[-4:], sep="\n  ")
-rise = found["dev leaked"] - found["clean"]
+print("leaks of the others:", *leaks(leaky)[-4:], sep="\n  ")
+rise = ndcg_after["dev leaked"] - ndcg_after["clean"]
 assert leaks(splits) == [], "the shop's splits share nothing"
 assert len(leaks(leaky)) > 0, "the audit finds the leak"
 assert rise["dev"] > 0.03, "a leak raises the score of the leaked queries"
 assert rise["test"] < rise["dev"] / 2, "a leak does little for the queries beside them"
 
 # %% [markdown]
-# The model is no better for queries that nobody has seen. Only its number is. `leaks` compares ids, query texts (case
-# and spaces do not count) and picture bytes; run it before you train, since afterwards you will not want to.
+# The model is no better for queries that it has not seen. Only the reported number is. `leaks` compares ids, query texts (it
+# ignores case and spaces) and picture bytes. Run it before you train; afterwards you will not want to know.
 #
 # ## Question 2: by which metric?
 #
-# Most numbers here are **NDCG@10**. Let $g_r$ be the score of the product at rank $r$, 0 if it is not on the query's
-# list. The first ten ranks count, each a little less than the one before, and the sum is divided by that of the best
-# possible ranking:
+# Most numbers here are **NDCG@10**. Let $g_r$ be the score of the product at rank $r$, or 0 if it is not on the query's list.
+# The first ten ranks count, each a little less than the one before, and the sum is divided by that of the best possible
+# ranking:
 #
 # $$
 # \text{NDCG@10} = \frac{\sum_{r=1}^{10} g_r / \log_2 (r + 1)}{\text{the same sum for the best possible ranking}}
 # \tag{1}
 # $$
 #
-# The evaluation code that was published with GCL also reports **ERR**, the expected reciprocal rank. Its user reads from the top and
-# stops at a product of score $g$ with the probability $R(g)$; ERR is the mean of 1 / rank at the stop:
+# The evaluation code that was published with GCL also reports **ERR**, the expected reciprocal rank. Its model user reads from
+# the top and stops at a product of score $g$ with probability $R(g)$; ERR is the mean of 1 / rank at the stop:
 #
 # $$
 # \text{ERR} = \sum_r \frac{1}{r} \, R(g_r) \prod_{k < r} \left( 1 - R(g_k) \right),
@@ -153,7 +158,7 @@ assert rise["test"] < rise["dev"] / 2, "a leak does little for the queries besid
 
 # %%
 def ndcg_from_scratch(gains, judged, k=10):
-    """Equation (1). gains: scores down the ranking; judged: all scores there are."""
+    """Equation (1). gains: scores in the order of the ranking; judged: all scores of the list."""
     discount = 1 / np.log2(np.arange(2, k + 2))
     best = np.sort(judged)[::-1]
     return gains[:k] @ discount[: len(gains[:k])] / (best[:k] @ discount[: len(best[:k])])
@@ -169,7 +174,7 @@ def err_from_scratch(gains, judged):
 
 
 def by_library(gains, judged, metric):
-    """The same ranking through the library."""
+    """The metric of the same ranking, computed by the library."""
     grades = {"query": {f"p{g:.0f}": g for g in judged}}
     run = {"query": {f"p{g:.0f}": -rank for rank, g in enumerate(gains)}}
     return measure(grades, run, [metric]).iloc[0, 0]
@@ -185,14 +190,14 @@ print(f"NDCG@10 {mine[0]:.4f} (library {library[0]:.4f}), ERR {mine[1]:.4f} ({li
 assert np.abs(np.subtract(mine, library)).max() < 1e-9, "NDCG and ERR are the library's"
 
 # %% [markdown]
-# ERR was made for grades from 0 to 4. With scores up to 100, look at $R$: the best product stops the user for sure, the
-# second best with 1/2, the tenth best with 1/500. Rank a list at random, but put its best product in a place of your
-# choice.
+# ERR was designed for grades from 0 to 4. With scores up to 100, look at $R$: the user stops at the best product with
+# probability 1, at the second best with 1/2, at the tenth best with 1/500. Rank a list at random, but put its best product at
+# a chosen rank.
 
 
 # %%
 def random_ranking(place):
-    """The list in random order, its best product at the given rank."""
+    """The list in random order, with its best product at the given rank."""
     others = rng.permutation(scores[1:])
     return np.insert(others, place - 1, scores[0])
 
@@ -204,8 +209,8 @@ err = {name: [err_from_scratch(r, scores) for r in some] for name, some in ranki
 figures.strips(err, "ERR")
 
 # %% [markdown]
-# *Each mark is a random ranking of the same list. With the best product first ERR is 1, whatever follows. With the best
-# product at rank 2 it is about a half, wherever the other 59 are.*
+# *Each mark is a random ranking of the same list. With the best product first, ERR is 1 whatever follows. With the best
+# product at rank 2, it is about a half, wherever the other 59 are.*
 
 # %%
 ndcg = {name: [ndcg_from_scratch(r, scores) for r in some] for name, some in rankings.items()}
@@ -217,15 +222,14 @@ assert max(err["best product at rank 2"]) < 0.76, "one rank lower, a quarter or 
 assert max(first_ndcg) - min(first_ndcg) > 0.1, "NDCG sees the rest of the list"
 
 # %% [markdown]
-# So an ERR of .30 says little more than "the best product came first for about 30 % of the queries", and a gain in ERR
-# is a gain in that. `ERR(4)` rescales each query's scores to 0..4 first, and does what the name promises. Name your metric
+# So an ERR of .30 means little more than "the best product came first for about 30 % of the queries", and a gain in ERR
+# is a gain in that. `ERR(4)` first rescales each query's scores to 0..4, the range that ERR was designed for. Name your metric
 # with its parameters, and report more than one.
 #
-# ## Question 3: how sure?
+# ## Question 3: how certain?
 #
-# A mean over queries would be another one with other queries. The **bootstrap** asks how much: draw as many queries
-# again from your own, with replacement, take the mean, and repeat. The middle 95 % of these means are the plain
-# *percentile* interval.
+# With other queries the mean would be different. The **bootstrap** estimates by how much: draw as many queries from your own,
+# with replacement, take the mean, and repeat. The middle 95 % of these means are the plain *percentile* interval.
 
 
 # %%
@@ -236,10 +240,10 @@ def percentile_interval(values, samples=1000, seed=0):
 
 
 # %% [markdown]
-# What does "95 %" promise? If you did the whole measurement again and again, with new queries each time, 95 % of the
-# intervals would hold the true mean. That is called the **coverage**, and it can be tried, where the truth is known. Let
-# users find their first good product at rank 1, 2, 3, ... with falling probability, so that the reciprocal rank has a
-# known mean. You have 15 queries.
+# What does "95 %" promise? If you repeated the measurement many times, with new queries each time, 95 % of the intervals
+# would contain the true mean. This share is called the **coverage**. It can be measured where the truth is known. Let users
+# find their first good product at rank 1, 2, 3, ... with decreasing probability, so that the reciprocal rank has a known mean.
+# You have 15 queries.
 
 # %%
 STOP, QUERIES = 0.35, 15  # the first good product is at rank r with chance .35 * .65 ** (r - 1)
@@ -257,31 +261,33 @@ trials = [measure_again(number) for number in range(REPEATS)]
 figures.coverage([bca for bca, _ in trials[:60]], truth, "reciprocal rank")
 
 # %% [markdown]
-# *Each mark is the mean of 15 queries with its interval; the dashed line is the truth. About 3 of 60 miss it
-# (triangles), and nothing about them looks odd. You would not know.*
+# *Each mark is the mean of 15 queries with its interval; the dashed line is the truth. About 3 of 60 miss it (triangles), and
+# nothing about them looks unusual. You would not notice.*
 
 # %%
 bca_holds = np.mean([bca.low <= truth <= bca.high for bca, _ in trials])
 plain_holds = np.mean([low <= truth <= high for _, (low, high) in trials])
-print(
-    f"{REPEATS} measurements: percentiles hold the truth in {plain_holds:.1%}, BCa in {bca_holds:.1%}"
-)
-assert abs(bca_holds - 0.95) < 0.035, "95 % of BCa intervals hold the truth"
+print(f"coverage in {REPEATS} measurements: percentiles {plain_holds:.1%}, BCa {bca_holds:.1%}")
+assert abs(bca_holds - 0.95) < 0.035, "95 % of BCa intervals contain the truth"
 assert bca_holds - plain_holds > 0.01, "plain percentiles promise too much"
 
 # %% [markdown]
-# The library's `interval` is BCa: it draws one query fewer, which mends the variance, and moves the percentiles where the
-# values are skewed. With hundreds of queries both agree.
+# The library's `interval` is BCa: it draws one query fewer, which corrects the variance, and shifts the percentiles where the
+# values are skewed. With hundreds of queries both intervals agree.
 #
-# **Compare on the same queries.** Hard queries are hard for both models. The difference of two models, query by query,
-# spreads less than either score, so its interval is narrower than two intervals side by side suggest. All gains below
-# are such *paired* differences.
+# **Compare on the same queries.** Hard queries are hard for both models. The per-query difference of two models varies less
+# than either score, so its interval is narrower than two separate intervals suggest. All gains below are such *paired*
+# differences.
 #
 # ## Question 4: over which control?
 #
-# All models but `masked-matrix` have one loss in common, the **score matrix**. A step holds $N$ queries and $M$ products; $W_{qd} \ge 0$ is the
-# weight of a known pair, 0 for the others. Each query deals out one vote among its products, in proportion to the weights, and
-# each product one vote among its queries:
+# The seven models have one of three losses. `clip`, `clip-masked` and `clip-top` use the paper's loss (notebook 1) with $w = 1$.
+# `matrix`, `matrix-noscores` and `matrix-top` use the **score matrix**. `graded-noscores` uses the loss of the library's
+# default, a score matrix in whose rows known pairs do not compete (notebook 3).
+#
+# In the score matrix, a step holds $N$ queries and $M$ products; $W_{qd} \ge 0$ is the weight of a known pair, 0 for the others.
+# Each query distributes one vote among its products, in proportion to the weights, and each product one vote among its
+# queries:
 #
 # $$
 # \text{loss} = -\frac{r}{N} \sum_{q,d} \frac{W_{qd}}{\sum_k W_{qk}} \log P_{qd}
@@ -289,8 +295,8 @@ assert bca_holds - plain_holds > 0.01, "plain percentiles promise too much"
 # \tag{3}
 # $$
 #
-# with $P$ the softmax of the similarities along rows and $C$ along columns, as in notebook 2. The library takes $r = 2/3$: rows
-# ask what a search asks, columns do not. Put one pair into every row, on the diagonal of a square $W$: then every
+# with $P$ the softmax of the similarities along rows and $C$ along columns, as in notebook 2. The library uses $r = 2/3$, since
+# a search corresponds to a row and not to a column. If every row has one pair, on the diagonal of a square $W$, then every
 # share is 1, and with $r = 1/2$ it is the loss of CLIP.
 
 
@@ -307,7 +313,7 @@ def loss_from_scratch(S, W, r=2 / 3):
 
 
 def value_and_gradient(loss):
-    """Of a function of the similarities."""
+    """The value and gradient of a function of the similarities."""
     S = torch.randn(4, 4, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)
     S.requires_grad_()
     value = loss(S)
@@ -316,33 +322,41 @@ def value_and_gradient(loss):
 
 
 # %% [markdown]
-# Which $W$ a control takes is all that tells it from the others. Here are three queries and four products; the score of
-# each known pair becomes a weight (1 / position), or 1, or 1 only for the best.
+# The three methods of the score matrix differ only in $W$. Here are three queries and four products; the weight of a known
+# pair is 1, or 1 for the best pairs only, or 1 / position.
 
 # %%
 position = torch.tensor([[1, 2, 0, 20], [0, 1, 3, 0], [4, 0, 0, 1]])  # 0: not on the list
 known, best = position > 0, (position > 0) & (position <= 2)
 W = {
-    "binary-matrix": known.double(),
-    "top-matrix": best.double(),
-    "gcl-soft": torch.where(known, 1 / position.clamp(min=1).double(), 0),
+    "matrix-noscores": known.double(),
+    "matrix-top": best.double(),
+    "matrix": torch.where(known, 1 / position.clamp(min=1).double(), 0),
 }
 figures.matrices({name: matrix.numpy() for name, matrix in W.items()}, "query", "product")
 
 # %% [markdown]
-# *The weights of the same pairs as three methods see them. The first knows which products belong to a query, the second
-# which belong to its best, and only the third in which order.*
+# *The weights of the same pairs in three methods. The first contains which products belong to a query, the second which are
+# among its best, and only the third in which order.*
 #
-# | control | a step sees | what it gets wrong |
-# |---|---|---|
-# | `clip` | one known pair a row, $w = 1$; everything else in the batch is a wrong answer | other *good* answers of the same query count as wrong |
-# | `clip-masked` | the same, but known pairs are left out of the sums | nothing; it ignores the order |
-# | `clip-top` | the same with pairs of the ten best positions only | it never sees the others |
-# | `binary-matrix` | all known pairs among its queries and products at once, $w = 1$ | they compete with each other; it ignores the order |
-# | `masked-matrix` | the same, but known pairs are left out of each other's sums | nothing; it ignores the order |
-# | `top-matrix` | the same with the ten best positions only | it never sees the others |
+# The library's glossary describes each method. The description of a control starts with the method that it is derived from and the
+# one thing that it lacks. The weighting `sharp` is 1 / position where scores come from positions.
+
+# %%
+for name in (*CONTROLS, "matrix"):
+    print(textwrap.fill(f"{name}: {meaning(name)}", 96, subsequent_indent="    "))
+
+# %% [markdown]
+# | control | what is wrong with it |
+# |---|---|
+# | `clip` | other *good* answers of the same query count as wrong |
+# | `clip-masked` | nothing; it ignores the order |
+# | `clip-top` | it never sees the pairs below the ten best positions |
+# | `graded-noscores` | nothing; it ignores the order |
+# | `matrix-noscores` | known pairs compete with each other; it ignores the order |
+# | `matrix-top` | it never sees the pairs below the ten best positions |
 #
-# First, is (3) what the library computes, for a whole matrix and for the diagonal, with its gradient?
+# First, does the library compute (3), for a full matrix and for the diagonal, including the gradient?
 
 # %%
 eye = torch.eye(4, dtype=torch.float64)
@@ -358,18 +372,18 @@ library = value_and_gradient(lambda S: gcl_loss(S, eye, logit_scale=1.0))
 assert (by_hand - library).abs().max() < 1e-9, "on the diagonal it is the loss of CLIP"
 
 # %% [markdown]
-# Now the study: seven methods in each shop, every model with the same budget.
+# Now the study: seven methods in each shop, each model with the same budget.
 
 # %%
 settings = StudyConfig(
-    methods=(*CONTROLS, "gcl-soft"),
+    methods=(*CONTROLS, "matrix"),
     seeds=1 if MODE == "tiny" else 2,
     train=TrainConfig(steps=100, batch=128),
     right=PRODUCTS_READ,
 )
 worlds = [World(f"shop{number}", shop) for number, shop in enumerate(shops)]
 with tempfile.TemporaryDirectory() as folder:
-    for _ in study(worlds, settings, folder):  # yields its progress, step by step
+    for _ in study(worlds, settings, folder):  # yields its progress after each step
         pass
     table = read_study(folder)
 print("NDCG@10, test queries")
@@ -377,7 +391,7 @@ print(averages(table).map(lambda cell: f"{cell.mean:.3f}"))
 
 # %%
 gains = {
-    control: {split: gain(table, "gcl-soft", control, split=split) for split in splits}
+    control: {split: gain(table, "matrix", over=control, split=split) for split in splits}
     for control in CONTROLS
 }
 figures.scores(
@@ -385,48 +399,48 @@ figures.scores(
         control: {name: (d.difference, d.low, d.high) for name, d in by_split.items()}
         for control, by_split in gains.items()
     },
-    "gain of gcl-soft in NDCG@10, over each control",
+    "gain of matrix in NDCG@10, over each control",
 )
 
 # %% [markdown]
-# *Each mark is a paired difference with its 95 % interval, on test queries. It is the same model every time. Over `clip`
-# (filled circles) its gain is large, over the strongest control a small part of that; and in every split it is another.*
+# *Each mark is a paired difference with its 95 % interval, on test queries. The model is the same in all rows. Its gain over
+# `clip` (filled circles) is large; its gain over the strongest control is a small part of that; and the gain differs between
+# splits.*
 
 # %%
 strongest = strongest_control(table)  # by dev queries
-over_clip, over_strongest = (gain(table, "gcl-soft", name) for name in ("clip", strongest))
+over_clip, over_strongest = (gain(table, "matrix", over=name) for name in ("clip", strongest))
 share = over_strongest.difference / over_clip.difference
 print("over clip:         ", over_clip)
 print(f"over {strongest}:", over_strongest)
-print("  on what was trained on:", gains[strongest]["in_domain"])
-print(f"owed to the scores: {share:.0%} of the gain over clip")
-assert strongest != "clip", "the control that everybody knows is not the strongest"
+print("  in-domain:", gains[strongest]["in_domain"])
+print(f"due to the scores: {share:.0%} of the gain over clip")
+assert strongest != "clip", "the best-known control is not the strongest"
 assert gains[strongest]["in_domain"].low > 0, (
-    "where it trained, scores bring something over the strongest control"
+    "in-domain, scores improve on the strongest control"
 )
-assert share < 0.75, "much of the gain over clip is what clip does wrong"
+assert share < 0.75, "much of the gain over clip is the fault of clip"
 
 # %% [markdown]
-# The answer was (c), by far. Most of the margin over `clip` is damage that `clip` does to itself, by pushing good answers
-# away. A control without that fault, and without the scores, closes it. The rest is what the scores bring: small, true,
-# and clearest where the model was trained. (In one shop alone the mean of the splits may show nothing, and on zero-shot
-# queries the interval touches 0: question 5 asks what that means.) **Tell a gain over the strongest control**, chosen on
-# dev, told on test.
+# The answer is (c), by far. Most of the margin over `clip` is damage that `clip` does to itself by pushing good answers away. A
+# control without that fault, and without the scores, makes up for it. The rest is due to the scores: a small but real gain,
+# clearest in-domain. (In a single shop the mean of the splits may show no gain, and on zero-shot queries the interval
+# contains 0: question 5 asks what that means.) **Report the gain over the strongest control**, chosen on dev, measured on test.
 #
-# Which control is strongest depends on the data. On lists with two or three grades in place of positions, training on the
-# best grade alone is very hard to beat. Train them all; they cost as much as your model.
+# Which control is strongest depends on the data. On lists with two or three grades instead of positions, training on the best
+# grade alone is very hard to beat. Train all of them; each costs as much as your model.
 #
 # ## Question 5: what could you not see?
 #
-# "No significant difference" may mean that there is none, or that you had few queries. From the spread $\sigma$ of the
-# per-query differences in a pilot, the **minimal detectable effect** of $Q$ queries is
+# "No significant difference" may mean that there is none, or that you had too few queries. With the standard deviation
+# $\sigma$ of the per-query differences in a pilot, the **minimal detectable effect** of $Q$ queries is
 #
 # $$
 # \delta = \left( z_{1 - \alpha / 2} + z_{\text{power}} \right) \frac{\sigma}{\sqrt{Q}}
 # \tag{4}
 # $$
 #
-# with $z$ the quantiles of the normal distribution: 1.96 for a two-sided test at $\alpha = .05$, and .84 for finding a
+# with $z$ the quantiles of the normal distribution: 1.96 for a two-sided test at $\alpha = .05$, and .84 for detecting a
 # true effect 4 times out of 5.
 
 
@@ -445,29 +459,29 @@ def per_query(method, split="zero_shot"):
 
 
 # %%
-pilot = (per_query("gcl-soft") - per_query(strongest)).to_numpy()
+pilot = (per_query("matrix") - per_query(strongest)).to_numpy()
 delta = detectable(pilot)
-print(f"{len(pilot)} zero-shot queries: effects below {delta:.3f} stay in the dark")
+print(f"{len(pilot)} zero-shot queries: effects below {delta:.3f} are not detectable")
 assert abs(delta - minimal_detectable_effect(pilot)) < 1e-9, "equation (4) is the library's"
 
 # %% [markdown]
-# Does the formula keep its word? Shift the pilot so that its true mean is exactly $\delta$, draw new sets of queries
-# from it, and count how often a test finds the effect.
+# Is the formula right? Shift the pilot so that its true mean is exactly $\delta$, draw new sets of queries from it, and count
+# how often a test detects the effect.
 
 # %%
 shifted = pilot - pilot.mean() + delta
 new = np.random.default_rng(SEED).choice(shifted, (4000, len(pilot)))
 z_values = new.mean(axis=1) / (new.std(axis=1, ddof=1) / np.sqrt(len(pilot)))
 power = (np.abs(z_values) > 1.96).mean()
-print(f"an effect of {delta:.3f} is found in {power:.0%} of the repetitions")
-assert abs(power - 0.8) < 0.08, "an effect of this size is found 4 times out of 5"
+print(f"an effect of {delta:.3f} is detected in {power:.0%} of the repetitions")
+assert abs(power - 0.8) < 0.08, "an effect of this size is detected 4 times out of 5"
 
 # %% [markdown]
-# ## And one of how many?
+# ## Out of how many comparisons?
 #
-# Compare your model in ten ways (splits, metrics, settings), and one of them may be significant by luck. Holm's
-# correction multiplies the smallest of $m$ p-values by $m$, the next by $m - 1$, and so on, and never lets a larger
-# p-value become a smaller corrected one.
+# If you compare your model in ten ways (splits, metrics, settings), one of them may be significant by chance. Holm's
+# correction multiplies the smallest of $m$ p-values by $m$, the next by $m - 1$, and so on; where a corrected value would be
+# smaller than the one before, it takes that one.
 
 
 # %%
@@ -481,28 +495,28 @@ def holm_from_scratch(p_values):
 
 
 # %%
-# ten comparisons in which nothing differs, 3,000 times over
+# ten comparisons without any true difference, repeated 3,000 times
 luck = np.random.default_rng(SEED).random((3000, 10))
 corrected = np.array([holm_from_scratch(family) for family in luck])
-false_alarms = {"as they are": luck, "corrected (Holm)": corrected}
+false_alarms = {"not corrected": luck, "corrected (Holm)": corrected}
 rates = {name: (p.min(axis=1) < 0.05).mean() for name, p in false_alarms.items()}
 print("at least one of ten is 'significant':", {name: f"{r:.0%}" for name, r in rates.items()})
 assert np.abs(corrected[0] - holm(luck[0])).max() < 1e-9, "Holm is the library's"
-assert rates["as they are"] > 0.3, "one of ten comparisons is significant by luck"
+assert rates["not corrected"] > 0.3, "one of ten comparisons is significant by luck"
 assert rates["corrected (Holm)"] < 0.07, "Holm keeps the promise of 5 %"
 
 # %%
-told = pd.DataFrame(
+p_values = pd.DataFrame(
     {split: d.p_value for split, d in gains[strongest].items()}, index=["p"]
 ).T.assign(corrected=lambda p: holm(p["p"]))
-print(f"gcl-soft over {strongest}, a test in each split")
-print(told.round(4))
+print(f"matrix over {strongest}, a test in each split")
+print(p_values.round(4))
 
 # %% [markdown]
 # ## Exercise
 #
-# You expect a gain of 0.01 in NDCG@10 and want to find it 4 times out of 5. **How many queries do you need?** Solve
-# (4) for $Q$.
+# You expect a gain of 0.01 in NDCG@10 and want to detect it 4 times out of 5. **How many queries do you need?** Solve (4)
+# for $Q$.
 
 
 # %%
@@ -517,39 +531,39 @@ def queries_needed(differences, effect):
 # %%
 needed = queries_needed(pilot, effect=0.01)
 many = np.random.default_rng(SEED).choice(pilot, int(needed))
-print(f"needed: {needed:,} queries; with so many, {detectable(many):.4f} can be detected")
-assert abs(detectable(many) - 0.01) < 0.002, "exercise: so many queries detect 0.01"
+print(f"needed: {needed:,} queries; with that many, {detectable(many):.4f} can be detected")
+assert abs(detectable(many) - 0.01) < 0.002, "exercise: this many queries detect 0.01"
 
 # %% [markdown]
 # ## What can mislead you
 #
-# **An interval knows only what was drawn again.** Resampled queries say nothing about other training seeds, and neither
-# says anything about another shop. The library's `paired` also draws seeds and worlds where a study has several, but two
-# or three seeds cannot show how much seeds matter.
+# **An interval covers only what was resampled.** Resampled queries do not account for other training seeds, and neither
+# queries nor seeds account for another shop. The library's `paired` also resamples seeds and worlds where a study has
+# several, but two or three seeds cannot show how much seeds matter.
 #
-# **A product that nobody judged counts as bad.** If the list ends at position 60 and your model puts the true 61st on
-# top, it is punished. Gains over a model that was used to collect the list are hard to win.
+# **A product without a judgement counts as bad.** If the list ends at position 60 and your model puts the true 61st product on
+# top, its score falls. Gains over a model that was used to collect the list are hard to achieve.
 #
-# **An average hides its parts.** A model can win the mean of four splits by remembering the first. Look at
-# each of them; above, the gains are largest where everything was seen in training.
+# **An average hides its parts.** A model can win the mean of four splits by memorising the first. Look at each split; above, the
+# gains are largest where everything was seen in training.
 #
-# **Two changes at once.** The library's default, `gcl-matrix`, also changes which products compete (notebook 3). Its gain over
-# `binary-matrix` mixes two causes; `gcl-soft` differs from that control in the weights alone, and `gcl-matrix` in the weights
-# alone from `masked-matrix`. We told the mixed gain for a while: on the big shop three quarters of it were not the scores'.
-# A control should lack the one thing that you claim, and nothing else.
+# **Two changes at once.** The library's default, `graded`, also changes which products compete (notebook 3). Its gain over
+# `matrix-noscores` mixes two causes. `matrix` differs from that control in the weights only, and so does `graded` from
+# `graded-noscores`. We reported the mixed gain for a while: on the large shop three quarters of it were not due to the scores.
+# A control should lack the one thing that you claim, and nothing else. In the library, `method.without("scores")` builds it.
 #
-# **A relative gain loves a weak control.** "+60 %" of very little is very little. Give the level too.
+# **A weak control inflates a relative gain.** "+60 %" of very little is very little. Report the level too.
 #
-# **A made shop is a made shop.** Its queries follow rules, and a small encoder learns them. What carries over to your
-# data are the questions. The answers do not.
+# **A generated shop is not a real one.** Its queries follow rules, and a small encoder learns them. The questions carry over to
+# your data. The answers do not.
 #
 # ## Recap
 #
-# - Four splits ask four questions; a leak raises the number and not the model. Audit before training.
-# - On scores up to 100, ERR asks whether the single best product is first. Report NDCG too.
-# - Coverage is the promise of an interval, and can be tried. With few queries, plain percentiles break it.
+# - Four splits answer four questions. A leak improves the number, not the model; audit before training.
+# - On scores up to 100, ERR measures whether the single best product is first. Report NDCG too.
+# - Coverage is what an interval promises, and it can be measured. With few queries, plain percentiles fall short of it.
 # - A gain is a gain over a *named* control. `clip` flatters; choose the strongest control on dev queries.
-# - Say what your queries could not have shown (4), and correct for how often you looked.
+# - Report which effects your queries could not have detected (4), and correct for the number of comparisons.
 #
 # ## Questions
 #

@@ -2,14 +2,14 @@
 # # 5. Looking into the space without being fooled
 #
 # > **You will learn** to test a map of embeddings before you believe it: against noise, against chance, and against the
-# > space it was made from. And why queries and pictures live apart, and why that does no harm.
+# > space that it was made from. You will also learn why queries and pictures lie apart, and why that does no harm.
 # >
 # > **You need** notebook 1, and the idea of k-means clustering.
 # >
 # > **Time** 35 minutes of reading; the cells run for a minute on a laptop's CPU. Needs `pip install 'gcl-toolkit[map]'`.
 #
-# Embeddings have 128 numbers, a screen has two directions. UMAP lays points on a plane so that near neighbours stay near, as
-# far as it can. The pictures are beautiful and people see things in them. Some of these things are there.
+# Embeddings have 128 dimensions, a screen has two. UMAP places points on a plane so that near neighbours stay near, as far as
+# possible. The pictures are beautiful, and people see structure in them. Some of this structure is real.
 
 # %%
 import os
@@ -20,14 +20,15 @@ import pandas as pd
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
-from gcl_toolkit import Fields, GCLModel, figures, load
-from gcl_toolkit.space import centred, kept
-from gcl_toolkit.train import TrainConfig, train
+from gcl_toolkit import Fields, GCLModel, load
+from gcl_toolkit.training.train import train
+from gcl_toolkit.views import figures
+from gcl_toolkit.views.space import centred, kept
 
-with warnings.catch_warnings(action="ignore"):  # about packages that it can do without
+with warnings.catch_warnings(action="ignore"):  # about optional packages
     from umap import UMAP
 
-MODE = os.environ.get("GCL_MODE", "full")  # tiny: for tests; full: for you
+MODE = os.environ.get("GCL_MODE", "full")  # tiny: small, for tests
 SEED = int(os.environ.get("GCL_SEED", 0))
 POINTS, PRODUCTS, STEPS = (400, 450, 60) if MODE == "tiny" else (600, 1200, 150)
 
@@ -42,31 +43,31 @@ def on_a_plane(vectors_NxD):
 # %% [markdown]
 # ## Predict before you run
 #
-# Take points with random coordinates in 64 dimensions. There is nothing to see: every point is about as far from every
-# other. Make a UMAP map of them, and let k-means cut the map into five clusters.
+# Take points with random coordinates in 64 dimensions. They have no structure: all distances are about the same. Make a UMAP
+# map of them, and let k-means divide the map into five clusters.
 #
-# The **silhouette** says how good clusters are. For a point, let $a$ be the mean distance to its own cluster and $b$ that
-# to the nearest other one; the silhouette is the mean over all points of
+# The **silhouette** measures how good clusters are. For a point, let $a$ be the mean distance to its own cluster and $b$ the
+# mean distance to the nearest other cluster; the silhouette is the mean over all points of
 #
 # $$
 # \frac{b - a}{\max(a, b)}
 # \tag{1}
 # $$
 #
-# 1 is perfect, 0 is no cluster at all. **What will it be on the map of nothing?**
+# It is 1 for perfect clusters and 0 for none. **What will it be on the map of noise?**
 #
 # - (a) about 0: there are no clusters;
 # - (b) about 0.1: a little, by chance;
 # - (c) above 0.3: what many papers would call "clear structure".
 #
-# ## A map of nothing
+# ## A map of noise
 
 # %%
 rng = np.random.default_rng(SEED)
 noise = rng.normal(size=(POINTS, 64))
 noise /= np.linalg.norm(noise, axis=1, keepdims=True)
 noise_map = on_a_plane(noise)
-square = rng.random((POINTS, 2))  # points anywhere in a square: no map, no space, no clusters
+square = rng.random((POINTS, 2))  # random points in a square: not a map of anything
 
 
 def five_clusters(points):
@@ -79,8 +80,8 @@ figures.clouds(
 )
 
 # %% [markdown]
-# *Each mark is a point; colour and shape are the cluster that k-means put it into. Left, the map of noise; right, points
-# that never had another home than this square. Both are cut as a cake is cut.*
+# *Each mark is a point; its colour and shape are the cluster that k-means assigned it to. Left, the map of noise; right, random
+# points in a square. Both are divided like slices of a cake.*
 
 # %%
 silhouettes = {
@@ -91,17 +92,19 @@ silhouettes = {
 print({name: f"{value:.2f}" for name, value in silhouettes.items()})
 assert silhouettes["on the map"] > 0.3, "a map of noise shows clusters"
 assert silhouettes["the same clusters in the space"] < 0.05, "in the space there are none"
-assert silhouettes["random points in a square"] > 0.3, "anything flat can be cut that well"
+assert silhouettes["random points in a square"] > 0.3, (
+    "any points on a plane have clusters that good"
+)
 
 # %% [markdown]
-# The answer was (c). And the last number explains it: cut *any* flat thing into five pieces, and the silhouette is about
-# 0.35, because pieces of a plane are compact. The number speaks of the plane. **Measure in the space what you claim of the
-# space.**
+# The answer is (c). The last number explains it: if *any* set of points on a plane is divided into five pieces, the silhouette
+# is about 0.35, because pieces of a plane are compact. The number describes the plane. **Measure in the space what you claim
+# about the space.**
 #
 # ## What a map keeps
 #
-# A better question: of the $k$ nearest neighbours that a point has in the space, how many are among its $k$ nearest on the
-# map? With $\mathcal{N}_k(i)$ for the two sets of neighbours,
+# A better question is: of the $k$ nearest neighbours of a point in the space, how many are among its $k$ nearest on the map?
+# With $\mathcal{N}_k(i)$ for the two sets of neighbours,
 #
 # $$
 # \text{kept} = \frac{1}{N} \sum_{i=1}^{N} \frac{\left| \mathcal{N}_k^{\text{space}}(i) \cap \mathcal{N}_k^{\text{map}}(i) \right|}{k}
@@ -111,28 +114,28 @@ assert silhouettes["random points in a square"] > 0.3, "anything flat can be cut
 
 # %%
 def kept_from_scratch(space_NxD, map_Nx2, k=10):
-    """Equation (2); near in the space by cosine, on the map by distance."""
+    """Equation (2); neighbours in the space by cosine, on the map by distance."""
     shared = []
     for i in range(len(space_NxD)):
         cosine_N = space_NxD @ space_NxD[i]
         square_N = ((map_Nx2 - map_Nx2[i]) ** 2).sum(axis=1)
-        cosine_N[i], square_N[i] = -np.inf, np.inf  # nobody is their own neighbour
+        cosine_N[i], square_N[i] = -np.inf, np.inf  # a point is not its own neighbour
         in_space, on_map = np.argsort(-cosine_N)[:k], np.argsort(square_N)[:k]
         shared.append(len(set(in_space) & set(on_map)) / k)
     return np.mean(shared)
 
 
 def kept_by_library(space_NxD, map_Nx2):
-    everyone = np.arange(len(space_NxD))
-    return kept(space_NxD, map_Nx2, everyone, space_NxD, map_Nx2, own=True)
+    rows = np.arange(len(space_NxD))
+    return kept(space_NxD, map_Nx2, rows, space_NxD, map_Nx2, own=True)
 
 
 mine, library = kept_from_scratch(noise, noise_map), kept_by_library(noise, noise_map)
 print(f"noise: from scratch {mine:.3f}, library {library:.3f}")
-assert abs(mine - library) < 0.005, "equation (2) is the library's (but for ties)"
+assert abs(mine - library) < 0.005, "equation (2) is the library's (except for ties)"
 
 # %% [markdown]
-# Now something that has a structure: the titles of a shop, as a model sees them that was trained to find them by query.
+# Now something with structure: the titles of a shop, embedded by a model that was trained to find them by query.
 
 # %%
 shop = load("shop", seed=SEED, products=PRODUCTS, queries=PRODUCTS // 3, per_query=30)
@@ -142,8 +145,8 @@ data = shop["in_domain"]
 def learn(field, steps, learning_rate=None):
     """The queries, and the products by one field, in the space of a model trained on it."""
     model = GCLModel("small", right=Fields(**{field: 1.0}), seed=SEED)
-    settings = TrainConfig(steps=steps, batch=96, learning_rate=learning_rate, seed=SEED)
-    for _ in train(model, data, settings):
+    settings = {"steps": steps, "batch": 96, "learning_rate": learning_rate, "seed": SEED}
+    for _ in train(model, data, "graded", **settings):
         pass
     return model.embed(data.queries, "left"), model.embed(data.corpus, "right")
 
@@ -153,22 +156,22 @@ title_map = on_a_plane(titles)
 
 # %%
 chance = 10 / (len(titles) - 1)
-found = {
+shares = {
     "titles, trained": kept_by_library(titles, title_map),
     "noise": kept_by_library(noise, noise_map),
     "chance": chance,
 }
-print({name: f"{value:.2f}" for name, value in found.items()})
-assert found["titles, trained"] > 5 * chance, "the map keeps far more than chance"
-assert found["titles, trained"] < 0.95, "and loses some neighbours"
+print({name: f"{value:.2f}" for name, value in shares.items()})
+assert shares["titles, trained"] > 5 * chance, "the map keeps far more than chance"
+assert shares["titles, trained"] < 0.95, "and loses some neighbours"
 
 # %% [markdown]
-# This map keeps nearly two thirds of the neighbours. So it is no fake; and of two points that touch on it, you do not know whether
-# they touch in the space. Even the map of noise keeps more than chance: it *tries*, there is only nothing to find. Put the share
-# beside every map you show. The library's app does.
+# This map keeps nearly two thirds of the neighbours. So it is meaningful; but when two points are close on it, you do not know
+# whether they are close in the space. Even the map of noise keeps more than chance, since UMAP tries to keep neighbours
+# whether or not they mean anything. Report the share beside every map that you show. The library's app does.
 #
-# Does the map show what we know to be there? Colour it by category. The model was never given
-# categories, only titles; most of them name one.
+# Does the map show structure that we know to exist? Colour it by category. The model never saw categories, only titles; most
+# of them name one.
 
 # %%
 categories = np.array(data.corpus["category"].to_pylist())
@@ -177,7 +180,7 @@ common = pd.Series(categories).value_counts().index[:5]
 
 
 def rank_of(names):
-    """0 to 4 for the five most common categories, -1 for the others."""
+    """0 to 4 for the five most common categories, -1 for all others."""
     return np.array([common.get_loc(name) if name in common else -1 for name in names])
 
 
@@ -190,13 +193,13 @@ figures.clouds(
 )
 
 # %% [markdown]
-# *Each mark is a title on the same map; five categories have colour and shape, the others are grey dots. Left, as they
-# are; right, with the categories shuffled. If you cannot tell the two apart, the map shows nothing about categories.*
+# *Each mark is a title on the same map; five categories have a colour and shape, the others are grey dots. Left, the true
+# categories; right, the categories shuffled. If you cannot tell the two apart, the map shows nothing about categories.*
 
 
 # %%
 def same_category(vectors, names, k=10):
-    """The share of the k nearest neighbours (by cosine) with the category of the point itself."""
+    """The share of the k nearest neighbours (by cosine) in the category of the point."""
     cosine_NxN = vectors @ vectors.T
     np.fill_diagonal(cosine_NxN, -np.inf)
     near_NxK = np.argsort(-cosine_NxN, axis=1)[:, :k]
@@ -208,27 +211,27 @@ print(f"neighbours of the same category: {true_share:.2f}, shuffled {by_luck:.2f
 assert true_share > 2 * by_luck, "in the space, neighbours share their category"
 
 # %% [markdown]
-# The claim is now measured *in the space*, and against the same data with its labels shuffled. The map was a good reason to
-# ask.
+# The claim is now measured *in the space*, and compared with the same data with shuffled labels. The map raised the question;
+# it did not answer it.
 #
 # ## Two islands: the modality gap
 #
-# Now the pictures: a model that is trained to find them by query. Put queries and pictures on one map.
+# Now the pictures: we train a model to find them by query, and put queries and pictures on one map.
 
 # %%
-before = learn("image", steps=1, learning_rate=1e-9)  # one step that moves nothing
+before = learn("image", steps=1, learning_rate=1e-9)  # untrained: the step changes nothing
 queries, pictures = learn("image", STEPS)
-both = on_a_plane(np.concatenate([queries, pictures]))
-mended = on_a_plane(np.concatenate([centred(queries), centred(pictures)]))
+joint_map = on_a_plane(np.concatenate([queries, pictures]))
+centred_map = on_a_plane(np.concatenate([centred(queries), centred(pictures)]))
 side = np.array([0] * len(queries) + [1] * len(pictures))
 figures.clouds(
-    {"as they are": (both, side), "each side centred": (mended, side)},
+    {"not centred": (joint_map, side), "each side centred": (centred_map, side)},
     names=["queries", "pictures"],
 )
 
 # %% [markdown]
 # *Each mark is a query (circle) or a picture (diamond). Left, they share no island: no query has a picture beside it. Right, the
-# mean of each side was taken away first.*
+# mean of each side was subtracted first.*
 #
 # Is the model broken? Look at the space.
 
@@ -250,7 +253,7 @@ own_kind = (to_queries.max(axis=1) > to_pictures.max(axis=1)).mean()
 print(
     f"distance of the two means {apart(queries, pictures):.2f}, untrained {apart(*before):.2f}"
 )
-print(f"one plane between the sides tells {right_side.mean():.1%} of the points apart")
+print(f"points on the right side of one separating plane: {right_side.mean():.1%}")
 print(f"queries whose nearest neighbour is another query: {own_kind:.0%}")
 assert right_side.mean() > 0.95, "queries and pictures lie in two cones"
 assert apart(queries, pictures) > 0.7 * apart(*before), "training does not close the gap"
@@ -258,52 +261,52 @@ assert own_kind > 0.8, "a query is nearer to other queries than to any picture"
 
 
 # %% [markdown]
-# Two networks, one for words and one for pictures, start with their outputs in two narrow cones. That is called the
-# **modality gap**. The loss only ever compares a query with *pictures*, and a picture with *queries*. Let $\mu$ be any
-# vector, the mean of the pictures, say:
+# Two networks, one for words and one for pictures, start with their outputs in two narrow cones. This is called the **modality
+# gap**. The loss only compares a query with *pictures*, and a picture with *queries*. Let $\mu$ be any vector, for example the
+# mean of the pictures:
 #
 # $$
 # q \cdot (d - \mu) = q \cdot d - q \cdot \mu
 # \tag{3}
 # $$
 #
-# Moving all pictures by $\mu$ changes all scores of a query by the same number. No ranking changes, so nothing tells the
-# model to close the gap.
+# Shifting all pictures by $\mu$ changes all scores of a query by the same number. No ranking changes, so the loss has no reason to
+# close the gap.
 
 # %%
 moved = queries @ (pictures - pictures.mean(axis=0)).T - queries @ pictures.T
 print(
-    f"change of a query's scores: the same for all pictures up to {np.ptp(moved, axis=1).max():.0e}"
+    f"change of a query's scores: the same for all pictures within {np.ptp(moved, axis=1).max():.0e}"
 )
 assert np.ptp(moved, axis=1).max() < 1e-5, "moving one side changes no ranking"
 
 
 # %%
 def picture_neighbours(points, k=10):
-    """The share of pictures among the k marks nearest to each query on a map."""
+    """The share of pictures among the k points nearest to each query on a map."""
     square_QxN = ((points[: len(queries), None] - points[None]) ** 2).sum(axis=-1)
     square_QxN[np.arange(len(queries)), np.arange(len(queries))] = np.inf
     return side[np.argsort(square_QxN, axis=1)[:, :k]].mean()
 
 
-mixed = picture_neighbours(both), picture_neighbours(mended)
-print(f"pictures among the 10 marks around a query: {mixed[0]:.2f}; centred {mixed[1]:.2f}")
+mixed = picture_neighbours(joint_map), picture_neighbours(centred_map)
+print(f"pictures among the 10 points around a query: {mixed[0]:.2f}; centred {mixed[1]:.2f}")
 assert mixed[0] < 0.2, "on a joint map the sides are islands"
 assert mixed[1] > mixed[0] + 0.01, "centred, they mix"
 
 # %% [markdown]
-# So: for a joint map, centre each side first (`space.centred`; the app's map does). For *search*, leave the vectors alone.
-# `centred` also gives them length 1 again, and that does change rankings.
+# So for a joint map, centre each side first (`space.centred`; the app's map does). For *search*, leave the vectors unchanged:
+# `centred` also normalises them to length 1 again, and that changes rankings.
 #
 # ## Exercise
 #
-# A colleague's map keeps 2 % of the neighbours: `kept` = .02 with 10 neighbours, 500 points. **What would points in
-# random places keep?**
+# A colleague's map keeps 2 % of the neighbours: `kept` = .02 with 10 neighbours and 500 points. **What would points in random
+# places keep?**
 
 
 # %%
 def by_chance(points, k=10):
-    """The share (2) that a map with its points in random places keeps, on average."""
+    """The share (2) that a map with its points in random places keeps on average."""
     ### BEGIN SOLUTION
     return k / (points - 1)
     ### END SOLUTION
@@ -317,29 +320,31 @@ assert abs(np.mean(tries) - by_chance(POINTS)) < 0.01, "exercise: what chance ke
 # %% [markdown]
 # ## What can mislead you
 #
-# **Distances between islands.** UMAP looks at near neighbours only. How far apart two groups lie on the map, and how large
-# they are, says next to nothing. Another seed lays them out anew.
+# **Distances between islands mean little.** UMAP considers near neighbours only. The distance between two groups on the map, and
+# their size, mean almost nothing. Another seed arranges them differently.
 #
-# **Settings make structure.** Fewer neighbours and a smaller `min_dist` give tighter clumps from the same data, noise
-# included. If a finding needs the right setting, it is the setting's.
+# **Settings create structure.** Fewer neighbours and a smaller `min_dist` give tighter clumps from the same data, even from noise.
+# If a finding needs a particular setting, it is due to the setting.
 #
-# **Colour helps the eye too much.** Colours that come from the map (k-means on it) always look right. Colours from outside
+# **Colours are convincing.** Colours that are computed from the map (by k-means) always look right. Colours from outside
 # (categories) can be shuffled; do it.
 #
-# **A gap is not a fault, and a closed gap no merit.** Models with a smaller modality gap are not better for it. Measure rankings.
+# **A gap is not a fault, and closing it is not a merit.** Models with a smaller modality gap are not better because of it. Measure
+# rankings.
 #
-# **Two dimensions of many.** PCA keeps far distances and loses near ones, UMAP the reverse. Neither is "the" space.
+# **A map has two dimensions of many.** PCA keeps far distances and loses near ones; UMAP does the reverse. Neither is the space
+# itself.
 #
 # ## Recap
 #
-# - Anything flat can be cut into clusters with a silhouette of about .35, a map of noise too. Measure in the space.
-# - A map keeps a share (2) of the neighbours. Give it, with what chance would keep.
-# - Queries and pictures lie in two cones. By (3) no ranking feels the gap. Centre each side for a joint map only.
+# - Any points on a plane can be divided into clusters with a silhouette of about .35, even a map of noise. Measure in the space.
+# - A map keeps a share (2) of the neighbours. Report it, with the share that chance would keep.
+# - Queries and pictures lie in two cones. By (3) the gap affects no ranking. Centre each side for a joint map only.
 # - A map is a place to find questions. The answers are in the space.
 #
 # ## Questions
 #
 # 1. A paper shows a map with six islands and silhouette .41, computed on the map. Which two numbers do you ask for?
-# 2. Why does (3) say nothing about a *change of length*? Give two pictures and a query for which it changes the order.
+# 2. Why does (3) not cover a *change of length*? Give two pictures and a query for which it changes the order.
 # 3. The app's map keeps 40 % of the neighbours of 6,000 products. How many times chance is that?
-# 4. What would you see on the map if a model had learnt nothing but the background colour of the pictures?
+# 4. What would you see on the map if a model had learnt only the background colour of the pictures?

@@ -1,18 +1,18 @@
 # %% [markdown]
 # # 6. One stage or two?
 #
-# > **You will learn** what a second stage can gain at most, why a real one gains less, what it costs in milliseconds, and
-# > how to compare one stage with two fairly.
+# > **You will learn** what a second stage can gain at most, why a real one gains less, what it costs in milliseconds, and how
+# > to compare one stage with two fairly.
 # >
 # > **You need** notebook 4.
 # >
 # > **Time** 35 minutes of reading; the cells run for two minutes on a laptop's CPU.
 #
-# Most search engines work in two stages. The first one is fast and looks at every product: BM25, which compares words, or
-# vectors of queries and products, compared by their cosine. The second one, the **re-ranker**, is slow: it reads the query
-# and a product *together*. So it sees only the first stage's best few products, and puts them into a new order.
+# Most search engines work in two stages. The first is fast and considers every product: BM25 compares words, or a model compares
+# vectors of queries and products by their cosine. The second, the **re-ranker**, is slow: it reads the query and a product
+# *together*. So it gets only the first stage's best few products, and re-orders them.
 #
-# A model trained on ranking scores is meant to find *and* order in one stage. Is a second one still worth its time?
+# A model trained on ranking scores is meant to find *and* order in one stage. Is a second stage still worth its time?
 
 # %%
 import os
@@ -23,46 +23,48 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from gcl_toolkit import NDCG, Fields, TrainConfig, figures, load
-from gcl_toolkit.baselines import BM25, texts
-from gcl_toolkit.evaluate import measure_ranking
-from gcl_toolkit.rerank import OracleReranker, rerank
-from gcl_toolkit.runs import load_model
-from gcl_toolkit.search import top_k
-from gcl_toolkit.stages import StagesConfig, stages
-from gcl_toolkit.study import StudyConfig, World, study
+from gcl_toolkit import NDCG, Fields, TrainConfig, load
+from gcl_toolkit.measure.baselines import BM25, texts
+from gcl_toolkit.measure.evaluate import measure_ranking
+from gcl_toolkit.measure.search import top_k
+from gcl_toolkit.studies.rerank import OracleReranker, rerank
+from gcl_toolkit.studies.stages import StagesConfig, stages
+from gcl_toolkit.studies.study import StudyConfig, run_folder, study
+from gcl_toolkit.studies.worlds import World
+from gcl_toolkit.training.runs import load_model
+from gcl_toolkit.views import figures
 
-MODE = os.environ.get("GCL_MODE", "full")  # tiny: for tests; full: for you
+MODE = os.environ.get("GCL_MODE", "full")  # tiny: small, for tests
 SEED = int(os.environ.get("GCL_SEED", 0))
 RERANKER_STEPS, TIMED = (40, 20) if MODE == "tiny" else (100, 100)
 
 # %% [markdown]
 # ## Predict before you run
 #
-# Three first stages: BM25; `clip`, vectors that were trained on relevant or not; and `gcl-matrix`, vectors that were trained
-# on ranking scores. Now imagine a **perfect** second stage. It knows the engine's list by heart, and orders whatever it is
-# given without a mistake. It re-orders the ten best products of BM25.
+# There are three first stages: BM25; `clip`, vectors trained on relevant or not; and `graded`, vectors trained on ranking
+# scores. Now imagine a **perfect** second stage. It knows the engine's list and orders any products without a mistake. It
+# re-orders the ten best products of BM25.
 #
-# **Compare it with `gcl-matrix` alone, without any second stage. Which has the higher NDCG@10?**
+# **Compare it with `graded` alone, without a second stage. Which has the higher NDCG@10?**
 #
 # - (a) BM25 with the perfect second stage: nothing beats perfect;
-# - (b) `gcl-matrix` alone;
+# - (b) `graded` alone;
 # - (c) about the same.
 #
-# Write your answer down. Then guess how deep the perfect stage must look before the answer changes.
+# Write your answer down. Then guess at which depth of the perfect stage the answer changes.
 #
 # ## The first stages
 #
-# The shop is that of notebook 4, titles only. We test on queries that were trained on and products that were not
-# (`novel_document`): the everyday case of a shop whose shelves change.
+# The shop is that of notebook 4, titles only. We test with training queries on products that were not in the training set
+# (`novel_document`): the usual case of a shop whose products change.
 
 # %%
 READ = Fields(title=1.0)
 world = World("shop", load("shop", seed=SEED, products=1500, queries=400, per_query=60, size=8))
 data = world.splits["novel_document"]
-workplace = tempfile.TemporaryDirectory()  # goes away with the notebook
+workplace = tempfile.TemporaryDirectory()  # deleted with the notebook
 settings = StudyConfig(
-    methods=("bm25", "clip", "gcl-matrix"),
+    methods=("bm25", "clip", "graded"),
     train=TrainConfig(steps=100, batch=128, seed=SEED),
     right=READ,
 )
@@ -74,7 +76,7 @@ print(data)
 # %%
 def first_by_vectors(method):
     """The best 500 products (rows of the corpus) of each query."""
-    model = load_model(Path(workplace.name) / "runs" / "shop" / method / "seed_0")
+    model = load_model(run_folder(Path(workplace.name), "shop", method, 0))
     queries, products = model.embed(data.queries, "left"), model.embed(data.corpus, "right")
     return top_k(queries, products, 500)[1]
 
@@ -83,7 +85,7 @@ words = BM25(texts(data.corpus, READ))
 first = {
     "bm25": words.top_k(texts(data.queries, Fields(query=1.0)), 500),
     "clip": first_by_vectors("clip"),
-    "gcl-matrix": first_by_vectors("gcl-matrix"),
+    "graded": first_by_vectors("graded"),
 }
 
 
@@ -106,7 +108,7 @@ print({name: f"{value:.3f}" for name, value in alone.items()})
 # \tag{1}
 # $$
 #
-# What the first stage has not found among its first $k$, nobody can bring back.
+# A product that is not among the first $k$ of the first stage is lost to the second stage.
 
 
 # %%
@@ -115,7 +117,7 @@ true_score = {(q, p): s for q, p, s in zip(query_row, product_row, score, strict
 
 
 def perfect_order(ranked_K, query, depth):
-    """The first `depth` products of one ranking by their true score, the rest as it was."""
+    """The first `depth` products of one ranking by their true score, the rest unchanged."""
     gains = np.array([true_score.get((query, product), 0.0) for product in ranked_K[:depth]])
     best_first = np.argsort(-gains, kind="stable")
     return np.concatenate([ranked_K[:depth][best_first], ranked_K[depth:]])
@@ -131,41 +133,41 @@ ceilings = {
     name: [ndcg(rerank(ranked, depth, OracleReranker(), data)) for depth in DEPTHS]
     for name, ranked in first.items()
 }
-one_stage = {"gcl-matrix alone": (DEPTHS, [alone["gcl-matrix"]] * len(DEPTHS))}
+one_stage = {"graded alone": (DEPTHS, [alone["graded"]] * len(DEPTHS))}
 figures.lines(
     {name: (DEPTHS, values) for name, values in ceilings.items()} | one_stage,
-    "depth: products given to a perfect second stage",
+    "depth: products that a perfect second stage re-orders",
     "NDCG@10",
 ).update_xaxes(type="log", tickvals=DEPTHS)
 
 # %% [markdown]
-# *Each line is what a perfect second stage makes of one first stage. The flat line is `gcl-matrix` without any. A perfect
-# stage over BM25's first ten stays far below it; it takes between 20 and 50 products to pass it.*
+# *Each line is a first stage with a perfect second stage. The flat line is `graded` without a second stage. A perfect stage over
+# BM25's first ten stays far below it; it needs between 20 and 50 products to exceed it.*
 
 # %%
 print(pd.DataFrame(ceilings, index=DEPTHS).round(3))
 assert all((np.diff(values) >= -1e-9).all() for values in ceilings.values()), (
     "looking deeper never lowers a ceiling"
 )
-assert ceilings["bm25"][0] < alone["gcl-matrix"], (
+assert ceilings["bm25"][0] < alone["graded"], (
     "a perfect second stage over BM25's first ten stays below one good stage"
 )
-assert ceilings["gcl-matrix"][1] - ceilings["bm25"][1] > 0.1, (
+assert ceilings["graded"][1] - ceilings["bm25"][1] > 0.1, (
     "the better first stage has the higher ceiling"
 )
 
 # %% [markdown]
-# The answer was (b). A first stage is not only a filter. Whoever wants two stages should still train the first one well.
+# The answer is (b). A first stage is not only a filter. If you want two stages, still train the first one well.
 #
 # ## A real second stage
 #
-# No second stage knows the scores. The library's small re-ranker is trained on the same pairs, with the same scores, as
-# the first stages. It has layers that see query and product together, so it can learn what a cosine cannot. What depends on the
-# product alone is computed in advance, for the re-ranker as for the vectors. `stages` trains it, puts it behind each first
-# stage at several depths, and measures quality and time.
+# A real second stage does not know the scores. The library's small re-ranker is trained on the same pairs as the first stages,
+# with their scores. It has layers that see query and product together, so it can learn what a cosine cannot. What depends on
+# the product alone is computed in advance, both for the re-ranker and for the vectors. `stages` trains it, puts it behind each
+# first stage at several depths, and measures quality and time.
 
 # %%
-told = stages(
+result = stages(
     workplace.name,
     [world],
     StagesConfig(
@@ -175,23 +177,23 @@ told = stages(
         timed=TIMED,
     ),
 )
-systems = pd.DataFrame(told["systems"]).set_index("system")
-figures.quality_against_latency(told["systems"], told["metric"])
+systems = pd.DataFrame(result.systems, index=[str(system) for system in result.systems])
+figures.quality_against_latency(result.systems, result.metric)
 
 # %% [markdown]
-# *Large marks: a first stage alone. Small marks, joined to it: with the trained re-ranker, ever deeper to the right. Dotted:
-# the ceiling at the same depths. Better is up, cheaper is left. The distance from a line to its ceiling is what the
+# *Large marks: a first stage alone. Small marks, joined to it: with the trained re-ranker, at increasing depth to the right.
+# Dotted: the ceiling at the same depths. Better is up, cheaper is left. The distance from a line to its ceiling is what the
 # re-ranker does not know.*
 
 # %%
 quality = systems["mean"]
 print(systems[systems["second"] != "oracle"][["mean", "low", "high", "p50_ms"]].round(3))
-print("\n" + textwrap.fill(told["finding"], 96))
+print("\n" + textwrap.fill(result.finding, 96))
 lift = quality["bm25 + re-ranker @ 50"] - quality["bm25"]
-unknown = quality["gcl-matrix + oracle @ 100"] - quality["gcl-matrix + re-ranker @ 100"]
-best = quality[systems["second"] == "re-ranker"].max() - quality["gcl-matrix"]
+unknown = quality["graded + oracle @ 100"] - quality["graded + re-ranker @ 100"]
+best = quality[systems["second"] == "re-ranker"].max() - quality["graded"]
 deeper = {
-    name: quality[f"gcl-matrix + {name} @ 500"] - quality[f"gcl-matrix + {name} @ 10"]
+    name: quality[f"graded + {name} @ 500"] - quality[f"graded + {name} @ 10"]
     for name in ("oracle", "re-ranker")
 }
 assert lift > 0.05, "a trained second stage lifts a weak first stage"
@@ -202,21 +204,21 @@ assert deeper["re-ranker"] < deeper["oracle"] / 4, (
 )
 
 # %% [markdown]
-# Three things to see:
+# Note three things:
 #
-# - Behind BM25 the re-ranker earns its milliseconds: BM25 knows only common words. At depth 500 it re-orders two thirds of
-#   this small shop, and so is nearly a first stage of its own.
-# - Behind `gcl-matrix` it brings little or nothing here. Both learnt from the same pairs; where the vectors are unsure,
-#   so is the re-ranker.
-# - **Deeper is not better.** From depth 10 to 500 the ceiling rises by a quarter of the scale, the real curve hardly.
-#   With every further candidate comes a further chance to put a wrong product on top.
+# - Behind BM25 the re-ranker is worth its milliseconds, since BM25 only knows shared words. At depth 500 it re-orders two thirds
+#   of this small shop, so it is nearly a first stage itself.
+# - Behind `graded` it gains about .02 here, against about .3 behind BM25. (On another machine, with the same seeds, it was .003:
+#   more than one training is needed to say so.) Both learnt from the same pairs; where the vectors are uncertain, so is the re-ranker.
+# - **Deeper is not better.** From depth 10 to 500 the ceiling rises by a quarter of the scale, while the real curve hardly
+#   rises. Every additional candidate is another chance to put a wrong product on top.
 #
-# So choose the depth like any other setting: on dev queries. `stages` does, and tells of the test queries.
+# So choose the depth like any other setting, on dev queries. `stages` does so and reports the test queries.
 #
 # ## What it costs
 #
-# The time of a query is that of the first stage, plus a fixed part for reading the query once more, plus a part for each
-# product that is re-ordered:
+# The time of a query is that of the first stage, plus a fixed part for reading the query again, plus a part for each product
+# that is re-ordered:
 #
 # $$
 # t(k) = t_{\text{first}} + t_{\text{query}} + k \, t_{\text{product}}
@@ -224,26 +226,26 @@ assert deeper["re-ranker"] < deeper["oracle"] / 4, (
 # $$
 
 # %%
-chain = systems[(systems["first"] == "gcl-matrix") & (systems["second"] == "re-ranker")]
+chain = systems[(systems["first"] == "graded") & (systems["second"] == "re-ranker")]
 per_product, fixed = np.polyfit(chain["depth"], chain["p50_ms"], 1)
-ratio = chain["p50_ms"].iloc[-1] / systems.loc["gcl-matrix", "p50_ms"]
+ratio = chain["p50_ms"].iloc[-1] / systems.loc["graded", "p50_ms"]
 print(f"fixed {fixed:.2f} ms, {1000 * per_product:.2f} microseconds a product")
-print(f"500 products deep: {ratio:.1f} times the time of one stage")
-assert ratio > 1.3, "a second stage is paid for with every query"
+print(f"at depth 500: {ratio:.1f} times the time of one stage")
+assert ratio > 1.3, "a second stage costs time with every query"
 
 # %% [markdown]
-# These are processor milliseconds of one thread, the median of many queries in turn, so that a busy moment of the machine
-# hits all systems alike. The small re-ranker is an unusually cheap one. A cross-encoder with a transformer reads every
-# pair from scratch and takes *milliseconds a product*: (2) is the same, its last term a thousand times larger.
+# These are processor milliseconds of one thread, the median over many queries. The systems are timed in turns, so that a busy
+# moment of the machine affects all of them. The small re-ranker is unusually cheap. A cross-encoder with a transformer reads
+# every pair from scratch and takes *milliseconds per product*: (2) is the same, but its last term is a thousand times larger.
 #
 # ## Exercise
 #
-# A query may take `budget` milliseconds. Turn (2) round: **how deep can the second stage look?**
+# A query may take `budget` milliseconds. Solve (2) for the depth: **how many products can the second stage re-order?**
 
 
 # %%
 def deepest(budget, fixed, per_product):
-    """The largest whole depth k >= 0 with fixed + k * per_product <= budget; all in milliseconds."""
+    """The largest integer k >= 0 with fixed + k * per_product <= budget; all in milliseconds."""
     ### BEGIN SOLUTION
     return max(0, int((budget - fixed) / per_product))
     ### END SOLUTION
@@ -259,32 +261,32 @@ assert (cheap, transformer, deepest(1.0, 1.1, 4.0)) == (466, 12, 0), (
 # %% [markdown]
 # ## What can mislead you
 #
-# **An oracle is no system.** A ceiling says what is possible with perfect knowledge of the answers. Published "upper
-# bounds" of re-ranking are often far from anything that can be trained.
+# **An oracle is not a system.** A ceiling is what is possible with perfect knowledge of the answers. Published "upper bounds" of
+# re-ranking are often far above anything that can be trained.
 #
-# **The weak first stage flatters.** "Re-ranking gives +50 %" is true over BM25. It is the first stage that was weak. Tell the
-# gain over the best single stage you could have had.
+# **A weak first stage flatters.** "Re-ranking gives +50 %" is true over BM25, because that first stage is weak. Report the gain
+# over the best single stage that you could have used.
 #
-# **This re-ranker is small and was trained briefly.** A large pretrained one knows more about language than any model
-# here and may well beat one stage on your data. What stays is the way to find out: the same training pairs, the same
-# queries, the ceiling beside it, and the milliseconds on the axis.
+# **This re-ranker is small and was trained briefly.** A large pretrained one knows more about language than any model here and
+# may well beat one stage on your data. The way to find out stays the same: the same training pairs, the same queries, the
+# ceiling beside it, and milliseconds on the axis.
 #
-# **Milliseconds belong to a machine.** On a GPU, in batches, or with a corpus of ten million, the first term of (2)
-# changes and so does the winner. Measure where you serve; believe ratios more than digits.
+# **Milliseconds depend on the machine.** On a GPU, in batches, or with a corpus of ten million, the first term of (2) changes,
+# and the winner may change too. Measure on the machine that serves; trust ratios more than digits.
 #
-# **Trained on its own mistakes?** A re-ranker that sees only known good pairs and random others in training has never met the
-# near misses of your first stage. Training on them is the usual next step.
+# **Was it trained on the first stage's mistakes?** A re-ranker that is trained on known pairs and random others has never seen
+# the near misses of your first stage. Training on them is the usual next step.
 #
 # ## Recap
 #
-# - A second stage can only order what the first one found: (1) is the ceiling.
+# - A second stage can only order what the first stage returns: (1) is the ceiling.
 # - One well-trained stage can beat a perfect second stage behind a weak first.
-# - A real second stage is far below its ceiling, and looking deeper closes nothing of that distance.
+# - A real second stage is far below its ceiling, and more depth does not bring it closer.
 # - Compare at equal milliseconds: (2). Choose the depth on dev queries.
 #
 # ## Questions
 #
 # 1. A first stage finds 60 % of the good products among its first 100. What does that say about the ceiling at depth 100?
 # 2. Why can the real curve fall as the depth grows, while the ceiling cannot?
-# 3. Your re-ranker is perfect on training queries and useless on new ones. Which split would have told you?
+# 3. Your re-ranker is perfect on training queries and useless on new ones. Which split would have shown it?
 # 4. The corpus grows from 750 to 7.5 million products. Which terms of (2) change?

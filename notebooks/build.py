@@ -1,7 +1,7 @@
-"""Builds each NN_name.py into NN_name.ipynb, executed, with static figures, and student/NN_name.ipynb, without
+"""Build each NN_name.py into NN_name.ipynb, executed and with static figures, and into student/NN_name.ipynb, without
 solutions and outputs: `make notebooks`, or `python notebooks/build.py 01 02` for some of them.
 
-Pictures come from kaleido, which needs a Chromium or Chrome (BROWSER_PATH says where, if it isn't found).
+Figures are drawn by kaleido, which needs Chromium or Chrome (set BROWSER_PATH if it isn't found).
 """
 
 from __future__ import annotations
@@ -63,15 +63,13 @@ def picture(figure: dict) -> str:
 
 
 def write(notebook, path: Path) -> None:
-    """Without anything that changes from run to run."""
+    """Write without ids and metadata that change from run to run."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
     }
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number}", {}
-        if (
-            cell.cell_type == "code"
-        ):  # without warnings and progress bars, which name this machine's folders
+        if cell.cell_type == "code":  # warnings and progress bars name this machine's folders
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.get("outputs", []):
             if "metadata" in output:
@@ -84,10 +82,10 @@ def write(notebook, path: Path) -> None:
 if __name__ == "__main__":
     os.environ.update(GCL_MODE="full", PLOTLY_RENDERER="plotly_mimetype")
     os.environ["PYTHONPATH"] = str(HERE.parent)  # this checkout's library, not an installed one
-    wanted = sys.argv[1:] or [""]
+    prefixes = tuple(sys.argv[1:]) or ("",)
     kaleido.start_sync_server(n=1)
     for source in sorted(HERE.glob("[0-9][0-9]_*.py")):
-        if source.name.startswith(tuple(wanted)):
+        if source.name.startswith(prefixes):
             build(source)
             print(source.with_suffix(".ipynb").name)
     kaleido.stop_sync_server()

@@ -1,7 +1,7 @@
-"""The register of facts: what each notebook asserts, and how far the asserted numbers range over random seeds.
+"""The register of facts: what each notebook asserts, and the range of the asserted numbers over random seeds.
 
-`python notebooks/facts.py 04 --seeds 20` runs the source in tiny mode with GCL_SEED=0..19, one after the other, and writes
-what it finds into facts.toml. Notebooks that aren't named keep what was measured before.
+`python notebooks/facts.py 04 --seeds 20` runs the source in tiny mode with GCL_SEED=0..19 and writes the results into
+facts.toml. The entries of notebooks that aren't named stay unchanged.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ HERE = Path(__file__).parent
 SOURCES = {path.stem: path for path in sorted(HERE.glob("[0-9][0-9]_*.py"))}
 REGISTER = HERE / "facts.toml"
 HEAD = """\
-# Every asserted fact of the notebooks: its test; over how many seeds (GCL_SEED, tiny mode) it was measured; in how many
-# of them it held; from where to where the numbers in the test ranged, left to right. Made by `python notebooks/facts.py`.
+# Every asserted fact of the notebooks: its test; the number of seeds (GCL_SEED, tiny mode); for how many of them it held;
+# the range of each number in the test, from left to right. Made by `python notebooks/facts.py`.
 """
 
 
@@ -39,7 +39,7 @@ def code(name: str) -> list[str]:
 
 
 def facts(name: str) -> dict[str, str]:
-    """Message -> test of each assertion that has a message."""
+    """Message -> test of every assertion with a message."""
     nodes = ast.walk(ast.parse("\n".join(code(name))))
     return {
         message(node): ast.unparse(node.test)
@@ -49,7 +49,7 @@ def facts(name: str) -> dict[str, str]:
 
 
 def message(node: ast.Assert) -> str:
-    """Of an f-string, what stands before its first value."""
+    """The message of an assertion; of an f-string, the text before its first value."""
     text = node.msg.values[0] if isinstance(node.msg, ast.JoinedStr) else node.msg
     return text.value.rstrip(" (")
 
@@ -69,64 +69,64 @@ class Noting(ast.NodeTransformer):
 
 
 def measure(name: str, seed: int) -> dict[str, list[tuple[bool, list]]]:
-    """Message -> for each time it is asserted, whether it held and the values that it compares."""
+    """Message -> for each time it is asserted, whether it holds and the values that it compares."""
     os.environ.update(GCL_MODE="tiny", GCL_SEED=str(seed))
-    found: dict[str, list[tuple[bool, list]]] = {}
+    noted: dict[str, list[tuple[bool, list]]] = {}
     scope = {
         "__name__": "notebook",
-        "note_": lambda said, held, sides: found.setdefault(said, []).append(
-            (bool(held), sides)
+        "note_": lambda fact, holds, sides: noted.setdefault(fact, []).append(
+            (bool(holds), sides)
         ),
     }
     with contextlib.redirect_stdout(io.StringIO()):
         for text in code(name):
             tree = ast.fix_missing_locations(Noting().visit(ast.parse(text)))
             exec(compile(tree, name, "exec"), scope)
-    return found
+    return noted
 
 
 def entry(test: str, runs: list[list[tuple[bool, list]]]) -> dict:
-    """What the register says of a fact; its range only where the test compares numbers."""
-    held = sum(all(right for right, _ in run) for run in runs)
-    told = {"test": test, "seeds": len(runs), "held": held}
+    """The register's entry for a fact, with a range if the test compares numbers."""
+    held = sum(all(holds for holds, _ in run) for run in runs)
+    summary = {"test": test, "seeds": len(runs), "held": held}
     try:
         sides = np.array([sides for run in runs for _, sides in run], float)
     except (TypeError, ValueError):
-        return told
+        return summary
     if sides.ndim != 2 or not sides.size:
-        return told
+        return summary
     ranges = [[float(f"{end:.3g}") for end in (side.min(), side.max())] for side in sides.T]
-    return {**told, "range": ranges if ranges[1:] else ranges[0]}
+    return {**summary, "range": ranges if ranges[1:] else ranges[0]}
 
 
 def write(register: dict[str, dict[str, dict]]) -> None:
     parts = [HEAD]
-    for name, told in sorted(register.items()):
-        for said, values in told.items():
+    for name, entries in sorted(register.items()):
+        for fact, values in entries.items():
             lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
-            parts.append("\n".join([f"[{name}.{json.dumps(said)}]", *lines, ""]))
+            parts.append("\n".join([f"[{name}.{json.dumps(fact)}]", *lines, ""]))
     REGISTER.write_text("\n".join(parts))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("notebooks", nargs="*", help="01 02 ...; all of them if none is named")
+    parser.add_argument("notebooks", nargs="*", help="01 02 ...; default: all")
     parser.add_argument("--seeds", type=int, default=20)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     for name in SOURCES:
-        if asked.notebooks and not name.startswith(tuple(asked.notebooks)):
+        if arguments.notebooks and not name.startswith(tuple(arguments.notebooks)):
             continue
         runs: list[dict] = []
-        for seed in range(asked.seeds):
+        for seed in range(arguments.seeds):
             runs.append(measure(name, seed))
             broken = [
-                said for said, times in runs[-1].items() if not all(held for held, _ in times)
+                fact for fact, times in runs[-1].items() if not all(holds for holds, _ in times)
             ]
             print(name, "seed", seed, broken or "all hold", flush=True)
             register = tomllib.loads(REGISTER.read_text()) if REGISTER.is_file() else {}
             register[name] = {
-                said: entry(test, [run[said] for run in runs])
-                for said, test in facts(name).items()
+                fact: entry(test, [run[fact] for run in runs])
+                for fact, test in facts(name).items()
             }
             write(register)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from conftest import png
 
-from gcl_toolkit.bundle.reading import SCHEMA, sha256
+from gcl_toolkit.views.bundle.reading import SCHEMA, sha256
 
 METRICS = {"NDCG@10": "as ever", "AP": "as ever"}
 
@@ -35,18 +35,18 @@ def make(folder: Path, products: int, queries: int = 50, dimension: int = 32, mo
     for model in models:
         _model(folder / "models" / model, rng, products, queries, dimension)
     kept = {"method": "PCA", "products_kept": 0.1, "queries_kept": 0.1, "chance": 0.01}
-    said = {
+    entry = {
         "about": "random",
         "fields": {"image": 0.5, "title": 0.5},
         "query": "query",
         "encoder": "none",
         "config": {},
     }
-    said |= {"dimension": dimension, "weights": False, "map": kept}
+    entry |= {"dimension": dimension, "weights": False, "map": kept}
     manifest = {
         "schema": SCHEMA, "made": "2026-11-22", "study": {}, "world": "random", "card": {}, "title": "title",
         "splits": {"zero_shot": {"about": "", "items": [0, products], "queries": [0, queries]}},
-        "models": dict.fromkeys(models, said), "metrics": METRICS, "control": None,
+        "models": dict.fromkeys(models, entry), "metrics": METRICS, "control": None,
         "files": {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()},
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest))

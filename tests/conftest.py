@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from gcl_toolkit.ranked_data import IMAGE, RankedData
+from gcl_toolkit.data.ranked_data import IMAGE, RankedData
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -49,6 +50,21 @@ def ranked(queries: int = 4, products: int = 6, **columns) -> RankedData:
     )
 
 
+def clip_folder(folder: Path, size, resize_mode: str = "shortest", text: dict | None = None) -> str:
+    """A tiny CLIP model as `local-dir:` reads it; returns its name."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    vision = {"image_size": size, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
+    own = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text or own}
+    model = (open_clip.CustomTextCLIP if text else open_clip.CLIP)(**config)
+    save_file({name: v.contiguous() for name, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    preprocess = {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", "resize_mode": resize_mode}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    return f"local-dir:{folder}"
+
+
 @pytest.fixture
 def real_data():
     """The folder of a real data set by name; skips the test where it isn't there."""
@@ -75,6 +91,25 @@ def tiny_bert(tmp_path_factory):
     )
     transformers.BertModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_study(tmp_path_factory):
+    """A folder with the study and the bundle of small_bundle.py, `study` and `bundle`; only to be read."""
+    import small_bundle
+
+    folder = tmp_path_factory.mktemp("small")
+    small_bundle.make(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_app(small_study):
+    """The app's address, serving the small bundle."""
+    from chrome import served
+
+    with served(small_study / "bundle") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "gcl_toolkit.train"])
+CONTEXT.set_forkserver_preload(["torch", "gcl_toolkit.training.train"])
 
 
 def on_ranks(count, function, *arguments):

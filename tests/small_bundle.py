@@ -3,12 +3,13 @@
 import pyarrow as pa
 from conftest import png
 
-from gcl_toolkit import TrainConfig, four_way_split
-from gcl_toolkit.bundle.writing import write_bundle
-from gcl_toolkit.ranked_data import IMAGE, RankedData
-from gcl_toolkit.study import StudyConfig, World, study
+from gcl_toolkit import RankedData, TrainConfig, four_way_split
+from gcl_toolkit.data.ranked_data import IMAGE
+from gcl_toolkit.studies.study import StudyConfig, study
+from gcl_toolkit.studies.worlds import World
+from gcl_toolkit.views.bundle.writing import write_bundle
 
-METHODS = ("clip", "gcl-matrix")
+METHODS = ("clip", "graded")
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
     "<script>alert(2)</script>",

@@ -14,28 +14,21 @@ from PIL import Image
 from pyarrow import parquet
 
 from gcl_toolkit import DataError, UserError, cli
-from gcl_toolkit.bundle import best_first, field_cosines, fused_cosines, read_bundle
-from gcl_toolkit.bundle.reading import sha256
-from gcl_toolkit.bundle.writing import write_bundle
 from gcl_toolkit.cli import main
-from gcl_toolkit.evaluate import METRICS
-from gcl_toolkit.model import GCLModel
-from gcl_toolkit.slices import slices
-from gcl_toolkit.sources import table
-from gcl_toolkit.study import World
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
-    small_bundle.make(folder)
-    return folder
+from gcl_toolkit.data.sources import table
+from gcl_toolkit.measure.evaluate import METRICS
+from gcl_toolkit.measure.slices import slices
+from gcl_toolkit.models.model import GCLModel
+from gcl_toolkit.studies.worlds import World
+from gcl_toolkit.views.bundle import best_first, field_cosines, fused_cosines, read_bundle
+from gcl_toolkit.views.bundle.reading import sha256
+from gcl_toolkit.views.bundle.writing import write_bundle
 
 
 @pytest.fixture
-def bundle(made, tmp_path):
+def bundle(small_study, tmp_path):
     """A copy to break."""
-    return shutil.copytree(made / "bundle", tmp_path / "bundle")
+    return shutil.copytree(small_study / "bundle", tmp_path / "bundle")
 
 
 def fused_by_hand(query, embeddings, weights):
@@ -74,8 +67,8 @@ def test_best_first_keeps_the_order_of_equals_and_puts_nan_last():
     assert best_first(np.array([0.1, np.nan, 0.9, 0.1])).tolist() == [2, 0, 3, 1]
 
 
-def test_the_stored_numbers_are_the_models(made):
-    bundle, data = read_bundle(made / "bundle"), small_bundle.world().splits["zero_shot"]
+def test_the_stored_numbers_are_the_models(small_study):
+    bundle, data = read_bundle(small_study / "bundle"), small_bundle.world().splits["zero_shot"]
     items, queries = bundle.items_of("zero_shot"), bundle.queries_of("zero_shot")
     assert bundle.items["product_id"][items].tolist() == list(data.product_ids)
     assert bundle.queries["query_id"][queries].tolist() == list(data.query_ids)
@@ -89,8 +82,8 @@ def test_the_stored_numbers_are_the_models(made):
             np.testing.assert_allclose(found_N, corpus_NxD @ query_D, atol=1e-3)
 
 
-def test_splits_share_the_rows_of_a_corpus_and_every_pair_is_there(made):
-    bundle, splits = read_bundle(made / "bundle"), small_bundle.world().splits
+def test_splits_share_the_rows_of_a_corpus_and_every_pair_is_there(small_study):
+    bundle, splits = read_bundle(small_study / "bundle"), small_bundle.world().splits
     assert len(bundle.items) == 24
     assert bundle.items_of("in_domain") == bundle.items_of("novel_query") != bundle.items_of("zero_shot")
     for split, data in splits.items():
@@ -104,10 +97,10 @@ def test_splits_share_the_rows_of_a_corpus_and_every_pair_is_there(made):
             assert (np.diff(scores) <= 0).all()
 
 
-def test_the_metrics_are_the_studys(made):
-    bundle = read_bundle(made / "bundle")
+def test_the_metrics_are_the_studys(small_study):
+    bundle = read_bundle(small_study / "bundle")
     for method, ranker in bundle.models.items():
-        study = pd.read_parquet(made / "study" / "runs" / "toy" / method / "seed_0" / "per_query.parquet")
+        study = pd.read_parquet(small_study / "study" / "runs" / "toy" / method / "seed_0" / "per_query.parquet")
         both = ranker.metrics.merge(bundle.queries[["query_id"]], on="query_id").drop_duplicates()
         assert set(both["query_id"]) == set(study["query_id"])
         for metric in map(str, METRICS):
@@ -120,8 +113,8 @@ def test_the_metrics_are_the_studys(made):
             assert last == pytest.approx(dev["NDCG@10"].mean())
 
 
-def test_maps_hold_products_then_queries_and_say_what_they_keep(made):
-    bundle = read_bundle(made / "bundle")
+def test_maps_hold_products_then_queries_and_say_what_they_keep(small_study):
+    bundle = read_bundle(small_study / "bundle")
     first, second = (ranker.map_Mx2 for ranker in bundle.models.values())
     assert first.shape == second.shape == (len(bundle.items) + len(bundle.queries), 2)
     assert np.isfinite(first).all()
@@ -133,8 +126,8 @@ def test_maps_hold_products_then_queries_and_say_what_they_keep(made):
         assert ranker.config["train"]["steps"] == 3
 
 
-def test_slices_are_those_of_each_split(made):
-    bundle, splits = read_bundle(made / "bundle"), small_bundle.world().splits
+def test_slices_are_those_of_each_split(small_study):
+    bundle, splits = read_bundle(small_study / "bundle"), small_bundle.world().splits
     for split, data in splits.items():
         expected = slices(data)
         rows = bundle.slices.iloc[bundle.queries_of(split)]
@@ -142,8 +135,8 @@ def test_slices_are_those_of_each_split(made):
             assert rows[way].tolist() == expected[way].astype(str).tolist()
 
 
-def test_thumbnails_are_small_pictures_and_missing_fields_are_zero(made):
-    bundle = read_bundle(made / "bundle")
+def test_thumbnails_are_small_pictures_and_missing_fields_are_zero(small_study):
+    bundle = read_bundle(small_study / "bundle")
     row = {product: row for row, product in enumerate(bundle.items["product_id"])}
     with Image.open(io.BytesIO(bundle.thumbnail(row["p5"]))) as picture:
         assert picture.size == (70, 70)
@@ -156,8 +149,8 @@ def test_thumbnails_are_small_pictures_and_missing_fields_are_zero(made):
             assert np.delete(norms[field], row[product]) == pytest.approx(1, abs=1e-3)
 
 
-def test_without_weights_the_models_are_left_out(made, tmp_path):
-    folder = write_bundle(made / "study", small_bundle.world(), tmp_path / "light", weights=False)
+def test_without_weights_the_models_are_left_out(small_study, tmp_path):
+    folder = write_bundle(small_study / "study", small_bundle.world(), tmp_path / "light", weights=False)
     assert not list(folder.rglob("*.safetensors"))
     assert read_bundle(folder).models["clip"].weights is None
 
@@ -165,90 +158,88 @@ def test_without_weights_the_models_are_left_out(made, tmp_path):
 # -- the commands ------------------------------------------------------------------------------------------------------
 
 
-def test_gcl_bundle_makes_one_of_a_study_and_its_data(made, tmp_path):
+def test_gcl_bundle_makes_one_of_a_study_and_its_data(small_study, tmp_path):
     table.write(small_bundle.world().splits, tmp_path / "data")
-    main(["bundle", str(made / "study"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
-    again, first = read_bundle(tmp_path / "out"), read_bundle(made / "bundle")
+    main(["bundle", str(small_study / "study"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
+    again, first = read_bundle(tmp_path / "out"), read_bundle(small_study / "bundle")
     pd.testing.assert_frame_equal(again.models["clip"].metrics, first.models["clip"].metrics)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_gcl_app_makes_a_small_bundle_only_where_there_is_none(made, tmp_path, monkeypatch, there):
+@pytest.mark.parametrize("has_bundle", [True, False])
+def test_gcl_app_makes_a_small_bundle_only_if_there_is_none(small_study, tmp_path, monkeypatch, has_bundle):
     monkeypatch.chdir(tmp_path)
     calls = []
-    monkeypatch.setattr(cli.bundle, "_make_small_bundle", lambda folder: calls.append(("made", folder)))
-    monkeypatch.setattr(cli.bundle.doctoring, "version", lambda package: "6.31")
-    monkeypatch.setattr("os.chdir", lambda folder: calls.append(("in", (folder / "app" / "app.py").is_file())))
+    monkeypatch.setattr(cli.bundle, "_make_small_bundle", lambda folder: calls.append(("small", folder)))
+    monkeypatch.setattr(cli.bundle, "version", lambda package: "6.31")
     monkeypatch.setattr("os.execv", lambda program, command: calls.append(command[1:]))
-    if there:
-        shutil.copytree(made / "bundle", tmp_path / "runs" / "app" / "bundle")
+    if has_bundle:
+        shutil.copytree(small_study / "bundle", tmp_path / "runs" / "app" / "bundle")
     main(["app", "--port", "7999"])
-    started = ["-m", "app.app", str(tmp_path / "runs" / "app" / "bundle"), "--port", "7999"]
-    made_first = [] if there else [("made", Path("runs/app/bundle"))]
-    assert calls == [*made_first, ("in", True), started]
+    started = ["-m", "gcl_toolkit.app.app", "runs/app/bundle", "--port", "7999"]
+    assert calls == ([] if has_bundle else [("small", Path("runs/app/bundle"))]) + [started]
 
 
 def test_gcl_app_without_gradio_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(cli.bundle.doctoring, "version", lambda package: None)
+    monkeypatch.setattr(cli.bundle, "version", lambda package: None)
     with pytest.raises(SystemExit, match="2"):
         main(["app"])
-    assert "gradio is not installed; run: make app" in capsys.readouterr().err
+    assert "gradio is not installed; pip install 'gcl-toolkit[app]'" in capsys.readouterr().err
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 
-def test_other_data_than_the_studys_is_refused(made, tmp_path):
+def test_other_data_than_the_studys_is_refused(small_study, tmp_path):
     with pytest.raises(DataError, match=r"NDCG@10 in .* give the data that the study was made on"):
-        write_bundle(made / "study", small_bundle.world(best=11), tmp_path / "other")
+        write_bundle(small_study / "study", small_bundle.world(best=11), tmp_path / "other")
     world = small_bundle.world()
     fewer = {name: data.take_queries(np.arange(1)) for name, data in world.splits.items()}
     with pytest.raises(DataError, match=r"the study measured .* queries, the data has 4"):
-        write_bundle(made / "study", World("toy", fewer), tmp_path / "other")
+        write_bundle(small_study / "study", World("toy", fewer), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
-def test_a_study_that_is_none_an_unknown_world_and_a_full_folder_are_refused(made, tmp_path):
+def test_a_folder_without_study_an_unknown_world_and_other_files_are_refused(small_study, tmp_path):
     with pytest.raises(UserError, match="holds no study"):
         write_bundle(tmp_path, small_bundle.world(), tmp_path / "out")
     with pytest.raises(UserError, match="unknown world of this study 'shop'; known: toy"):
-        write_bundle(made / "study", World("shop", small_bundle.world().splits), tmp_path / "out")
-    with pytest.raises(UserError, match="no finished training with seed 3"):
-        write_bundle(made / "study", small_bundle.world(), tmp_path / "out", seed=3)
+        write_bundle(small_study / "study", World("shop", small_bundle.world().splits), tmp_path / "out")
+    with pytest.raises(UserError, match="no finished training run with seed 3"):
+        write_bundle(small_study / "study", small_bundle.world(), tmp_path / "out", seed=3)
     (tmp_path / "letters.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds other files and no bundle"):
-        write_bundle(made / "study", small_bundle.world(), tmp_path)
+    with pytest.raises(UserError, match="holds other files but no bundle"):
+        write_bundle(small_study / "study", small_bundle.world(), tmp_path)
     assert (tmp_path / "letters.txt").read_text() == "mine"
 
 
-def test_a_bundle_is_replaced_as_a_whole(made, bundle):
+def test_a_bundle_replaces_an_older_one_completely(small_study, bundle):
     (bundle / "old.txt").write_text("")
-    assert write_bundle(made / "study", small_bundle.world(), bundle) == bundle
+    assert write_bundle(small_study / "study", small_bundle.world(), bundle) == bundle
     assert not (bundle / "old.txt").exists()
     assert read_bundle(bundle).splits
 
 
 def test_a_folder_without_manifest_is_no_bundle(tmp_path):
-    with pytest.raises(UserError, match=r"holds no bundle; manifest.json is expected"):
+    with pytest.raises(UserError, match=r"holds no bundle \(manifest.json is missing\)"):
         read_bundle(tmp_path)
 
 
 FILES = ["items.parquet", "qrels.parquet", "thumbnails.bin", "models/clip/image.npy"]
 
 
-@pytest.mark.parametrize("name", [*FILES, "models/gcl-matrix/weights/model.safetensors"])
+@pytest.mark.parametrize("name", [*FILES, "models/graded/weights/model.safetensors"])
 def test_one_changed_byte_in_any_file_is_found(bundle, name):
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
     (bundle / name).write_bytes(content)
-    with pytest.raises(DataError, match=rf"{name}: sha256 is .*, the manifest says .* make it again"):
+    with pytest.raises(DataError, match=rf"{name}: its sha256 is not the manifest's .* make it again"):
         read_bundle(bundle)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_found(bundle, name):
     (bundle / name).unlink()
-    with pytest.raises(DataError, match=f"{name}: there is no such file"):
+    with pytest.raises(DataError, match=f"{name}: the file is missing"):
         read_bundle(bundle)
 
 
@@ -258,14 +249,14 @@ def manifest(bundle, **changes):
 
 
 def signed(bundle, name):
-    """Somebody who changes a file can write its sha256 too."""
+    """Whoever changes a file can change its sha256, too."""
     files = json.loads((bundle / "manifest.json").read_text())["files"]
     manifest(bundle, files=files | {name: sha256(bundle / name)})
 
 
-def test_a_torn_manifest_and_another_schema_are_told(bundle):
+def test_a_damaged_manifest_and_another_schema_are_reported(bundle):
     manifest(bundle, schema=99)
-    with pytest.raises(DataError, match="schema is 99, but this program reads 2"):
+    with pytest.raises(DataError, match="schema is 99, expected 2"):
         read_bundle(bundle)
     (bundle / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="is not JSON"):
@@ -273,7 +264,7 @@ def test_a_torn_manifest_and_another_schema_are_told(bundle):
 
 
 @pytest.mark.parametrize("key", ["files", "splits", "models", "metrics"])
-def test_a_part_of_the_manifest_that_is_missing_is_named(bundle, key):
+def test_a_missing_part_of_the_manifest_is_named(bundle, key):
     manifest(bundle, **{key: None})
     with pytest.raises(DataError, match=f"'{key}' is missing"):
         read_bundle(bundle)
@@ -283,19 +274,19 @@ def test_nothing_outside_of_the_bundle_is_read(bundle, tmp_path):
     (tmp_path / "secret").write_text("secret")
     files = json.loads((bundle / "manifest.json").read_text())["files"]
     manifest(bundle, files=files | {"../secret": sha256(tmp_path / "secret")})
-    with pytest.raises(DataError, match="it lies outside of the bundle"):
+    with pytest.raises(DataError, match="it is outside the bundle"):
         read_bundle(bundle)
     manifest(bundle, files=files)
     (bundle / "items.parquet").unlink()
     (bundle / "items.parquet").symlink_to(tmp_path / "secret")
-    with pytest.raises(DataError, match="it lies outside of the bundle"):
+    with pytest.raises(DataError, match="it is outside the bundle"):
         read_bundle(bundle)
 
 
 def test_a_models_name_can_not_be_a_path(bundle):
     models = json.loads((bundle / "manifest.json").read_text())["models"]
     manifest(bundle, models={"../../clip": models["clip"]})
-    with pytest.raises(DataError, match="is no name for a model or a field"):
+    with pytest.raises(DataError, match="is not a valid name of a model"):
         read_bundle(bundle)
 
 
@@ -322,14 +313,14 @@ def test_shapes_columns_and_row_numbers_are_checked(bundle):
     array = np.load(bundle / name)
     np.save(bundle / name, array[:-1])
     signed(bundle, name)
-    with pytest.raises(DataError, match=r"title.npy: it holds float16 \(23, 128\), float16 \(24, 128\) is expected"):
+    with pytest.raises(DataError, match=r"title.npy: it holds float16 \(23, 128\), expected float16 \(24, 128\)"):
         read_bundle(bundle)
     np.save(bundle / name, array)
     signed(bundle, name)
     qrels = parquet.read_table(bundle / "qrels.parquet")
     for changed, problem in (
         (qrels.drop_columns(["score"]), "column 'score' is missing"),
-        (qrels.set_column(1, "item", pa.array([24] * len(qrels))), "it names a row of item that doesn't exist"),
+        (qrels.set_column(1, "item", pa.array([24] * len(qrels))), "it refers to a row of item that doesn't exist"),
     ):
         parquet.write_table(changed, bundle / "qrels.parquet")
         signed(bundle, "qrels.parquet")
@@ -337,14 +328,14 @@ def test_shapes_columns_and_row_numbers_are_checked(bundle):
             read_bundle(bundle)
 
 
-def test_a_table_that_is_none_is_told(bundle):
+def test_an_unreadable_table_is_reported(bundle):
     (bundle / "queries.parquet").write_text("no table")
     signed(bundle, "queries.parquet")
     with pytest.raises(DataError, match=r"queries.parquet can't be read"):
         read_bundle(bundle)
 
 
-def test_a_file_that_the_manifest_leaves_out_is_not_trusted(bundle):
+def test_a_file_that_is_not_in_the_manifest_is_refused(bundle):
     files = json.loads((bundle / "manifest.json").read_text())["files"]
     del files["models/clip/gram.npy"]
     manifest(bundle, files=files)

@@ -1,6 +1,7 @@
 """The command line as its user meets it: what works, and one clear line with a non-zero exit for each bad input."""
 
 import json
+import subprocess
 import sys
 
 import pandas as pd
@@ -8,10 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import png
 
-from gcl_toolkit import cli
-from gcl_toolkit.runs import read_steps
-from gcl_toolkit.sources import load
-from gcl_toolkit.study import LABORATORY, RIVALS
+from gcl_toolkit import Fields, GCLModel, cli
+from gcl_toolkit.cli import doctor as doctoring
+from gcl_toolkit.data.sources import load
+from gcl_toolkit.methods import RIVALS
+from gcl_toolkit.serving.export import export
+from gcl_toolkit.studies.results import read_results
+from gcl_toolkit.studies.study import laboratory
+from gcl_toolkit.training.runs import read_steps
 
 
 def gcl(capsys, *arguments):
@@ -108,25 +113,87 @@ def test_evaluate_officially(capsys, table, tmp_path):
     gcl(capsys, "evaluate", tmp_path / "run", *options, "--out", tmp_path / "a")
     written = tmp_path / "a" / "in_domain"
     _, shown, _ = gcl(capsys, "evaluate", written / "retrieval.json", *options, "--out", tmp_path / "b")
-    told = json.loads((written / "output.json").read_text())
-    assert f"{told['summary']['mERR']:.5f}" in shown
-    assert json.loads((tmp_path / "b" / "in_domain" / "output.json").read_text()) == told
+    output = json.loads((written / "output.json").read_text())
+    assert f"{output['summary']['mERR']:.5f}" in shown
+    assert json.loads((tmp_path / "b" / "in_domain" / "output.json").read_text()) == output
     assert (written / "output.csv").read_text().startswith("mAP@1000,mrr@1000,NDCG@10,mERR")
+
+
+def test_a_published_checkpoint_is_evaluated_in_one_line(capsys, table, tmp_path):
+    """One with Python objects in it only after the conversion that the error advises."""
+    import argparse
+
+    import open_clip
+    import torch
+    from test_export import TINY
+
+    name, file = "gcl-tiny-cli", tmp_path / "epoch 1.pt"
+    (tmp_path / f"{name}.json").write_text(json.dumps(TINY))
+    open_clip.add_model_config(tmp_path / f"{name}.json")
+    state = {f"module.{key}": value for key, value in open_clip.create_model(name).state_dict().items()}
+    torch.save({"args": argparse.Namespace(lr=1), "state_dict": state}, file)
+    line = ("evaluate", "--encoder", name, "--data", table(), "--split", "zero_shot", "--official", "--division", "all",
+            "--right", "title=1", "--top-k", 10, "--out", tmp_path / "out", "--pretrained")  # fmt: skip
+    status, _, error = gcl(capsys, *line, file)
+    assert status == 2
+    assert "holds Python objects besides tensors" in error
+    assert "weights_only`" not in error
+    advised = error[error.index("python -c") :].replace("python", sys.executable, 1)
+    subprocess.run(advised, shell=True, check=True)
+    status, out, error = gcl(capsys, *line, file.with_suffix(".safetensors"))
+    assert status == 0, error
+    assert "mAP@10" in out
+    ranking = json.loads((tmp_path / "out" / "zero_shot" / "retrieval.json").read_text())
+    assert {len(scores) for scores in ranking.values()} == {8}  # all of the split's products
+
+
+def test_an_export_is_evaluated_as_its_run(capsys, table, tmp_path):
+    from test_encoders import clip_folder
+
+    (tmp_path / "base").mkdir()
+    model = GCLModel(clip_folder(tmp_path / "base", [32, 32]), right=Fields(title=1.0))
+    model.save(tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "export", onnx=False)
+    options = ("--data", table(), "--division", "all", "--out")
+    for folder in ("run", "export"):
+        assert gcl(capsys, "evaluate", tmp_path / folder, *options, tmp_path / f"{folder}.parquet")[0] == 0
+    a, b = (pd.read_parquet(tmp_path / f"{folder}.parquet") for folder in ("run", "export"))
+    pd.testing.assert_frame_equal(a, b)
+
+
+def test_what_evaluate_needs_is_said(capsys, table, tmp_path):
+    pairs, ranking = table(), tmp_path / "retrieval.json"
+    ranking.write_text(json.dumps({"another query_{!@#~}_": {"p0": 1.0}}))
+    for arguments, words in [
+        (("--data", pairs), "give a run, or --encoder (and --pretrained)"),
+        ((tmp_path, "--encoder", "small", "--data", pairs), "give a run, or --encoder"),
+        ((tmp_path, "--pretrained", "openai", "--data", pairs), "give a run, or --encoder"),
+        (("--encoder", "small"), "give some with --data"),
+        ((ranking, "--data", pairs), "is a file; give the folder of a model, or add --official"),
+        ((ranking, "--data", pairs, "--top-k", 20), "--top-k, --top-q and --truth change the official form only"),
+        ((ranking, "--data", pairs, "--official", "--top-k", 5), "top_k is 5; at least 10 is expected"),
+        ((ranking, "--data", pairs, "--official"), "none that the ranking has is scored in in_domain, "),
+        ((ranking, "--data", pairs, "--official", "--truth", ranking), "1 ground-truth files for the splits in_domain"),
+    ]:
+        status, _, error = gcl(capsys, "evaluate", *arguments)
+        assert status == 2, arguments
+        assert words in error, (arguments, error)
+        assert "\n" not in error
 
 
 def test_compare_writes_a_table_that_names_the_control(capsys, table, tmp_path):
     arguments = ("compare", "--data", table(), "--out", tmp_path / "study", *TITLES, "--steps", 2, "--jobs", 1)
-    methods = ("--methods", "random", "clip", "clip-top", "gcl-matrix")
+    methods = ("--methods", "random", "clip", "clip-top", "graded")
     status, out, error = gcl(capsys, *arguments, *methods, "--control", "clip")
     assert status == 0, error
-    assert "gcl-matrix over clip:" in out
-    told = json.loads((tmp_path / "study" / "results.json").read_text())
-    assert told["control"] == "clip"
-    assert told["machine"]["versions"]["torch"]
+    assert "graded over clip:" in out
+    results = read_results(tmp_path / "study" / "results.json")
+    assert results.control == "clip"
+    assert results.machine["versions"]["torch"]
     assert (tmp_path / "study" / "report.html").stat().st_size > 1_000_000
-    status, _, error = gcl(capsys, *arguments, "--methods", "random", "gcl-matrix")
+    status, _, error = gcl(capsys, *arguments, "--methods", "random", "graded")
     assert (status, error) == (2, error)
-    assert "no control among the methods" in error
+    assert "the study has no control to report gains over" in error
 
 
 def test_lab_adds_every_loss_to_the_runs_of_compare(capsys, table, tmp_path):
@@ -138,16 +205,16 @@ def test_lab_adds_every_loss_to_the_runs_of_compare(capsys, table, tmp_path):
     status, out, error = gcl(capsys, "lab", *settings)
     assert status == 0, error
     assert clip.stat().st_mtime_ns == before
-    told = json.loads((folder / "results.json").read_text())
-    assert set(told["averages"]["AP"]) == set(LABORATORY)
-    over = {(gain["method"], gain["metric"]) for gain in told["gains"] if gain["control"] == told["control"]}
-    assert over >= {(method, metric) for method in (*RIVALS, "gcl-soft") for metric in ("NDCG@10", "AP")}
+    results = read_results(folder / "results.json")
+    assert set(results.averages["AP"]) == set(laboratory())
+    over = {(gain.method, gain.metric) for gain in results.gains if gain.control == results.control}
+    assert over >= {(method, metric) for method in (*RIVALS, "matrix") for metric in ("NDCG@10", "AP")}
     assert "Order and recall" in out
     assert "| bixse | 0." in (folder / "results.md").read_text().split("**Order and recall**")[1]
 
 
 def test_data_make_and_check(capsys, tmp_path, monkeypatch):
-    from gcl_toolkit.sources import shop
+    from gcl_toolkit.data.sources import shop
 
     small = shop.load(seed=0, products=200, queries=60, per_query=6, size=16)
     monkeypatch.setattr(shop, "load", lambda **_: small)
@@ -179,15 +246,15 @@ def test_data_import_maps_columns_and_sums_scores(capsys, tmp_path):
 
 
 def test_doctor_says_what_there_is(capsys, monkeypatch):
-    monkeypatch.setattr(cli.doctoring, "step_seconds", lambda: 0.08)
+    monkeypatch.setattr(doctoring, "step_seconds", lambda: 0.08)
     status, out, _ = gcl(capsys, "doctor")
     assert status == 0
     assert "torch 2" in out
     assert "gcl demo: about" in out
-    monkeypatch.setattr(cli.doctoring, "version", lambda name: None if name == "bm25s" else "1.0")
+    monkeypatch.setattr(doctoring, "version", lambda name: None if name == "bm25s" else "1.0")
     status, out, _ = gcl(capsys, "doctor")
     assert status == 1
-    assert "bm25s is not installed: make setup" in out
+    assert "bm25s is not installed; run: make setup" in out
 
 
 def set_score(value):
@@ -226,7 +293,7 @@ def test_bad_tables_are_one_clear_line(capsys, table, tmp_path, command, case):
         assert status == 1, out
         assert words in out
         return
-    arguments = ("--out", tmp_path / "s", *TITLES, "--steps", 1, "--jobs", 1, "--methods", "clip", "gcl-matrix")
+    arguments = ("--out", tmp_path / "s", *TITLES, "--steps", 1, "--jobs", 1, "--methods", "clip", "graded")
     status, _, error = gcl(capsys, "compare", "--data", table(change), *arguments)
     assert status == 2
     assert words in error
@@ -275,7 +342,7 @@ def test_a_run_is_not_trained_over(capsys, table, tmp_path):
     status, _, error = gcl(capsys, *run, 1)
     assert (status, len(read_steps(tmp_path / "run"))) == (2, 2)
     assert error == (
-        f"gcl: {tmp_path}/run holds a run already; go on with it by --resume {tmp_path}/run, or give another --out"
+        f"gcl: {tmp_path}/run already holds a run; continue it with --resume {tmp_path}/run, or choose another --out"
     )
 
 
@@ -292,8 +359,8 @@ def test_other_mistakes(capsys, table, tmp_path):
         (("train", "--data", table(), "--right", "picture=1", "--out", new), "field 'picture' is not a column"),
         (("train", "--data", table(), "--encoder", "ViT-B-99", "--out", new), "unknown model 'ViT-B-99'"),
         (
-            ("train", "--data", table(), "--loss", "clip", "--out", new),
-            "unknown loss 'clip'; known: bixse, cosent, gcl",
+            ("train", "--data", table(), "--method", "clop", "--out", new),
+            "unknown method 'clop'; known: bixse, clip,",
         ),
         (("demo", "--recipe", "shoe", "--out", run), "unknown recipe 'shoe'; known: shop"),
         (("compare", "--data", table(), "--methods", "clop", "--out", run), "unknown method 'clop'"),
@@ -301,10 +368,13 @@ def test_other_mistakes(capsys, table, tmp_path):
         (("compare", "--data", f"{table()}:quarantine={tmp_path}/no.csv", "--out", new), "no.csv can't be read"),
         (("train", "--data", "shop:quarantine=x.csv", "--out", new), "source shop has no option 'quarantine'"),
         (("train", "--data", "shop:seed=one", "--out", new), "option seed of source shop is 'one'; int is expected"),
-        (("train", "--data", "shop:seed=1,seed=2", "--out", new), "option 'seed' stands there twice"),
-        (("train", "--data", "shop:seed=1,size", "--out", new), "'size' is no option; name=value,name=value is exp"),
-        (("train", "--data", table(), "--learning-rate", 0, "--out", new), "learning_rate is 0.0; a number > 0"),
-        (("train", "--data", table(), "--right", "title=1,title=2", "--out", new), "'title' stands there twice"),
+        (("train", "--data", "shop:seed=1,seed=2", "--out", new), "option 'seed' appears twice"),
+        (("train", "--data", "shop:seed=1,size", "--out", new), "'size' is not an option; write name=value,name=value"),
+        (
+            ("train", "--data", table(), "--learning-rate", 0, "--out", new),
+            "learning_rate is 0.0; it must be a",
+        ),
+        (("train", "--data", table(), "--right", "title=1,title=2", "--out", new), "'title' appears twice"),
         (("data", "check", table(), "--quarantine", "/proc/x.csv"), "/proc/x.csv can't be written"),
     ]:
         status, _, error = gcl(capsys, *arguments)
@@ -333,18 +403,68 @@ def test_a_stopped_training_says_how_to_go_on_and_does(capsys, table, tmp_path, 
             if record["step"] == 2:
                 raise KeyboardInterrupt
 
-    module = sys.modules["gcl_toolkit.cli.models"]
+    module = sys.modules["gcl_toolkit.cli.train"]
     with monkeypatch.context() as patch:
         patch.setattr(module, "train", lambda *a, train=module.train, **k: stopped(train(*a, **k)))
         status, _, error = gcl(capsys, "train", "--data", table(), "--out", run, *TITLES, *settings)
-    assert (status, error) == (130, f"gcl: stopped; gcl train --resume {run} goes on after step_2")
+    assert (status, error) == (130, f"gcl: stopped; gcl train --resume {run} continues after step_2")
     status, out, _ = gcl(capsys, "train", "--resume", run)
     assert status == 0
     assert "loss" in out
     assert [record["step"] for record in read_steps(run)] == [1, 2, 3, 4]
-    assert "all steps were done" in gcl(capsys, "train", "--resume", run)[1]
-    assert "holds no run to go on with" in gcl(capsys, "train", "--resume", tmp_path / "none")[2]
-    said = json.loads((run / "config.json").read_text())
-    said["arguments"]["quarantine"] = "no.csv"  # as runs were begun when this was an option of its own
-    (run / "config.json").write_text(json.dumps(said))
-    assert "no.csv can't be read" in gcl(capsys, "train", "--resume", run)[2]
+    assert "all steps were already done" in gcl(capsys, "train", "--resume", run)[1]
+    assert "holds no run (config.json is missing)" in gcl(capsys, "train", "--resume", tmp_path / "none")[2]
+
+
+def test_a_training_that_is_stopped_while_it_reads_gives_advice_that_works(capsys, table, tmp_path, monkeypatch):
+    module, run = sys.modules["gcl_toolkit.cli.train"], tmp_path / "run"
+    command = ("train", "--data", table(), "--out", run, *TITLES, "--steps", 1, "--batch", 4)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "splits_of", stopped)
+        status, _, error = gcl(capsys, *command)
+    assert (status, error) == (130, "gcl: stopped; training had not started: run the same command again")
+    assert gcl(capsys, *command)[0] == 0
+
+
+def test_evaluate_search_and_index_take_the_data_of_the_run(capsys, table, tmp_path):
+    run = tmp_path / "run"
+    gcl(capsys, "train", "--data", table(), "--out", run, *TITLES, "--steps", 1, "--batch", 4)
+    assert "in_domain" in gcl(capsys, "evaluate", run, "--division", "all")[1]
+    assert "mug" in gcl(capsys, "search", run, "red mug", "--k", 2)[1]
+    (run / "config.json").unlink()
+    status, _, error = gcl(capsys, "evaluate", run)
+    assert (status, error) == (2, f"gcl: {run} doesn't say what data it was trained on; give some with --data")
+
+
+def test_a_split_without_test_queries_does_not_stop_the_others(capsys, table, tmp_path):
+    def few(made):
+        made[:] = [row for row in made if int(row["query"].split()[-1]) < 6]
+
+    path, run = table(few), tmp_path / "run"
+    gcl(capsys, "train", "--data", path, "--out", run, *TITLES, "--steps", 1, "--batch", 4)
+    splits = load(path)
+    empty = [name for name, part in splits.items() if not len(part.only("test").pairs.query)]
+    assert 0 < len(empty) < 4
+    status, out, error = gcl(capsys, "evaluate", run)
+    assert status == 0, error
+    assert all(f" {name} " in out for name in splits if name not in empty)
+    assert f"without scored test queries: {', '.join(empty)}" in out
+
+
+def test_titles_are_printed_as_they_are(capsys, table, tmp_path):
+    """Brackets in data are not markup."""
+    odd = ["Mug [red] 300 ml", "T-shirt [navy/white]", "Bowl [/clearance]"]
+
+    def titles(made):
+        for row in made:
+            row["title"] = odd[int(row["product_id"][1:]) % 3]
+
+    run = tmp_path / "run"
+    gcl(capsys, "train", "--data", table(titles), "--out", run, *TITLES, "--steps", 1, "--batch", 4)
+    out = gcl(capsys, "search", run, "red mug", "--k", 8)[1]
+    assert any(title in out for title in odd)
+    assert out.count("[") == out.count("]") > 2

@@ -1,7 +1,5 @@
 """On 2 and 4 ranks: the ranks' losses and gradients sum to those of one process on the whole batch."""
 
-from functools import partial
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,18 +7,9 @@ from ranks import on_ranks
 from torch import nn
 from torch.nn.functional import normalize
 
-from gcl_toolkit.losses import gcl_loss, graded_loss, matrix_loss
-from gcl_toolkit.losses.distributed import (
-    _cross_entropy,
-    cached_backward,
-    gather,
-    local_gcl_loss,
-    local_matrix_loss,
-    local_tiled_loss,
-    own_share,
-    sum_gradients,
-    whole_batch,
-)
+from gcl_toolkit.losses import gcl_loss, graded_loss, matrix_loss, same_id_cells
+from gcl_toolkit.losses.fast.ranks import cached_backward, gather, own_share, sum_gradients, whole_batch
+from gcl_toolkit.losses.fast.tiled import tiled_gcl_loss, tiled_graded_loss, tiled_matrix_loss
 
 N, M, D = 11, 9, 5
 
@@ -43,38 +32,30 @@ def batch(right_rows=N):
     left, right = torch.randn(N, 6, dtype=torch.float64), torch.randn(right_rows, 6, dtype=torch.float64)
     ids = torch.randint(0, 6, (2, N))
     weights = torch.rand(N, dtype=torch.float64) ** 2 * (torch.arange(N) != 3)
-    return left, right, weights, {"query_ids": ids[0], "product_ids": ids[1]}, torch.rand(N, N) < 0.2
+    known = (torch.rand(N, N) < 0.2).nonzero().T
+    return left, right, weights, torch.cat([*map(same_id_cells, ids), known], 1)
 
 
-def gcl(loss, masked, local):
-    left, right, weights, ids, mask = batch()
-    own = own_share(N) if local else slice(None)
-
-    def value(a, b, scale):
-        options = {name: value[own] for name, value in ids.items()} if masked else {}
-        if masked:
-            options["not_negative"] = mask.nonzero().T if local else mask
-        return loss(a, b, weights[own], logit_scale=scale, **options)
-
-    return left, right, value
+def gcl(loss, masked):
+    left, right, weights, cells = batch()
+    excluded = cells if masked else None
+    return left, right, lambda a, b, scale: loss(a, b, weights, logit_scale=scale, excluded=excluded)
 
 
-def matrix(loss, *_):
-    left, right, _, _, _ = batch(M)
+def matrix(loss, _):
+    left, right, _, _ = batch(M)
     torch.manual_seed(2)
     weights = torch.rand(N, M, dtype=torch.float64) * (torch.rand(N, M) < 0.4)
     return left, right, lambda a, b, scale: loss(a, b, weights, logit_scale=scale)
 
 
 CASES = {
-    "gcl": (gcl, gcl_loss, local_gcl_loss, False, True),
-    "gcl masked": (gcl, gcl_loss, local_gcl_loss, True, True),
-    "gcl masked, tiled": (gcl, gcl_loss, partial(local_gcl_loss, tiled=True), True, True),
-    "matrix": (matrix, matrix_loss, local_matrix_loss, False, True),
-    "matrix, tiled": (matrix, matrix_loss, local_tiled_loss, False, True),
-    "graded, tiled": (matrix, graded_loss, partial(local_tiled_loss, graded=True), False, True),
-    "whole batch, gcl masked": (gcl, gcl_loss, whole_batch(gcl_loss), True, False),
-    "whole batch, matrix": (matrix, matrix_loss, whole_batch(matrix_loss), False, False),
+    "gcl": (gcl, gcl_loss, tiled_gcl_loss, False),
+    "gcl masked": (gcl, gcl_loss, tiled_gcl_loss, True),
+    "matrix": (matrix, matrix_loss, tiled_matrix_loss, False),
+    "graded": (matrix, graded_loss, tiled_graded_loss, False),
+    "the whole batch on each rank, gcl masked": (gcl, gcl_loss, whole_batch(gcl_loss), True),
+    "the whole batch on each rank, matrix": (matrix, matrix_loss, whole_batch(matrix_loss), False),
 }
 
 
@@ -90,13 +71,13 @@ def in_chunks(model, left, right, size):
 
 
 def same(ours, expected, what=""):
-    torch.testing.assert_close(ours, expected, atol=1e-12, rtol=0, msg=lambda told: f"{what}: {told}")
+    torch.testing.assert_close(ours, expected, atol=1e-12, rtol=0, msg=lambda message: f"{what}: {message}")
 
 
 def in_one_process(case):
-    make, reference, _, masked, _ = CASES[case]
+    make, reference, _, masked = CASES[case]
     model = Towers()
-    left, right, loss = make(reference, masked, False)
+    left, right, loss = make(reference, masked)
     value = loss(model.embed("left", left), model.embed("right", right), model.scale)
     value.backward()
     return value_and_gradients(model, value)
@@ -104,9 +85,9 @@ def in_one_process(case):
 
 def here(case, cached):
     """The same from this rank's share; the values and gradients are summed over the ranks."""
-    make, _, share, masked, local = CASES[case]
+    make, _, share, masked = CASES[case]
     model = Towers()
-    left, right, loss = make(share, masked, local)
+    left, right, loss = make(share, masked)
     left, right = left[own_share(len(left))], right[own_share(len(right))]
     if cached:
         value = cached_backward(lambda a, b: loss(a, b, model.scale), *in_chunks(model, left, right, 2))
@@ -137,7 +118,7 @@ def test_the_ranks_together_are_one_process_on_the_whole_batch(count):
 
 
 def test_gradient_caching_repeats_the_dropout_of_the_first_pass():
-    left, right, loss = gcl(gcl_loss, True, False)
+    left, right, loss = gcl(gcl_loss, True)
     one, other = Towers(dropout=0.4), Towers(dropout=0.4)
     torch.manual_seed(7)
     cached = cached_backward(lambda a, b: loss(a, b, one.scale), *in_chunks(one, left, right, 3))
@@ -150,7 +131,7 @@ def test_gradient_caching_repeats_the_dropout_of_the_first_pass():
 
 
 def test_gradient_caching_goes_without_a_locked_side():
-    left, right, loss = gcl(gcl_loss, False, False)
+    left, right, loss = gcl(gcl_loss, False)
     model = Towers()
     model.right.requires_grad_(False)
     cached_backward(
@@ -162,7 +143,11 @@ def test_gradient_caching_goes_without_a_locked_side():
     assert model.right.weight.grad is None
 
 
-def test_rows_that_are_not_the_ranks_own_are_told():
-    left, right, _, _, _ = batch()
-    with pytest.raises(ValueError, match="8 of 11 pairs"):
-        _cross_entropy(left[:8], right, 1.0)
+def too_few_rows():
+    left, right, weights, _ = batch()
+    with pytest.raises(ValueError, match=r"rank \d has 8 of 11 rows; those of own_share are expected"):
+        tiled_gcl_loss(left[:8], right[:8], weights, logit_scale=1.0)
+
+
+def test_rows_that_are_not_the_ranks_own_are_an_error():
+    on_ranks(2, too_few_rows)

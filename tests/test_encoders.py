@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from conftest import clip_folder, ranked
 from PIL import Image
 
-from gcl_toolkit.encoders import make_encoder
-from gcl_toolkit.errors import UserError
+from gcl_toolkit import Fields, GCLModel, TrainConfig, UserError, train
+from gcl_toolkit.models.encoders import make_encoder
 
 TINY_CLIP = "ViT-S-32-alt"
 
@@ -32,7 +33,7 @@ def test_without_a_vocabulary_the_error_says_what_to_do():
 
 @pytest.mark.parametrize("size", [(64, 64), (10, 300), (300, 10), (65, 130)])
 def test_pixels_are_cropped_to_the_square(size):
-    pixels = make_encoder("small").pixels(Image.new("L", size, 200))
+    pixels = make_encoder("small").pixels(Image.new("RGB", size, (200, 200, 200)))
     assert pixels.shape == (3, 64, 64)
     assert (pixels == 200).all()
 
@@ -96,10 +97,41 @@ def test_a_checkpoint_may_be_safetensors(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(encoder.model.parameters(), model.parameters(), strict=True))
 
 
-def test_a_torn_checkpoint_is_one_clear_line(tmp_path):
-    (tmp_path / "m.safetensors").write_bytes(b"torn")
+def test_a_corrupt_checkpoint_is_one_clear_line(tmp_path):
+    (tmp_path / "m.safetensors").write_bytes(b"corrupt")
     with pytest.raises(UserError, match="could not be loaded"):
         make_encoder(TINY_CLIP, pretrained=str(tmp_path / "m.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("size", "mode"), [([48, 32], "shortest"), ([32, 64], "shortest"), ([48, 32], "squash"), ([32, 48], "longest")]
+)
+def test_pictures_need_not_be_square(size, mode, tmp_path):
+    import open_clip
+
+    name = clip_folder(tmp_path, size, mode)
+    model = GCLModel(name, right=Fields(image=1.0, title=1.0))
+    _, _, preprocess = open_clip.create_model_and_transforms(name)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 50, 3), np.uint8))
+    pixels = torch.from_numpy(model.encoder.pixels(image)[None].copy())
+    assert pixels.shape[2:] == model.encoder.image_shape == tuple(size)
+    assert (model.encoder.normalised(pixels)[0] - preprocess(image)).abs().max() <= 1.01 / 255 / 0.25
+    config = TrainConfig(steps=2, batch=4, warmup=0.0)
+    assert len(list(train(model, ranked(3, 4), "gcl-linear", config))) == 2
+
+
+def test_a_checkpoint_file_is_read_with_the_picture_statistics_of_its_models_tags(tmp_path):
+    """Not with those of OpenAI's CLIP, unless most of the tags have them."""
+    for name, mean, interpolation in (("MobileCLIP-S1", 0.0, "bilinear"), (TINY_CLIP, 0.48145466, "bicubic")):
+        import open_clip
+
+        torch.save(open_clip.create_model(name).state_dict(), tmp_path / "w.pt")
+        encoder = make_encoder(name, pretrained=str(tmp_path / "w.pt"))
+        assert encoder.preprocess["mean"][0] == pytest.approx(mean)
+        assert encoder.preprocess["interpolation"] == interpolation
+        own = {"mean": (0.1,) * 3, "std": (0.2,) * 3}
+        given = make_encoder(name, pretrained=str(tmp_path / "w.pt"), preprocess=own)
+        assert given.preprocess["mean"] == (0.1,) * 3
 
 
 def test_a_hugging_face_text_encoder_is_mean_pooled_and_padding_changes_nothing(tiny_bert):

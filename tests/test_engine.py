@@ -1,5 +1,6 @@
 """What the engine may do to a training, each against what it should come to."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,15 +10,15 @@ from ranks import on_ranks
 from test_train import words_shop
 from torch import nn
 
-from gcl_toolkit import Fields, GCLModel, TrainConfig, UserError, train
-from gcl_toolkit.adapt import groups, lock
-from gcl_toolkit.engine import Engine, EngineConfig
+from gcl_toolkit import Fields, GCLModel, MachineConfig, TrainConfig, Tuning, UserError, train
 from gcl_toolkit.losses import gcl_loss, matrix_loss
-from gcl_toolkit.runs import Run, load_model
-from gcl_toolkit.train import _learn_vocabulary
+from gcl_toolkit.models.adapt import groups, lock
+from gcl_toolkit.training.engine import Engine
+from gcl_toolkit.training.runs import Run, load_model
+from gcl_toolkit.training.train import learn_vocabulary
 
 BOTH = Fields(image=0.6, title=0.4)
-PLAIN = {"steps": 6, "batch": 8, "precision": "float32", "learning_rate": 1e-2, "augment": False}
+PLAIN = TrainConfig(steps=6, batch=8, learning_rate=1e-2, augment=False)
 
 
 def small_model(**options):
@@ -25,10 +26,10 @@ def small_model(**options):
     return GCLModel("small", right=BOTH, dimension=16, image_size=16, width=8, dropout=0, **options)
 
 
-def trained(engine=None, run=None, model=None, data=None, **config):
-    model = model or small_model()
-    settings = TrainConfig(**{**PLAIN, **config})
-    return model, list(train(model, data or ranked(6, 12), settings, engine=EngineConfig(**engine or {}), run=run))
+def trained(run=None, model=None, data=None, method="graded", machine=None, tuning=None, **settings):
+    model, machine = model or small_model(), MachineConfig(**{"precision": "float32", **(machine or {})})
+    config = replace(PLAIN, tuning=Tuning(**(tuning or {})), **settings)
+    return model, list(train(model, data or ranked(6, 12), method, config, machine=machine, run=run))
 
 
 def state(model):
@@ -72,7 +73,7 @@ def breaking(first_step, last_step, **options):
 def test_a_step_with_nan_is_skipped_and_counted(gradient):
     model = breaking(3, 4, gradient=gradient)
     seen = []
-    for record in train(model, words_shop(), TrainConfig(**PLAIN)):
+    for record in train(model, words_shop(), config=PLAIN, machine=MachineConfig(precision="float32")):
         seen.append((record["skipped"], state(model)))
     assert [skipped for skipped, _ in seen] == [0, 0, 1, 2, 2, 2]
     assert all(torch.equal(seen[1][1][name], seen[3][1][name]) for name in seen[0][1])
@@ -82,8 +83,8 @@ def test_a_step_with_nan_is_skipped_and_counted(gradient):
 
 def test_too_many_in_a_row_stop_it_with_the_last_good_checkpoint(tmp_path):
     model = breaking(4, 100)
-    with pytest.raises(UserError, match=r"3 steps in a row, to step 6, had a NaN.*last good checkpoint is .*step_3"):
-        trained({"patience": 3, "save_minutes": 0}, Run(tmp_path), model, words_shop())
+    with pytest.raises(UserError, match=r"3 steps in a row, up to step 6, had a NaN.*last good checkpoint is .*step_3"):
+        trained(Run(tmp_path), model, words_shop(), machine={"patience": 3, "save_minutes": 0})
     assert all(value.isfinite().all() for value in state(load_model(tmp_path)).values())
 
 
@@ -110,9 +111,9 @@ def test_weights_that_are_all_zero_give_zero_loss(loss):
 # -- gradients ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", ["gcl", "matrix"])
-def test_a_batch_in_chunks_is_the_batch(loss):
-    whole, chunked = trained(loss=loss), trained({"chunk": 3}, loss=loss)
+@pytest.mark.parametrize("method", ["clip-masked", "graded"])
+def test_a_batch_in_chunks_is_the_batch(method):
+    whole, chunked = trained(method=method), trained(method=method, machine={"chunk": 3})
     assert [r["loss"] for r in chunked[1]] == pytest.approx([r["loss"] for r in whole[1]], abs=1e-4)
     close(state(chunked[0]), state(whole[0]), 1e-3)  # Adam enlarges the rounding of small gradients
 
@@ -122,11 +123,10 @@ def test_accumulated_batches_give_the_mean_of_their_gradients():
 
     def gradients(accumulate, *batches):
         model = small_model(vocabulary=["a"])
-        config = EngineConfig(accumulate=accumulate)
-        motor = Engine(model, config, peak=0.0, decay=0.0, precision="float32", folder=None)
+        engine = Engine(model, TrainConfig(accumulate=accumulate), MachineConfig(precision="float32"))
         for rows in batches:
             left, right = (partial(model.encoder.encode_texts, torch.tensor(rows)[:, None]), lambda: torch.ones(3, 16))
-            motor.backward(lambda a, b: (a * b).sum(), [left], [right])
+            engine.backward(lambda a, b: (a * b).sum(), [left], [right])
         return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     close(gradients(1, [1, 0, 1]), gradients(2, [1, 0, 1], [1, 0, 1]))
@@ -135,7 +135,13 @@ def test_accumulated_batches_give_the_mean_of_their_gradients():
 
 
 def test_half_precision_trains_with_a_gradient_scaler():
-    _, records = trained(precision="float16")
+    """Embedded in float16; scaled gradients, of which the first, too large, are skipped."""
+    model, dtypes = small_model(), set()
+    model.encoder.text_head.register_forward_hook(lambda *call: dtypes.add(call[-1].dtype))
+    engine = Engine(model, PLAIN, MachineConfig(precision="float16"))
+    assert engine.state()["scaler"][0] == 2**16
+    _, records = trained(model=model, machine={"precision": "float16"})
+    assert dtypes == {torch.float16}
     assert records[-1]["loss"] < records[0]["loss"]
 
 
@@ -145,12 +151,12 @@ def test_half_precision_trains_with_a_gradient_scaler():
 def moved(model):
     """Names of the parameters that training changed."""
     fresh = small_model()
-    _learn_vocabulary(fresh, ranked(6, 12))
+    learn_vocabulary(fresh, ranked(6, 12))
     return {name for name, value in state(fresh).items() if not torch.equal(value, state(model)[name])}
 
 
 def test_a_locked_tower_stays_as_it_is():
-    model, _ = trained({"lock": "image"})
+    model, _ = trained(tuning={"lock": "image"})
     assert moved(model) == {n for n in state(model) if not n.startswith(("encoder.trunk", "encoder.image_head"))}
     assert all(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(UserError, match="small has no audio tower"):
@@ -159,7 +165,7 @@ def test_a_locked_tower_stays_as_it_is():
 
 def test_adapters_are_merged_into_what_is_saved_and_into_the_model(tmp_path):
     pytest.importorskip("peft")
-    model, records = trained({"lora": 2}, Run(tmp_path))
+    model, records = trained(Run(tmp_path), tuning={"lora": 2})
     adapted = ("image_head", "text_tower.1", "text_head")
     assert moved(model) == {"log_logit_scale", *(f"encoder.{name}.weight" for name in adapted)}
     close(state(load_model(tmp_path)), state(model))
@@ -168,10 +174,11 @@ def test_adapters_are_merged_into_what_is_saved_and_into_the_model(tmp_path):
 
 def test_averaged_weights_are_the_average():
     model, decay = small_model(), 0.3  # reached at the fourth step
-    raw = [state(model) for _ in train(model, ranked(6, 12), TrainConfig(**PLAIN), engine=EngineConfig(ema=decay))]
+    config, machine = replace(PLAIN, tuning=Tuning(ema=decay)), MachineConfig(precision="float32")
+    raw = [state(model) for _ in train(model, ranked(6, 12), config=config, machine=machine)]
     close(raw[-1], state(trained()[0]))  # averaging leaves the training as it is
     expected = small_model()
-    _learn_vocabulary(expected, ranked(6, 12))
+    learn_vocabulary(expected, ranked(6, 12))
     expected = state(expected)
     for step, weights in enumerate(raw, start=1):
         kept = min(decay, (1 + step) / (10 + step))
@@ -197,75 +204,70 @@ def test_layers_below_learn_more_slowly():
 
 
 def test_the_loss_of_matryoshka_dimensions_is_their_mean():
-    full = [trained({"dimensions": d}, steps=1)[1][0]["loss"] for d in ((), (16,), (8,), (8, 16))]
+    full = [trained(tuning={"dimensions": d}, steps=1)[1][0]["loss"] for d in ((), (16,), (8,), (8, 16))]
     assert full[0] == pytest.approx(full[1], abs=1e-6)
     assert full[3] == pytest.approx((full[1] + full[2]) / 2, abs=1e-6)
     assert full[2] != pytest.approx(full[1], abs=1e-3)
-    with pytest.raises(UserError, match="numbers from 1 to 16"):
-        trained({"dimensions": (17,)})
+    with pytest.raises(UserError, match="each must be an integer from 1 to 16"):
+        trained(tuning={"dimensions": (17,)})
 
 
 def test_learnt_field_weights_become_the_fields(tmp_path):
-    model, _ = trained({"learn_fields": True}, Run(tmp_path), steps=20)
+    model, _ = trained(Run(tmp_path), tuning={"learn_fields": True}, steps=20)
     assert model.right["image"] != pytest.approx(0.6, abs=1e-3)
     assert sum(model.right.values()) == pytest.approx(1)
     assert load_model(tmp_path).right == model.right
     assert "log_field_weights.right" not in state(model)
 
 
-@pytest.mark.parametrize("engine", [{"lora": 2, "ema": 0.5}, {"learn_fields": True, "ema": 0.9}, {"accumulate": 2}])
-def test_whatever_is_trained_can_be_resumed(tmp_path, engine):
-    undisturbed, _ = trained(engine)
-    settings = {**engine, "save_minutes": 0}
-    for record in train(
-        small_model(), ranked(6, 12), TrainConfig(**PLAIN), engine=EngineConfig(**settings), run=Run(tmp_path)
-    ):
-        if record["step"] == 3:
-            break
-    resumed, records = trained(settings, Run(tmp_path, resume=True))
-    assert records[0]["step"] == 4
-    assert all(torch.equal(a, b) for a, b in zip(state(resumed).values(), state(undisturbed).values(), strict=True))
-
-
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    "settings",
     [
-        ({"ema": 1.0}, "ema 1 in"),
-        ({"layer_decay": 0.0}, "layer_decay 0 is expected"),
-        ({"chunk": 0}, "chunk is 0"),
-        ({"accumulate": 0}, "accumulate is 0"),
-        ({"workers": -1}, "workers is -1"),
-        ({"lock": "audio"}, "lock 'audio'"),
-        ({"log": ("paper",)}, "tensorboard or wandb"),
+        {"tuning": {"lora": 2, "ema": 0.5}},
+        {"tuning": {"learn_fields": True, "ema": 0.9}},
+        {"accumulate": 2},
     ],
 )
-def test_a_wrong_setting_is_told(settings, words):
-    with pytest.raises(UserError, match=words):
-        EngineConfig(**settings)
+def test_whatever_is_trained_can_be_resumed(tmp_path, settings):
+    uninterrupted, _ = trained(**settings)
+    config = replace(PLAIN, **{**settings, "tuning": Tuning(**settings.get("tuning", {}))})
+    machine = MachineConfig(precision="float32", save_minutes=0)
+    for record in train(small_model(), ranked(6, 12), config=config, machine=machine, run=Run(tmp_path)):
+        if record["step"] == 3:
+            break
+    resumed, records = trained(Run(tmp_path, resume=True), machine={"save_minutes": 0}, **settings)
+    assert records[0]["step"] == 4
+    assert all(torch.equal(a, b) for a, b in zip(state(resumed).values(), state(uninterrupted).values(), strict=True))
 
 
 def test_a_model_that_cannot_recompute_says_so():
     with pytest.raises(UserError, match="small can't recompute"):
-        trained({"recompute": True})
+        trained(machine={"recompute": True})
 
 
 # -- trackers and many processes ---------------------------------------------------------------------------------------
 
 
+def test_a_tracker_that_is_not_installed_is_an_error(monkeypatch):
+    monkeypatch.setattr("gcl_toolkit.training.engine.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--log wandb: the package wandb is not installed; run: pip install wandb"):
+        trained(machine={"log": ("wandb",)})
+
+
 def test_tensorboard_gets_the_records(tmp_path):
     pytest.importorskip("tensorboard")
-    trained({"log": ("tensorboard",)}, Run(tmp_path))
+    trained(Run(tmp_path), machine={"log": ("tensorboard",)})
     assert list(tmp_path.rglob("events.out.tfevents.*"))
 
 
-def on_a_rank(loss, chunk):
-    model, records = trained({"chunk": chunk}, loss=loss)
+def on_a_rank(method, chunk):
+    model, records = trained(method=method, machine={"chunk": chunk})
     return {name: value.numpy() for name, value in state(model).items()}, records[-1]["loss"]
 
 
-@pytest.mark.parametrize(("loss", "chunk"), [("gcl", None), ("matrix", 2)])
-def test_two_ranks_train_as_one_process_does(loss, chunk):
-    alone, records = trained(loss=loss)
-    for weights, last in on_ranks(2, on_a_rank, loss, chunk):
+@pytest.mark.parametrize(("method", "chunk"), [("clip-masked", None), ("graded", 2), ("cosent", None)])
+def test_two_ranks_train_as_one_process_does(method, chunk):
+    alone, records = trained(method=method)
+    for weights, last in on_ranks(2, on_a_rank, method, chunk):
         assert last == pytest.approx(records[-1]["loss"], abs=1e-4)
         close({name: torch.from_numpy(value) for name, value in weights.items()}, state(alone), 1e-3)

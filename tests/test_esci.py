@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 import pytest
 
 from gcl_toolkit import NDCG, Fields, GCLModel, compare, evaluate
-from gcl_toolkit.baselines import BM25, oracle_top_k
-from gcl_toolkit.evaluate import measure_ranking
-from gcl_toolkit.sources.table import read_table
+from gcl_toolkit.data.sources.table import read_table
+from gcl_toolkit.measure.baselines import BM25, oracle_top_k
+from gcl_toolkit.measure.evaluate import measure_ranking
 
 
 @pytest.fixture

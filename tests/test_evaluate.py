@@ -1,13 +1,12 @@
 import numpy as np
-import pyarrow as pa
 import pytest
 from conftest import ranked
 
 from gcl_toolkit import NDCG, RR, Fields, GCLModel, RankedData, UserError, compare, evaluate
-from gcl_toolkit.baselines import oracle_top_k, random_top_k
-from gcl_toolkit.evaluate import measure_ranking
-from gcl_toolkit.metrics import measure
-from gcl_toolkit.ranked_data import divide
+from gcl_toolkit.data.ranked_data import divide
+from gcl_toolkit.measure.baselines import oracle_top_k, random_top_k
+from gcl_toolkit.measure.evaluate import measure_ranking, rankings
+from gcl_toolkit.measure.metrics import measure
 
 MODEL = {"right": Fields(title=1.0), "vocabulary": ["title", "mug", *"0123456789"], "dimension": 16}
 
@@ -30,27 +29,17 @@ def test_a_division_leaves_the_corpus_whole():
     assert sorted(both) == pytest.approx(sorted(tables[2]["NDCG@3"]))
 
 
-def test_the_official_form_rescales_grades_and_draws_queries_by_their_sums():
-    many = 2500
-    pairs = pa.table(
-        {
-            "query_id": [f"q{i}" for i in range(many)] * 2,
-            "product_id": ["p0"] * many + ["p1"] * many,
-            "score": [4.0 if i % 2 else 0.5 for i in range(many)] + [0.5] * many,
-        }
-    )
-    queries = pa.table({"query_id": [f"q{i}" for i in range(many)], "query": [f"text {i}" for i in range(many)]})
-    data = RankedData(queries, pa.table({"product_id": ["p0", "p1"], "title": ["a", "b"]}), pairs)
-    rows = np.tile([1, 0], (many, 1))
-    official = measure_ranking(rows, data, [NDCG], form="official")
-    assert len(official) == 2000
-    heavy = [int(q[1:]) % 2 == 1 for q in official.index]
-    assert sum(heavy) > 1200  # sums 101 against 2: nearly all 1,250 heavy ones are in
-    assert heavy[0]
-    assert not heavy[-1]  # the largest sums first
-    graded = official.loc[[q for q in official.index if int(q[1:]) % 2]]["NDCG"].iloc[0]
-    assert graded == pytest.approx((1 + 100 / np.log2(3)) / (100 + 1 / np.log2(3)))
-    assert len(measure_ranking(rows, data, [NDCG])) == many
+def test_equal_corpora_are_embedded_once(monkeypatch):
+    """Also if a source made two tables of them."""
+    data, other, embedded = ranked(4, 9), ranked(3, 9), []
+    embed = GCLModel.embed
+    monkeypatch.setattr(GCLModel, "embed", lambda *a, **k: embedded.append(a[2]) or embed(*a, **k))
+    assert data.corpus is not other.corpus
+    parts = {"a": data, "b": other, "c": ranked(2, 8)}
+    rows = {name: rows for name, _, rows in rankings(GCLModel("small", **MODEL), parts)}
+    assert embedded.count("right") == 2
+    assert (rows["b"] == rows["a"][:3]).all()
+    assert rows["c"].shape == (2, 8)
 
 
 def test_compare_names_what_it_lacks_and_finds_a_shift():
@@ -64,11 +53,9 @@ def test_compare_names_what_it_lacks_and_finds_a_shift():
         compare(best, measure_ranking(oracle_top_k(data, 9), data, [RR]))
 
 
-def test_nothing_to_measure_and_a_wrong_form_are_told():
+def test_nothing_to_measure_is_reported():
     data = ranked()
-    with pytest.raises(UserError, match="no scored pair"):
+    with pytest.raises(UserError, match="no scored pairs"):
         measure_ranking(np.zeros((4, 1), int), RankedData(data.queries, data.corpus, data.qrels.slice(0, 0)))
-    with pytest.raises(UserError, match="unknown form of evaluation"):
-        measure_ranking(np.zeros((4, 1), int), data, form="offical")
     with pytest.raises(UserError, match="no column 'division'"):
         evaluate(GCLModel("small", **MODEL), data, division="test")

@@ -17,14 +17,16 @@ from conftest import ranked
 from PIL import Image
 from pyarrow import parquet
 
-from gcl_toolkit import Fields, GCLModel, TrainConfig, UserError, cli, train
+from gcl_toolkit import Fields, GCLModel, MachineConfig, TrainConfig, Tuning, UserError, cli, train
 from gcl_toolkit.cli.common import command
-from gcl_toolkit.engine import EngineConfig
-from gcl_toolkit.export import export, hub, towers
-from gcl_toolkit.ranked_data import IMAGE
-from gcl_toolkit.runs import Run, load_model, write_json
-from gcl_toolkit.study import StudyConfig, World, read_study, study
-from gcl_toolkit.summary import results
+from gcl_toolkit.data.ranked_data import IMAGE
+from gcl_toolkit.files import write_json
+from gcl_toolkit.methods import METHODS
+from gcl_toolkit.serving.export import export, hub, towers
+from gcl_toolkit.studies.study import StudyConfig, read_study, study
+from gcl_toolkit.studies.summary import summarise
+from gcl_toolkit.studies.worlds import World
+from gcl_toolkit.training.runs import Run, load_model
 
 TINY = {
     "embed_dim": 16,
@@ -37,15 +39,16 @@ TOKEN = "hf_" + "s3cret" * 6
 
 
 def noise(width, height, seed):
-    made = io.BytesIO()
+    out = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(made, "PNG")
-    return made.getvalue()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
 
 
-def trained(model, folder, data=None, **engine):
-    config = TrainConfig(loss="gcl", mask=False, steps=2, batch=4, learning_rate=1e-2, warmup=0.0, precision="float32")
-    list(train(model, data or ranked(3, 4), config, engine=EngineConfig(**engine), run=Run(folder)))
+def trained(model, folder, arguments=None, **tuning):
+    config = TrainConfig(steps=2, batch=4, learning_rate=1e-2, warmup=0.0, tuning=Tuning(**tuning))
+    run, machine = Run(folder, about={"arguments": arguments} if arguments else {}), MachineConfig(precision="float32")
+    list(train(model, ranked(3, 4), METHODS["gcl-linear"], config, machine=machine, run=run))
     return folder
 
 
@@ -139,12 +142,12 @@ def test_a_tower_that_differs_is_refused_and_nothing_is_left(small, tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
-def test_the_small_encoder_says_what_it_is_and_its_towers_run(small, tmp_path, monkeypatch, capsys):
+def test_the_small_encoder_loads_by_the_cards_code_and_its_towers_run(small, tmp_path, monkeypatch, capsys):
     status, out, error = gcl(capsys, "export", small, tmp_path / "out")
     assert status == 0, error
-    assert "the small encoder is none of open_clip's" in out
+    assert "open_clip doesn't know the small encoder" in out
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "open_clip and transformers don't know this encoder" in card
+    assert "open_clip and transformers can't load it" in card
     assert not list((tmp_path / "out").glob("open_clip*"))
     monkeypatch.chdir(tmp_path / "out")
     names: dict = {}
@@ -158,12 +161,17 @@ def test_the_small_encoder_says_what_it_is_and_its_towers_run(small, tmp_path, m
     assert np.abs(found - ours).max() < 1e-4
 
 
-def test_a_text_encoder_goes_out_as_transformers_loads_it(tiny_bert, tmp_path, monkeypatch):
+def test_a_text_encoder_loads_in_transformers_and_its_card_hides_local_paths(tiny_bert, tmp_path, monkeypatch):
     import transformers
 
     model = GCLModel(f"text:{tiny_bert}", right=Fields(title=1.0), length=12, prefix="query: ", product_prefix="")
-    manifest = export(trained(model, tmp_path / "run"), tmp_path / "out")
+    arguments = {"data": f"{tmp_path}/mugs.csv:quarantine={tmp_path}/bad.csv", "pretrained": None}
+    manifest = export(trained(model, tmp_path / "run", arguments), tmp_path / "out")
     assert manifest["onnx"].keys() == {"text"}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"`text:{tiny_bert.name}`, started from its pretrained weights" in card
+    assert "# GCL model on mugs.csv" in card
+    assert str(tiny_bert.parent) not in card + (tmp_path / "out" / "export.json").read_text()
     assert transformers.AutoModel.from_pretrained(tmp_path / "out").config.hidden_size == 16
     monkeypatch.chdir(tmp_path / "out")
     names: dict = {}
@@ -172,29 +180,46 @@ def test_a_text_encoder_goes_out_as_transformers_loads_it(tiny_bert, tmp_path, m
     assert np.abs(names["vectors"] - ours).max() < 1e-6
 
 
+def test_sentence_transformers_embeds_as_the_exported_text_encoder(tiny_bert, tmp_path):
+    """The same prefixes, the same greatest length and the same pooling."""
+    from sentence_transformers import SentenceTransformer
+
+    model = GCLModel(f"text:{tiny_bert}", right=Fields(title=1.0), length=12, prefix="query: ", product_prefix="mug ")
+    manifest = export(trained(model, tmp_path / "run"), tmp_path / "out", onnx=False)
+    assert "1_Pooling/config.json" in manifest["files"]
+    assert set(manifest["files"]) < set(hub.exported_files(tmp_path / "out"))
+    theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    assert theirs.max_seq_length == 12
+    texts = ["red mug", "mug " * 50]
+    ours = load_model(tmp_path / "run")
+    for side, column, embed in (("left", "query", theirs.encode_query), ("right", "title", theirs.encode_document)):
+        assert np.abs(ours.embed(pa.table({"product_id": ["a", "b"], column: texts}), side) - embed(texts)).max() < 1e-6
+
+
 def test_the_card_of_a_studys_model_has_its_table_with_intervals_and_controls(tmp_path):
     from huggingface_hub import ModelCard
 
     data = ranked(6, 6)
     divided = replace(data, queries=data.queries.append_column("division", pa.array(["dev", "test"] * 3)))
     splits = {"in_domain": divided, "zero_shot": divided}
-    config = StudyConfig(("bm25", "clip", "gcl-matrix"), train=TrainConfig(steps=2, batch=4), right=Fields(title=1.0))
+    config = StudyConfig(("bm25", "clip", "graded"), train=TrainConfig(steps=2, batch=4), right=Fields(title=1.0))
     list(study([World("toys", splits)], config, tmp_path / "study"))
-    told = {
-        "command": "gcl compare",
-        "date": "2026-11-22",
-        "machine": {"processor": "a processor"},
-        "data": {"toys": {"made": "by a test", "path": "/home/me/toys"}},
-        **results(read_study(tmp_path / "study")),
-    }
-    write_json(tmp_path / "study" / "results.json", told)
-    export(tmp_path / "study" / "runs" / "toys" / "gcl-matrix" / "seed_0", tmp_path / "out", onnx=False)
+    results = replace(
+        summarise(read_study(tmp_path / "study")),
+        command="gcl compare",
+        date="2026-11-22",
+        machine={"processor": "a processor"},
+        data={"toys": {"made": "by a test", "path": "/home/me/toys"}},
+    )
+    results.write(tmp_path / "study" / "results.json")
+    export(tmp_path / "study" / "runs" / "toys" / "graded" / "seed_0", tmp_path / "out", onnx=False)
     card = ModelCard.load(tmp_path / "out" / "README.md")
-    mean, low, high = told["averages"]["NDCG@10"]["gcl-matrix"]["zero_shot"]
-    assert f"{mean:.3f} [{low:.3f}, {high:.3f}]" in re.search(r"^\| \*\*gcl-matrix\*\*.*$", card.text, re.M)[0]
+    mean, low, high = results.averages["NDCG@10"]["graded"]["zero_shot"]
+    assert f"{mean:.3f} [{low:.3f}, {high:.3f}]" in re.search(r"^\| \*\*graded\*\*.*$", card.text, re.M)[0]
     assert re.search(r"^\| clip \| NDCG@10 \| zero_shot \| [+-]", card.text, re.M)
     assert "| bm25 |" in card.text
-    assert "2 steps of 4" in card.text
+    assert "method `graded`, 2 steps of 4" in card.text
+    assert "`small`, started from random weights" in card.text
     assert "made: by a test" in card.text
     assert "/home/me" not in card.text
     metrics = {(one.metric_name, one.dataset_split): one.metric_value for one in card.data.eval_results}
@@ -208,6 +233,7 @@ def test_the_card_of_a_single_run_claims_no_result(tiny):
     assert "library_name: open_clip" in card
     assert "None: this model was not trained in a study" in card
     assert re.search(r"^- data: \w", card, re.M)
+    assert "`gcl-tiny`, initial weights not recorded" in card
     assert "lora 2 (its adapters are merged into the weights)" in card
 
 
@@ -225,9 +251,9 @@ def gcl(capsys, *arguments):
 
 
 def unfinished(run, out):
-    told = json.loads((run / "config.json").read_text())
-    told["train"]["steps"] = 9
-    write_json(run / "config.json", told)
+    config = json.loads((run / "config.json").read_text())
+    config["train"]["steps"] = 9
+    write_json(run / "config.json", config)
 
 
 def no_checkpoint(run, out):
@@ -237,8 +263,7 @@ def no_checkpoint(run, out):
 
 def unknown_encoder(run, out):
     (checkpoint,) = run.glob("checkpoints/*")
-    told = json.loads((checkpoint / "model.json").read_text())
-    model = {**told, "encoder": {"name": "ViT-Z-99"}}
+    model = {**json.loads((checkpoint / "model.json").read_text()), "encoder": {"name": "ViT-Z-99"}}
     (checkpoint / "manifest.json").unlink()
     (checkpoint / "state.safetensors").unlink()
     (checkpoint / "model.json").write_text(json.dumps(model))
@@ -250,16 +275,16 @@ def files_in_out(run, out):
 
 
 BAD = {
-    unfinished: r"stands at step 2 of 9; finish it with gcl train --resume",
+    unfinished: r"stopped at step 2 of 9; finish it with gcl train --resume",
     no_checkpoint: r"holds no model and no checkpoint; give the folder of a run",
     unknown_encoder: r"unknown model 'ViT-Z-99'; 'small'",
-    files_in_out: r"holds files already; choose a new or an empty folder",
+    files_in_out: r"already holds files; choose a new or empty folder",
 }
 
 
 @pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
-@pytest.mark.filterwarnings("ignore:.*is not whole")
-def test_a_run_that_can_not_go_out_is_one_clear_line(small, tmp_path, capsys, make):
+@pytest.mark.filterwarnings("ignore:.*is corrupt or incomplete")
+def test_a_run_that_can_not_be_exported_is_refused_in_one_line(small, tmp_path, capsys, make):
     out = tmp_path / "out"
     make(small, out)
     before = sorted(tmp_path.rglob("*"))
@@ -283,13 +308,13 @@ def served(monkeypatch):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             server.asked.append((self.path.split("?")[0], self.headers["Authorization"], body))
-            status, told = server.answer or (200, self.told(body))
+            status, reply = server.answer or (200, self.reply(body))
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
-            self.wfile.write(json.dumps(told).encode())
+            self.wfile.write(json.dumps(reply).encode())
 
-        def told(self, body):
+        def reply(self, body):
             if "/preupload/" in self.path:
                 files = [file["path"] for file in json.loads(body)["files"]]
                 return {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in files]}
@@ -332,7 +357,7 @@ def test_push_sends_what_export_wrote_and_the_token_as_a_header_only(served, out
     path, _, commit = served.asked[-1]
     assert path == "/api/models/me/mugs/commit/main"
     sent = [json.loads(line)["value"] for line in commit.splitlines()]
-    assert {one["path"] for one in sent if "path" in one} == set(hub.files_of(out))
+    assert {one["path"] for one in sent if "path" in one} == set(hub.exported_files(out))
     assert "notes.txt" not in commit
     assert not any(TOKEN in body for _, _, body in served.asked)
     assert TOKEN not in shown + error
@@ -343,7 +368,7 @@ def test_a_dry_run_asks_nobody(served, out, capsys, monkeypatch):
     status, shown, _ = gcl(capsys, "push", out, "me/mugs", "--dry-run")
     assert status == 0
     assert "model.safetensors" in shown
-    assert "would go to me/mugs (private if it is new); nothing was sent" in shown
+    assert "destination: me/mugs (private if it is new); nothing was uploaded" in shown
     assert not served.asked
     assert TOKEN not in shown
 
@@ -369,16 +394,17 @@ def test_an_error_that_quotes_the_token_is_shown_without_it(tmp_path, monkeypatc
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
     with pytest.raises(UserError) as error:
         hub.push(tmp_path, "me/mugs")
-    assert str(error.value) == "me/mugs could not be pushed (bad header 'Authorization: Bearer ***')"
+    assert str(error.value).startswith("me/mugs could not be pushed (bad header 'Authorization: Bearer ***'")
+    assert "\n" not in str(error.value)
 
 
-def test_a_folder_name_or_token_that_is_missing_is_said(out, tmp_path, capsys, monkeypatch):
+def test_a_missing_export_name_or_token_is_reported(out, tmp_path, capsys, monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     for arguments, words in (
-        ((tmp_path, "me/mugs"), "is not of gcl export"),
-        ((out, "me/too/many"), "'me/too/many' is no repository"),
+        ((tmp_path, "me/mugs"), "holds no export"),
+        ((out, "me/too/many"), "'me/too/many' is not a repository"),
         ((out, "me/mugs"), "no token for the hub: set HF_TOKEN"),
     ):
         status, _, error = gcl(capsys, "push", *arguments)

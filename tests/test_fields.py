@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from gcl_toolkit.data.fields import Fields, fuse, is_missing
 from gcl_toolkit.errors import DataError, UserError
-from gcl_toolkit.fields import Fields, fuse, is_missing
 
 
 def test_fields_print_as_typed_parse_and_hash():
@@ -22,13 +22,13 @@ def test_a_side_needs_fields_with_positive_weights(weights):
 
 
 @pytest.mark.parametrize("text", ["image", "image=x", "image=.5;title=.5", "image=0"])
-def test_a_bad_field_text_is_told(text):
+def test_a_bad_field_text_is_an_error(text):
     with pytest.raises(UserError, match="image"):
         Fields.parse(text)
 
 
-def test_a_field_named_twice_is_told():
-    with pytest.raises(UserError, match="'title' stands there twice"):
+def test_a_field_named_twice_is_an_error():
+    with pytest.raises(UserError, match="'title' appears twice"):
         Fields.parse("title=1, image=1,title=2")
 
 

@@ -1,11 +1,14 @@
 """Figures carry the numbers they were given, in ways that read without colour."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from gcl_toolkit import figures
-from gcl_toolkit.study import LABORATORY, METHODS
+from gcl_toolkit.methods import METHODS
+from gcl_toolkit.views import figures
 
 
 def test_scores_shows_each_mean_between_its_ends():
@@ -17,16 +20,42 @@ def test_scores_shows_each_mean_between_its_ends():
     assert figure.layout.yaxis.ticktext == ("first", "b")
 
 
-def test_scores_of_things_without_a_style_differ():
-    one, other = figures.scores({"mine": {"a": (0.5, 0.4, 0.7)}, "yours": {"a": (0.2, 0.1, 0.3)}}, "AP").data
-    assert one.marker.symbol != other.marker.symbol
-    assert one.marker.color != other.marker.color
-
-
 def test_methods_differ_by_symbol_and_those_of_one_colour_by_dash():
-    assert set(figures.STYLES) == {*METHODS, *LABORATORY}
+    assert set(figures.STYLES) == {"random", "bm25", "oracle", *METHODS}
     assert len({symbol for _, symbol, _ in figures.STYLES.values()}) == len(figures.STYLES)
     assert len({(colour, dash) for colour, _, dash in figures.STYLES.values()}) == len(figures.STYLES)
+
+
+def test_names_without_a_style_get_one_that_nothing_else_in_the_figure_has():
+    added = [f"method-{number}" for number in range(20)]
+    looks = figures.styles([*figures.STYLES, *added])
+    assert {name: looks[name] for name in figures.STYLES} == figures.STYLES
+    assert len({symbol for _, symbol, _ in looks.values()}) == len(looks)
+    assert figures.styles(reversed(looks)) == looks
+    assert figures.styles(["mine", "clip"])["mine"] == figures.styles(["yours", "mine"])["mine"]
+    assert len(figures.styles([*added, "one more"])) == 21
+
+
+def test_every_figure_of_methods_takes_one_from_outside():
+    steps = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1], "logit_scale": 10.0, "AP in": [0.1, 0.2]})
+    shared = {"second": "", "depth": 0, "p50_ms": 1.0, "mean": 0.5, "low": 0.0, "high": 1.0}
+    mine, clip = ({"first": name, "system": name, **shared} for name in ("mine", "clip"))
+    look = figures.styles(["mine"])["mine"]
+    for figure in (
+        figures.scores({"clip": {"a": (0.5, 0.4, 0.7)}, "mine": {"a": (0.2, 0.1, 0.3)}}, "AP"),
+        figures.curves({"clip": steps, "mine": steps}),
+        figures.reached({"clip": steps, "mine": steps}, "AP"),
+        figures.quality_against_latency([mine, clip], "AP"),
+    ):
+        added, known = (next(trace for trace in figure.data if trace.name == name) for name in ("mine", "clip"))
+        assert (added.line.color, added.marker.symbol) == look[:2]
+        assert added.marker.symbol != known.marker.symbol
+
+
+def test_figures_do_not_import_torch():
+    """The app draws them on machines without it."""
+    code = "import sys, gcl_toolkit.views.figures; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_curves_are_means_of_stretches():
@@ -40,12 +69,12 @@ def test_curves_are_means_of_stretches():
 def test_reached_draws_each_split_where_it_was_measured():
     measured = pd.DataFrame({"step": [1, 2, 3], "AP in": [np.nan, 0.2, 0.4], "AP out": [np.nan, 0.1, 0.3]})
     some = pd.DataFrame({"step": [1, 2], "AP out": [0.5, np.nan]})
-    figure = figures.reached({"clip": measured, "gcl-matrix": some}, "AP")
+    figure = figures.reached({"clip": measured, "graded": some}, "AP")
     drawn = {(line.name, line.xaxis): (line.x, line.y) for line in figure.data if line.x}
     assert drawn == {
         ("clip", "x"): ((2, 3), (0.2, 0.4)),
         ("clip", "x2"): ((2, 3), (0.1, 0.3)),
-        ("gcl-matrix", "x2"): ((1,), (0.5,)),
+        ("graded", "x2"): ((1,), (0.5,)),
     }
     assert [title.text for title in figure.layout.annotations] == ["in", "out"]
     assert figures.reached({"clip": measured[["step"]]}, "AP") is None

@@ -7,8 +7,8 @@ import pytest
 from conftest import png
 
 from gcl_toolkit import DataError, cli
-from gcl_toolkit.sources import layout_of, load
-from gcl_toolkit.sources.folder import tables
+from gcl_toolkit.data.sources import layout_of, load
+from gcl_toolkit.data.sources.folder import tables
 
 
 @pytest.fixture
@@ -77,7 +77,9 @@ def test_it_is_a_source_as_any_other_and_a_table_beside_pictures_is_a_table(pict
     assert layout_of(pictures) == "table"
 
 
-@pytest.mark.parametrize(("flat", "words"), [(True, "lie side by side"), (False, "all pictures lie in one folder")])
+@pytest.mark.parametrize(
+    ("flat", "words"), [(True, "pictures outside of sub-folders"), (False, "all pictures are in one folder")]
+)
 def test_pictures_without_names_are_refused(tmp_path, flat, words):
     place = tmp_path if flat else tmp_path / "one"
     place.mkdir(exist_ok=True)
@@ -92,12 +94,12 @@ def test_import_prints_findings_and_a_preview_and_leaves_out_what_is_broken(pict
     listed = tmp_path / "left_out.csv"
     status, out, error = gcl(capsys, "data", "import", pictures, tmp_path / "out", "--quarantine", listed)
     assert status == 0, error
-    said = " ".join(out.split())
-    assert "6 queries, 19 products" in said
-    assert "can't be decoded: its form is none that Pillow knows" in said
-    assert "problems: 2" in said
+    text = " ".join(out.split())
+    assert "6 queries, 19 products" in text
+    assert "can't be decoded: Pillow doesn't know its format" in text
+    assert "problems: 2" in text
     assert "mugs/red/broken.jpg" in listed.read_text()
-    assert "the best two and the worst of a query" in said
+    assert "the best two and the worst of a query" in text
     shown = pd.DataFrame(re.findall(r"│ ([a-z ]+?) +│ (\d) ", out), columns=["query", "score"])
     by_query = shown.groupby("query")["score"].agg(list)
     assert len(by_query) == 3
@@ -124,14 +126,17 @@ def test_import_shows_the_worst_product_too_and_texts_as_they_stand(tmp_path, ca
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(("--columns", "query", "term"), "--columns is for tables"), (("--score", "clicks", 1), "--score is for tables")],
+    [
+        (("--columns", "query", "term"), "source folder has no option 'columns'"),
+        (("--score", "clicks", 1), "source folder has no option 'score'"),
+    ],
 )
 def test_what_is_for_tables_is_refused_for_pictures(pictures, tmp_path, capsys, arguments, words):
     status, _, error = gcl(capsys, "data", "import", pictures, tmp_path / "out", *arguments)
     assert (status, words in error, "\n" in error) == (2, True, False), error
 
 
-def test_a_table_that_can_not_be_read_is_told_once(tmp_path, capsys):
+def test_a_table_that_can_not_be_read_is_reported_once(tmp_path, capsys):
     (tmp_path / "pairs.csv").write_text("query,product_id,score\nred,p1,-3\nred,p2,1\n")
     status, out, error = gcl(capsys, "data", "import", tmp_path / "pairs.csv", tmp_path / "out")
     assert status == 2

@@ -1,30 +1,25 @@
 import json
 import re
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import ranked
 
-from gcl_toolkit import NDCG, RR, DataError, RankedData, UserError, load
-from gcl_toolkit.baselines import random_top_k
-from gcl_toolkit.evaluate import measure_ranking
-from gcl_toolkit.formats import (
-    from_ranx,
+from gcl_toolkit import NDCG, RR, DataError, RankedData, load
+from gcl_toolkit.data.formats import (
     qrels_of,
-    read_beir,
     read_trec_qrels,
     read_trec_run,
     run_of,
-    to_ranx,
-    write_beir,
     write_trec_qrels,
     write_trec_run,
 )
-from gcl_toolkit.metrics import measure
-from gcl_toolkit.sources.check import check
+from gcl_toolkit.data.sources.beir import read_beir, write_beir
+from gcl_toolkit.data.sources.check import check
+from gcl_toolkit.measure.baselines import random_top_k
+from gcl_toolkit.measure.evaluate import measure_ranking
+from gcl_toolkit.measure.metrics import measure
 
 RUN = {"q1": {"d2": 0.1 + 0.2, "d1": 0.3, "d3": -1e-7}, "q0": {"d1": 7.0}}
 QRELS = {"q1": {"d1": 3.0, "d2": 0.5}, "q0": {"d9": 0.0}}
@@ -70,25 +65,25 @@ def test_trec_runs_are_written_best_first_and_read_by_score(tmp_path):
         ("q Q0 a 1 0.5 x\nq Q0 b 2 0.4\n", "line 2: 5 columns"),
         ("q Q0 a 1 high x\n", "line 1: score 'high'; a number is expected"),
         ("q Q0 a 1 nan x\n", "line 1: score 'nan'"),
-        ("q Q0 a 1 1 x\n\nq Q0 a 2 2 x\n", "line 3: query 'q' has product 'a' twice"),
+        ("q Q0 a 1 1 x\n\nq Q0 a 2 2 x\n", "line 3: query 'q' lists product 'a' twice"),
     ],
 )
-def test_a_torn_run_is_told_with_file_and_line(tmp_path, text, words):
+def test_errors_in_a_run_name_file_and_line(tmp_path, text, words):
     (tmp_path / "a.run").write_text(text)
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'a.run'} {words}")):
         read_trec_run(tmp_path / "a.run")
 
 
-def test_more_mistakes_are_told(tmp_path):
+def test_more_errors_of_trec_files(tmp_path):
     (tmp_path / "qrels").write_text("q 0 a inf\n")
     with pytest.raises(DataError, match="line 1: grade 'inf'; a finite number"):
         read_trec_qrels(tmp_path / "qrels")
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="no such file"):
         read_trec_run(tmp_path / "none")
     with pytest.raises(DataError, match=r"id 'red mug': .* white space"):
         write_trec_run({"red mug": {"a": 1}}, tmp_path / "run")
     (tmp_path / "latin").write_bytes(b"q Q0 \xfc 1 1 x\n")
-    with pytest.raises(DataError, match="UTF-8 is expected"):
+    with pytest.raises(DataError, match="line 1: the text is not UTF-8"):
         read_trec_run(tmp_path / "latin")
 
 
@@ -113,9 +108,9 @@ def test_a_beir_folder_is_ranked_data(tmp_path):
     data = read_beir(beir(tmp_path / "mugs", test=[("q2", "d1", 2), ("q2", "d3", 0), ("q0", "d2", 1)]))
     assert data.queries.to_pylist() == [{"query_id": "q0", "query": "query 0"}, {"query_id": "q2", "query": "query 2"}]
     assert data.corpus.to_pylist() == [
-        {"product_id": "d1", "price": 3.5, "title": "A mug", "text": "red\tand “warm”", "colour": None},
+        {"product_id": "d1", "price": "3.5", "title": "A mug", "text": "red\tand “warm”", "colour": None},
         {"product_id": "d2", "price": None, "title": "", "text": "A rug", "colour": None},
-        {"product_id": "d3", "price": 4.0, "title": "A bag", "text": "", "colour": "blue"},
+        {"product_id": "d3", "price": "4", "title": "A bag", "text": "", "colour": "blue"},
     ]
     assert qrels_of(data) == {"q0": {"d2": 1.0}, "q2": {"d1": 2.0, "d3": 0.0}}
     assert data.name == "mugs"
@@ -129,7 +124,7 @@ def test_beir_comes_back_as_it_went(tmp_path):
     assert again.corpus.select(data.corpus.column_names).equals(data.corpus)
     assert again.qrels.equals(data.qrels)
     lines = [json.loads(line) for line in (tmp_path / "again" / "corpus.jsonl").read_text().splitlines()]
-    assert lines[2] == {"_id": "d3", "title": "A bag", "text": "", "metadata": {"price": 4.0, "colour": "blue"}}
+    assert lines[2] == {"_id": "d3", "title": "A bag", "text": "", "metadata": {"price": "4", "colour": "blue"}}
 
 
 def test_load_takes_beir_s_own_splits(tmp_path):
@@ -142,72 +137,43 @@ def test_load_takes_beir_s_own_splits(tmp_path):
     alone = load(beir(tmp_path / "b", test=[("q2", "d2", 1)]))
     assert list(alone) == ["zero_shot"]
     assert alone["zero_shot"].only("test").query_ids.tolist() == ["q2"]
-    with pytest.raises(DataError, match=r"none of train.tsv, dev.tsv, test.tsv"):
-        load(beir(tmp_path / "c", validation=[("q2", "d2", 1)]))
+    with pytest.raises(DataError, match=r"train.tsv, dev.tsv, validation.tsv or test.tsv is expected"):
+        load(beir(tmp_path / "c", other=[("q2", "d2", 1)]))
 
 
 @pytest.mark.parametrize(
     ("file", "line", "words"),
     [
-        ("qrels/test.tsv", "q1\td1", "test.tsv line 3: 2 columns"),
-        ("qrels/test.tsv", "q1\td1\tgood", "test.tsv line 3: score 'good'"),
-        ("qrels/test.tsv", "q9\td1\t1", "test.tsv line 3: 'q9' is not an _id of queries.jsonl"),
-        ("qrels/test.tsv", "q1\td9\t1", "test.tsv line 3: 'd9' is not an _id of corpus.jsonl"),
-        ("corpus.jsonl", '{"_id": "d4", "title"', "corpus.jsonl line 4: no JSON"),
-        ("queries.jsonl", '{"text": "no id"}', "queries.jsonl line 5: .* an object with an _id"),
-        ("corpus.jsonl", '{"_id": "d4", "price": "cheap"}', "corpus.jsonl: 'price' is text in one line"),
+        ("qrels/test.tsv", "q1\td1", "test.tsv: .*Expected 3 columns, got 2"),
+        ("qrels/test.tsv", "q1\td1\tgood", r"qrels row 1 \(query 'q1', product 'd1'\): score is 'good'"),
+        ("qrels/test.tsv", "q9\td1\t1", "qrels row 1: query_id 'q9' is not in the queries"),
+        ("qrels/test.tsv", "q1\td9\t1", "qrels row 1: product_id 'd9' is not in the corpus"),
+        ("corpus.jsonl", '{"_id": "d4", "title"', "corpus.jsonl line 4: not JSON"),
+        ("queries.jsonl", '{"text": "no id"}', "queries.jsonl line 5: an object with an _id"),
     ],
 )
-def test_a_torn_beir_folder_is_told_with_file_and_line(tmp_path, file, line, words):
+def test_errors_in_a_beir_folder_name_file_and_line(tmp_path, file, line, words):
     folder = beir(tmp_path / "mugs", test=[("q0", "d1", 1)])
     with (folder / file).open("a") as written:
         written.write(line + "\n")
     with pytest.raises(DataError, match=words):
         read_beir(folder)
-    facts, problems = check(folder)
-    assert not facts
-    assert re.search(words, problems[0])
+    assert any(re.search(words, problem) for problem in check(folder)[1])
 
 
-def test_check_tells_what_a_beir_folder_holds(tmp_path):
+def test_check_lists_what_a_beir_folder_holds(tmp_path):
     facts, problems = check(beir(tmp_path / "mugs", train=[("q0", "d1", 1)], test=[("q1", "d1", 1), ("q2", "d2", 2)]))
-    assert facts[0].endswith("read as BEIR, in_domain, novel_query")
+    assert facts[0].endswith("read as beir, in_domain, novel_query")
     assert "novel_query: 2 queries, 3 products, 2 pairs" in facts
     assert problems == []
 
 
-def test_what_beir_can_t_hold_is_told(tmp_path):
+def test_what_beir_can_not_hold_is_an_error(tmp_path):
     data = ranked(2, 2)
     write_beir(data, tmp_path / "a")  # the pictures are left out
     assert read_beir(tmp_path / "a").corpus_fields == ["title", "text"]
     half = pa.table({"query_id": ["q0"], "product_id": ["p0"], "score": [0.5]})
-    with pytest.raises(DataError, match=r"score 0.5; BEIR's grades are whole numbers: use weighting.rescale"):
+    with pytest.raises(DataError, match=r"score 0.5; BEIR's grades are integers: use weighting.rescale"):
         write_beir(RankedData(data.queries, data.corpus, half), tmp_path / "b")
     with pytest.raises(DataError, match=r"corpus.jsonl, queries.jsonl and qrels/ are expected"):
         read_beir(tmp_path)
-
-
-class Ranx:
-    """What we use of a ranx Qrels or Run, which sort their products; ranx itself compiles for minutes."""
-
-    def __init__(self, values):
-        assert all(isinstance(name, str) for query in values for name in (query, *values[query]))
-        self.values = values
-
-    def to_dict(self):
-        return {query: dict(sorted(kept.items(), key=lambda item: -item[1])) for query, kept in self.values.items()}
-
-
-def test_ranx_objects_come_back_as_they_went(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ranx", SimpleNamespace(Qrels=Ranx, Run=Ranx))
-    whole = {"q1": {"d1": 3.0, "d2": 0.0}}
-    made, run = to_ranx(whole, RUN)
-    assert from_ranx(made) == from_ranx(to_ranx(whole)) == whole
-    assert all(isinstance(grade, int) for grade in made.values["q1"].values())
-    assert from_ranx(run) == RUN
-    assert run.values["q1"]["d3"] == -1e-7
-    with pytest.raises(DataError, match=r"query 'q1', product 'd2': grade 0.5; ranx takes whole grades"):
-        to_ranx(QRELS)
-    monkeypatch.setitem(sys.modules, "ranx", None)
-    with pytest.raises(UserError, match="ranx is not installed"):
-        to_ranx(whole)

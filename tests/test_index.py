@@ -9,9 +9,9 @@ import pytest
 from pyarrow import parquet
 
 from gcl_toolkit import DataError, UserError
-from gcl_toolkit.index import MilvusIndex, write_faiss, write_vectors
-from gcl_toolkit.parity import parity
-from gcl_toolkit.search import top_k
+from gcl_toolkit.measure.search import top_k
+from gcl_toolkit.serving.index import MilvusIndex, write_faiss, write_vectors
+from gcl_toolkit.serving.parity import parity
 
 pytest.importorskip("pymilvus", reason="the vector store is not installed: pip install 'gcl-toolkit[index]'")
 
@@ -101,7 +101,7 @@ def test_approximate_kinds_are_near_and_filter_rightly(folder, kind):
 
 
 def test_an_approximate_kind_is_really_built_with_our_options(folder):
-    """Random directions are hard for lists of near vectors: finding all would mean that everything was scanned."""
+    """Random directions are hard for lists of near vectors; perfect recall would mean that everything was scanned."""
     rng = np.random.default_rng(5)
     vectors, queries = (rng.normal(size=(count, 32)).astype(np.float32) for count in (3000, 100))
     corpus = pa.table({"product_id": [str(row) for row in range(3000)]})
@@ -147,7 +147,7 @@ def test_the_same_code_talks_to_a_server(folder):
 
 
 class Always:
-    """An index that finds the same products for every query."""
+    """An index that returns the same products for every query."""
 
     kind, size = "TOY", 4
 
@@ -164,7 +164,7 @@ def test_parity_counts_what_the_index_misses():
     assert 0 <= report.p50 <= report.p99
     assert str(report).startswith("TOY, 4 products: recall@10 0.5000, NDCG@10 0.5000 (exact 0.5655)")
     assert np.isnan(parity(Always(), {"q": np.zeros(2)}, exact, {}).ndcg)
-    with pytest.raises(UserError, match="no query"):
+    with pytest.raises(UserError, match="no queries"):
         parity(Always(), {}, exact, {})
 
 
@@ -175,18 +175,20 @@ def test_parity_counts_what_the_index_misses():
         (lambda path: MilvusIndex.build(path, VECTORS, CORPUS, kind="DISKANN"), "DISKANN needs a Milvus cluster"),
         (lambda path: MilvusIndex.build(path, VECTORS[1:], CORPUS), "1,199 vectors for 1,200 products"),
         (lambda path: MilvusIndex.build(path, VECTORS, CORPUS, columns=["colour"]), "unknown column to store 'colour'"),
-        (lambda path: MilvusIndex.build(path.with_suffix(".sqlite"), VECTORS, CORPUS), "a file that ends in .db"),
+        (lambda path: MilvusIndex.build(path.with_suffix(".sqlite"), VECTORS, CORPUS), "neither a Milvus Lite file"),
     ],
 )
-def test_mistakes_in_building_are_told(tmp_path, wrong, words):
+def test_mistakes_in_building_are_reported(tmp_path, wrong, words):
     with pytest.raises(UserError, match=words):
         wrong(tmp_path / "wrong.db")
 
 
-def test_what_milvus_can_t_hold_is_told(tmp_path):
+def test_what_milvus_can_t_store_is_reported(tmp_path):
     named = CORPUS.slice(0, 2).select(["product_id", "brand"]).rename_columns(["product_id", "brand name"])
     with pytest.raises(DataError, match="column 'brand name' can't be a field"):
-        MilvusIndex.build(tmp_path / "a.db", VECTORS[:2], named)
+        MilvusIndex.build(tmp_path / "a.db", VECTORS[:2], named, columns=["brand name"])
+    with pytest.warns(UserWarning, match="not stored: 'brand name'"):
+        MilvusIndex.build(tmp_path / "a.db", VECTORS[:2], named).close()
     long = pa.table({"product_id": ["p0", "p1"], "text": ["short", "ü" * 40_000]})
     with pytest.raises(DataError, match="corpus row 1: text has over 65,535 bytes"):
         MilvusIndex.build(tmp_path / "a.db", VECTORS[:2], long)
@@ -202,12 +204,12 @@ def test_what_milvus_can_t_hold_is_told(tmp_path):
         ({"brand": ["common", None]}, "filter value None"),
     ],
 )
-def test_mistakes_in_filters_are_told(flat, where, words):
+def test_mistakes_in_filters_are_reported(flat, where, words):
     with pytest.raises(UserError, match=words):
         flat.search(QUERIES[:1], 3, where)
 
 
-def test_queries_of_another_dimension_are_told(flat):
+def test_queries_of_another_dimension_are_refused(flat):
     with pytest.raises(UserError, match=r"queries have the shape \(1, 9\); queries x 16 is expected"):
         flat.search(np.zeros((1, 9)))
 

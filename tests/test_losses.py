@@ -6,7 +6,8 @@ import references
 import torch
 from torch.nn.functional import normalize
 
-from gcl_toolkit.losses import gcl_loss, matrix_loss, tiled_gcl_loss
+from gcl_toolkit.losses import gcl_loss, matrix_loss, same_id_cells
+from gcl_toolkit.losses.fast.tiled import tiled_gcl_loss
 
 N, D, SCALE = 7, 5, 3.0
 
@@ -19,6 +20,7 @@ def pair_batch(seed=0):
 
 
 QUERY_IDS, PRODUCT_IDS = torch.tensor([0, 1, 0, 2, 3, 3, 3]), torch.tensor([0, 1, 2, 3, 1, 4, 5])
+SAME_IDS = torch.cat([same_id_cells(QUERY_IDS), same_id_cells(PRODUCT_IDS)], 1)
 
 
 def negative(i, j):
@@ -48,22 +50,23 @@ def numeric(loss, *inputs, step=1e-6):
 @pytest.mark.parametrize("masked", [False, True])
 def test_gcl_loss_equals_its_loop_in_value_and_gradients_on_both_sides(masked):
     left, right, weights = pair_batch()
-    ids = {"query_ids": QUERY_IDS, "product_ids": PRODUCT_IDS} if masked else {}
-    found = value_and_gradients(lambda a, b: gcl_loss(a, b, weights, logit_scale=SCALE, **ids), left, right)
+    excluded = SAME_IDS if masked else None
+    loss = value_and_gradients(lambda a, b: gcl_loss(a, b, weights, logit_scale=SCALE, excluded=excluded), left, right)
     expected = numeric(
         lambda a, b: references.gcl_loss(a, b, weights.tolist(), SCALE, negative if masked else None), left, right
     )
-    assert found == pytest.approx(expected, abs=1e-8)
-    assert found[0].item() == pytest.approx(expected[0].item(), abs=1e-12)
+    assert loss == pytest.approx(expected, abs=1e-8)
+    assert loss[0].item() == pytest.approx(expected[0].item(), abs=1e-12)
 
 
-def test_not_negative_cells_leave_the_denominators_and_the_diagonal_stays():
+def test_excluded_cells_leave_the_denominators_and_the_diagonal_stays():
     left, right, weights = pair_batch()
-    same = (QUERY_IDS[:, None] == QUERY_IDS) | (PRODUCT_IDS[:, None] == PRODUCT_IDS)
-    by_ids = gcl_loss(left, right, weights, logit_scale=SCALE, query_ids=QUERY_IDS, product_ids=PRODUCT_IDS)
-    for cells in (same, same.nonzero().T):  # bools, or their rows and columns
-        found = gcl_loss(left, right, weights, logit_scale=SCALE, not_negative=cells)
-        assert found.item() == pytest.approx(by_ids.item())
+    assert {(i, j) for i, j in SAME_IDS.T.tolist()} == {
+        (i, j) for i in range(N) for j in range(N) if i != j and not negative(i, j)
+    }
+    with_diagonal = torch.cat([SAME_IDS, torch.arange(N).expand(2, -1)], 1)
+    values = [gcl_loss(left, right, weights, logit_scale=SCALE, excluded=x).item() for x in (SAME_IDS, with_diagonal)]
+    assert values[0] == values[1] < gcl_loss(left, right, weights, logit_scale=SCALE).item()
 
 
 def test_with_equal_weights_it_is_the_loss_of_open_clip():
@@ -159,7 +162,6 @@ MISTAKES = [
 @pytest.mark.parametrize("mistake", [None, *MISTAKES])
 def test_each_deliberate_mistake_differs_from_the_loss(mistake, loss):
     left, right, weights = pair_batch()
-    ids = {"query_ids": QUERY_IDS, "product_ids": PRODUCT_IDS}
-    right_way = value_and_gradients(lambda a, b: loss(a, b, weights, logit_scale=SCALE, **ids), left, right)
+    right_way = value_and_gradients(lambda a, b: loss(a, b, weights, logit_scale=SCALE, excluded=SAME_IDS), left, right)
     wrong_way = value_and_gradients(lambda a, b: mistaken(a, b, weights, mistake), left, right)
     assert torch.allclose(right_way, wrong_way, rtol=0, atol=1e-4) == (mistake is None)

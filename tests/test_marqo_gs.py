@@ -8,12 +8,12 @@ import pytest
 from conftest import png
 from pyarrow import csv, parquet
 
+from gcl_toolkit.data.ranked_data import SPLITS, RankedData, leaks
+from gcl_toolkit.data.sources import load
+from gcl_toolkit.data.sources.check import check
+from gcl_toolkit.data.sources.hierarchy import LEVELS, complete_grades, grade_matrix
+from gcl_toolkit.data.sources.table import write
 from gcl_toolkit.errors import DataError
-from gcl_toolkit.ranked_data import SPLITS, RankedData, leaks
-from gcl_toolkit.sources import load, marqo_gs
-from gcl_toolkit.sources.check import check
-from gcl_toolkit.sources.hierarchy import LEVELS, complete_grades, grade_matrix
-from gcl_toolkit.sources.table import write
 
 PARTS = {"in_domain": (0, 0), "novel_query": (1, 0), "novel_document": (0, 1), "zero_shot": (1, 1)}
 QUERIES = {0: range(8), 1: range(8, 10)}
@@ -114,8 +114,8 @@ def scores(data: RankedData) -> dict:
 @pytest.fixture(params=["hub", "stream", "tar"])
 def splits(request):
     if request.param == "tar":
-        return marqo_gs.load(request.getfixturevalue("tar"))
-    return marqo_gs.load(request.getfixturevalue("hub"), streaming=request.param == "stream")
+        return load(request.getfixturevalue("tar"))
+    return load(request.getfixturevalue("hub"), streaming=request.param == "stream")
 
 
 def test_every_layout_gives_the_same_scores_and_products(splits):
@@ -143,7 +143,7 @@ def test_the_first_image_and_title_that_are_there_stand(hub):
     for shard in (hub / "data").glob("in_domain-*"):
         shard.unlink()
     parquet.write_table(table(changed), hub / "in_domain.parquet")
-    data = marqo_gs.load(hub)["in_domain"]
+    data = load(hub)["in_domain"]
     product = data.corpus.filter(pc.equal(data.corpus["product_id"], str(first["product_id"]))).to_pylist()[0]
     assert product["title"] == first["title"]
     assert product["image"]["bytes"] == first["image"]["bytes"]
@@ -153,9 +153,9 @@ def test_the_first_image_and_title_that_are_there_stand(hub):
 
 def test_a_subset_is_the_same_from_every_layout_and_keeps_whole_lists(hub, tar):
     subsets = [
-        marqo_gs.load(hub, queries=4),
-        marqo_gs.load(hub, queries=4, streaming=True),
-        marqo_gs.load(tar, queries=4),
+        load(hub, queries=4),
+        load(hub, queries=4, streaming=True),
+        load(tar, queries=4),
         load(f"{hub}:queries=4,streaming=true"),
     ]
     chosen = [[sorted(data.queries["query"].to_pylist()) for data in splits.values()] for splits in subsets]
@@ -167,15 +167,15 @@ def test_a_subset_is_the_same_from_every_layout_and_keeps_whole_lists(hub, tar):
         for one, other in (("in_domain", "novel_query"), ("novel_document", "zero_shot")):
             listed = {*splits[one].qrels["product_id"].to_pylist(), *splits[other].qrels["product_id"].to_pylist()}
             assert set(splits[one].product_ids) == set(splits[other].product_ids) == listed
-    assert marqo_gs.load(hub, queries=4, seed=1)["in_domain"].queries != subsets[0]["in_domain"].queries
-    smaller = marqo_gs.load(hub, queries=2)["in_domain"]
+    assert load(hub, queries=4, seed=1)["in_domain"].queries != subsets[0]["in_domain"].queries
+    smaller = load(hub, queries=2)["in_domain"]
     assert set(smaller.query_ids) <= set(subsets[0]["in_domain"].query_ids)
 
 
 def test_the_hubs_queries_are_divided_by_hash_and_the_tars_by_ground_truth(hub, tar):
-    for data in marqo_gs.load(hub).values():
+    for data in load(hub).values():
         assert set(data.queries["division"].to_pylist()) <= {"dev", "test"}
-    data = marqo_gs.load(tar)["in_domain"]
+    data = load(tar)["in_domain"]
     assert data.queries["division"].to_pylist() == ["dev", "test", *[None] * 6]
     assert data.only("dev").queries["query"].to_pylist() == ["query number 0"]
 
@@ -188,7 +188,7 @@ def test_ids_that_mean_two_queries_give_way_to_the_text(hub):
         for row in own:
             row["query_id"] -= QUERIES[PARTS[split][0]][0]  # counted from 0 in every split
         parquet.write_table(table(own), hub / f"{split}.parquet")
-    splits = marqo_gs.load(hub)
+    splits = load(hub)
     assert splits["zero_shot"].query_ids.tolist() == ["query number 8", "query number 9"]
     assert splits["zero_shot"].card["query_ids"] == "the query's text"
     assert leaks(splits) == []
@@ -199,7 +199,7 @@ def test_a_pair_listed_twice_keeps_its_best_score(hub):
     for shard in (hub / "data").glob("zero_shot-*"):
         shard.unlink()
     parquet.write_table(table(own[::-1]), hub / "zero_shot.parquet")
-    data = marqo_gs.load(hub)["zero_shot"]
+    data = load(hub)["zero_shot"]
     assert scores(data)["query number 8", "1008"] == (100, 1)
     assert data.card["repeated_pairs"] == 1
     assert any("1 rows repeat a pair" in line for line in check(hub)[1])
@@ -219,8 +219,8 @@ def test_images_larger_than_memory_stay_on_disk(hub):
 
 
 def test_titles_alone_leave_the_images_unread(hub, tar):
-    assert marqo_gs.load(hub, fields=("title",))["zero_shot"].corpus.column_names == ["product_id", "title"]
-    assert marqo_gs.load(tar, fields=("title",))["zero_shot"].corpus.column_names == ["product_id", "title"]
+    assert load(hub, fields=("title",))["zero_shot"].corpus.column_names == ["product_id", "title"]
+    assert load(tar, fields=("title",))["zero_shot"].corpus.column_names == ["product_id", "title"]
 
 
 def test_the_tars_images_may_lie_elsewhere_and_flat(tar, tmp_path):
@@ -247,7 +247,7 @@ def test_layouts_are_recognised_and_converted(hub, tar, tmp_path):
 
 def test_reading_local_files_does_not_import_datasets(hub, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    marqo_gs.load(hub)
+    load(hub)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -262,12 +262,12 @@ def test_a_hub_id_is_opened_by_datasets(hub, tmp_path, monkeypatch, streaming):
         return real("parquet", split=split, data_files=files, cache_dir=str(tmp_path / "cache"), **options)
 
     monkeypatch.setattr(datasets, "load_dataset", from_disk)
-    splits = marqo_gs.load(queries=4, streaming=streaming)
+    splits = load("marqo_gs", queries=4, streaming=streaming)
     assert asked == {("Marqo/marqo-GS-10M", streaming)}
-    assert splits == marqo_gs.load(hub, queries=4)
+    assert splits == load(hub, queries=4)
 
 
-def test_a_hub_out_of_reach_is_told_in_a_line(monkeypatch):
+def test_a_hub_that_can_not_be_reached_is_an_error_of_one_line(monkeypatch):
     import datasets
 
     def fail(*_, **__):
@@ -275,7 +275,7 @@ def test_a_hub_out_of_reach_is_told_in_a_line(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(DataError, match=r"someone/some-set, split in_domain: can't be read \(no route\)"):
-        marqo_gs.load("someone/some-set")
+        load("marqo_gs", path="someone/some-set")
 
 
 def spoil(hub, tar, how):
@@ -286,7 +286,7 @@ def spoil(hub, tar, how):
         return hub, ["in_domain has 2 of 3 files", "fetch the others"]
     if how == "shard cut":
         file.write_bytes(file.read_bytes()[:200])
-        return hub, ["split in_domain", "can't be read", "whole"]
+        return hub, ["split in_domain", "can't be read", "complete"]
     if how == "column missing":
         for shard in file.parent.glob("in_domain*"):
             parquet.write_table(table(rows("in_domain")).drop_columns(["score_linear"]), shard)
@@ -296,7 +296,7 @@ def spoil(hub, tar, how):
         return tar, ["query_0_product_id_0.csv", "'score_linear' is missing"]
     if how == "json cut":
         (tar / "corpus_2.json").write_text('{"1": {"title": "a"')
-        return tar, ["corpus_2.json", "can't be read as JSON", "whole"]
+        return tar, ["corpus_2.json", "can't be read as JSON", "complete"]
     if how == "json missing":
         (tar / "corpus_2.json").unlink()
         return tar, ["corpus_2.json", "no such file"]
@@ -328,19 +328,19 @@ def spoil(hub, tar, how):
 def test_spoilt_files_are_named_by_load_and_by_check(hub, tar, how):
     folder, words = spoil(hub, tar, how)
     with pytest.raises(DataError) as error:
-        marqo_gs.load(folder)
+        load(folder)
     _, problems = check(folder)
     for lines in ([str(error.value)], problems):
         assert any(all(word in line for word in words) for line in lines), lines
 
 
-def test_a_folder_without_the_data_is_told_so(tmp_path):
+def test_a_folder_without_the_data_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"neither in_domain\.parquet"):
-        marqo_gs.load(tmp_path)
+        load("marqo_gs", path=tmp_path)
 
 
 def slow_grade(query, product):
-    """Twin of `grade_matrix` for one pair, as the rule is told."""
+    """Twin of `grade_matrix` for one pair, as the rule is stated."""
     known = [level for level in range(len(query)) if query[level] >= 0]
     for level in known:
         if query[level] == product[level]:
@@ -427,7 +427,7 @@ def test_complete_grades_of_groceries_are_every_listed_grade(real_data):
     meta = parquet.read_table(folder / "pairs_meta.parquet").to_pylist()
     for name, data in complete.items():
         grade = {(r["query_id"], r["product_id"]): r["grade"] for r in data.qrels.to_pylist()}
-        told = {(str(r["query_id"]), str(r["product_id"])): r["grade"] for r in meta if r["split"] == name}
-        assert {pair: grade[pair] for pair in told} == told
-        assert len(grade) > 4 * len(told)
+        stated = {(str(r["query_id"]), str(r["product_id"])): r["grade"] for r in meta if r["split"] == name}
+        assert {pair: grade[pair] for pair in stated} == stated
+        assert len(grade) > 4 * len(stated)
         assert {(r["grade"], r["score"]) for r in data.qrels.to_pylist()} == {(3, 100), (2, 60), (1, 30)}

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -7,7 +10,7 @@ import torch
 from conftest import ranked
 
 from gcl_toolkit import Fields, GCLModel, UserError
-from gcl_toolkit.runs import Run, load_model, read_steps
+from gcl_toolkit.training.runs import Run, load_model, read_steps
 
 WORDS = {"vocabulary": ["mug", "title"], "dimension": 16}
 
@@ -27,9 +30,75 @@ def test_embeddings_have_length_one_and_do_not_depend_on_the_batch():
     whole = model.embed(data.corpus, "right")
     assert whole.shape == (6, 16)
     assert np.linalg.norm(whole, axis=1) == pytest.approx(1, abs=1e-5)
-    assert model.embed(data.corpus, "right", batch=4) == pytest.approx(whole, abs=1e-5)
+    for rows in (slice(0, 1), slice(1, 3), slice(2, 6)):
+        part = data.corpus.take(pa.array(np.arange(6)[rows]))
+        assert model.embed(part, "right") == pytest.approx(whole[rows], abs=1e-5)
     assert model.embed(data.corpus.slice(0, 0), "right").shape == (0, 16)
     assert model.training
+
+
+TITLES = ["red mug", "mug red", "red mug rug", "blue", "rug mug"] * 60
+
+
+def model_of_words():
+    words = ["red", "mug", "rug", "blue"]
+    return GCLModel("small", right=Fields(title=1.0), vocabulary=words, dimension=48, seed=2)
+
+
+def titled(titles):
+    return pa.table({"product_id": [f"p{i}" for i in range(len(titles))], "title": titles})
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_vector_is_the_same_to_the_last_bit_in_every_batch(threads):
+    model, corpus = model_of_words(), titled(TITLES)
+    torch.set_num_threads(threads)
+    try:
+        vectors = model.embed(corpus, "right")
+        assert len(np.unique(vectors, axis=0)) <= 5  # equal titles, equal vectors
+        for start, rows in ((0, 1), (3, 2), (7, 9), (100, 33), (150, 131)):
+            part = model.embed(corpus.slice(start, rows), "right")
+            assert (part == vectors[start : start + rows]).all(), (start, rows)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_pretrained_text_encoder_embeds_a_text_alike_in_every_batch(tiny_bert):
+    model = GCLModel(f"text:{tiny_bert}", right=Fields(title=1.0))
+    corpus = titled(["red mug", "mug", "red red mug"] * 50)
+    vectors = model.embed(corpus, "right")
+    for start, rows in ((0, 1), (3, 2), (7, 9), (40, 100)):
+        assert (model.embed(corpus.slice(start, rows), "right") == vectors[start : start + rows]).all()
+
+
+RANKINGS = """
+import hashlib, sys
+sys.path.insert(0, "tests")
+from test_model import *
+from gcl_toolkit.measure.search import top_k
+model, queries = model_of_words(), pa.table({"query_id": list("abc"), "query": ["red mug", "rug", "blue mug"]})
+corpus = model.embed(titled(TITLES), "right")
+whole = top_k(model.embed(queries, "left"), corpus, 200)[1]
+for row in range(3):
+    for chunk in (7, 64, None):
+        assert (top_k(model.embed(queries.slice(row, 1), "left"), corpus, 200, chunk=chunk)[1] == whole[row]).all()
+for ranking in whole:  # equal titles follow each other, in row order
+    for title in set(TITLES):
+        places = [place for place, row in enumerate(ranking) if TITLES[row] == title]
+        assert ranking[places].tolist() == sorted(ranking[places])
+print(hashlib.sha256(whole.tobytes()).hexdigest())
+"""
+
+
+def test_rankings_with_duplicates_are_the_same_from_every_path_and_instruction_set():
+    digests = set()
+    for capability in ("default", "avx2", ""):
+        environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"}
+        environment = {name: value for name, value in environment.items() if value}
+        done = subprocess.run([sys.executable, "-c", RANKINGS], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        digests.add(done.stdout)
+    assert len(digests) == 1
 
 
 def test_saved_and_loaded_it_embeds_the_same(tmp_path):
@@ -49,26 +118,26 @@ def test_a_model_of_open_clip_goes_the_same_way(tmp_path):
     assert (again.embed(data.corpus, "right") == model.embed(data.corpus, "right")).all()
 
 
-def test_a_field_without_a_column_and_a_folder_without_a_model_are_told(tmp_path):
+def test_a_field_without_a_column_and_a_folder_without_a_model_are_reported(tmp_path):
     with pytest.raises(UserError, match="field 'query' is not a column"):
         GCLModel("small", **WORDS).embed(pa.table({"text": ["mug"]}), "left")
-    with pytest.raises(UserError, match=r"holds no model; model.json"):
+    with pytest.raises(UserError, match=r"contains no model; model.json"):
         GCLModel.load(tmp_path)
     with pytest.raises(UserError, match="holds no model and no checkpoint"):
         load_model(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
-def test_a_torn_model_is_told(tmp_path, name):
+def test_a_corrupt_model_is_reported(tmp_path, name):
     GCLModel("small", **WORDS).save(tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-20])
-    with pytest.raises(UserError, match=rf"{name} can't be read .*it is torn"):
+    with pytest.raises(UserError, match=rf"{name} is corrupt .*use another checkpoint"):
         GCLModel.load(tmp_path)
 
 
 @pytest.mark.parametrize("scale", [0, -1, float("nan")])
-def test_a_logit_scale_that_is_none_is_told(scale):
-    with pytest.raises(UserError, match=r"logit_scale is .*; a number > 0"):
+def test_a_bad_logit_scale_is_reported(scale):
+    with pytest.raises(UserError, match=r"logit_scale is .*; give a finite number > 0"):
         GCLModel("small", logit_scale=scale)
 
 
@@ -86,7 +155,7 @@ def test_a_run_keeps_its_newest_whole_checkpoint(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text()) == {"steps": 2}
 
 
-def test_an_unwritable_output_folder_is_told(tmp_path):
+def test_an_unwritable_output_folder_is_reported(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"can't be written to.*choose another output folder"):
         Run(tmp_path / "file" / "run")

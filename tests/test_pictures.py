@@ -1,4 +1,4 @@
-"""Decoding and resizing against Pillow and torchvision; the cache on disk; CLIP's tokens against open_clip's."""
+"""Decoding and resizing against Pillow and torchvision; the cache on disk."""
 
 import io
 import os
@@ -12,13 +12,12 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from gcl_toolkit import UserError
-from gcl_toolkit.batches import Inputs
-from gcl_toolkit.encoders import make_encoder
+from gcl_toolkit.data.fields import Fields
+from gcl_toolkit.data.pictures import PixelCache, fit, open_image, read
+from gcl_toolkit.data.ranked_data import IMAGE
 from gcl_toolkit.errors import DataError
-from gcl_toolkit.fields import Fields
-from gcl_toolkit.pictures import PixelCache, fit, open_image, read
-from gcl_toolkit.ranked_data import IMAGE
-from gcl_toolkit.texts import fast_tokenizer
+from gcl_toolkit.models.encoders import make_encoder
+from gcl_toolkit.models.inputs import Inputs
 
 
 def jpeg(width=60, height=40, mode="RGB", seed=0):
@@ -36,17 +35,77 @@ def test_a_jpeg_is_decoded_as_pillow_does(mode):
     assert (np.asarray(open_image({"bytes": data})) == expected).all()
 
 
-def test_torn_and_huge_pictures_are_refused(monkeypatch, tmp_path):
+def test_corrupt_and_huge_pictures_are_refused(monkeypatch, tmp_path):
     with pytest.raises((OSError, ValueError)):
         read({"bytes": jpeg()[:300]})
     for size in ((1, 1_500_000), (1010, 10)):
         Image.new("1", size).save(tmp_path / "long.png")
-        with pytest.raises(DataError, match="a side at most 100 times as long"):
+        with pytest.raises(DataError, match="one side may be at most 100 times"):
             read({"bytes": None, "path": tmp_path / "long.png"})
-    monkeypatch.setattr("gcl_toolkit.pictures.MAX_PIXELS", 100)
+    monkeypatch.setattr("gcl_toolkit.data.pictures.MAX_PIXELS", 100)
     for data in (jpeg(), png(1, 20)):
         with pytest.raises(DataError, match="at most 100 are read"):
             read({"bytes": data})
+
+
+RAMP = np.tile(np.linspace(0, 255, 64).round(), (8, 1))
+
+
+def encoded(pixels, format="PNG", **options):
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format, **options)
+    return {"bytes": out.getvalue(), "path": None}
+
+
+@pytest.mark.parametrize(
+    ("pixels", "format"),
+    [
+        ((RAMP * 257).astype(np.uint16), "PNG"),
+        ((RAMP * 257).astype(np.uint16), "TIFF"),
+        ((RAMP / 255).astype(np.float32), "TIFF"),
+        (RAMP.astype(np.float32), "TIFF"),
+        ((RAMP * 257).astype(np.int32), "TIFF"),
+        (RAMP.astype(np.int32), "TIFF"),
+    ],
+    ids=["16-bit PNG", "16-bit TIFF", "float 0..1", "float 0..255", "32-bit, 16 used", "32-bit, 8 used"],
+)
+def test_deep_grey_levels_are_scaled_to_8_bits(pixels, format):
+    assert (read(encoded(pixels, format)) == RAMP[..., None].astype(np.uint8)).all()
+
+
+def transparent():
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[1:3, 1:3] = (200, 30, 30, 255)
+    pixels[0, 0] = (0, 0, 0, 128)
+    return pixels
+
+
+@pytest.mark.parametrize("form", ["RGBA", "LA", "palette", "transparent colour"])
+def test_transparency_is_laid_on_white(form):
+    image, out = Image.fromarray(transparent()), io.BytesIO()
+    if form == "palette":
+        image = image.quantize(8)
+    elif form == "LA":
+        image = image.convert("LA")
+    options = {"transparency": (0, 0, 0)} if form == "transparent colour" else {}
+    (image.convert("RGB") if options else image).save(out, "PNG", **options)
+    pixels = read({"bytes": out.getvalue()})
+    assert pixels[3, 3].tolist() == [255] * 3
+    assert pixels[1, 1].tolist() == ([81] * 3 if form == "LA" else [200, 30, 30])
+    if form == "RGBA":
+        assert pixels[0, 0].tolist() == [127] * 3
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_rotation_by_exif_is_applied(orientation, format):
+    pixels = np.zeros((40, 64, 3), np.uint8)
+    pixels[:, 32:] = 250
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = {1: pixels, 3: pixels[::-1, ::-1], 6: np.rot90(pixels, -1), 8: np.rot90(pixels)}[orientation]
+    difference = read(encoded(pixels, format, exif=exif)).astype(int) - upright
+    assert np.abs(difference).mean() < 3
 
 
 @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
@@ -55,8 +114,8 @@ def test_a_square_is_at_most_one_grey_level_from_torchvisions(size, mode):
     image = Image.open(io.BytesIO(jpeg(*size)))
     way = InterpolationMode(mode)
     expected = np.asarray(CenterCrop(64)(Resize(64, way)(image))).transpose(2, 0, 1)
-    found = fit(np.asarray(image), 64, (64, 64), mode)
-    assert np.abs(found.astype(int) - expected).max() <= 1
+    fitted = fit(np.asarray(image), 64, (64, 64), mode)
+    assert np.abs(fitted.astype(int) - expected).max() <= 1
     squashed = np.asarray(Resize((50, 64), way)(image)).transpose(2, 0, 1)
     assert np.abs(fit(np.asarray(image), (50, 64), None, mode).astype(int) - squashed).max() <= 1
 
@@ -89,11 +148,11 @@ def test_the_cache_gives_what_was_decoded_and_decodes_once(tmp_path, monkeypatch
     for again in range(2):
         cached = Inputs(encoder, table, fields, cache_bytes=0, cache=tmp_path)
         for rows, (values, present) in zip(([0, 1, 2], [1, 4, 2, 0]), expected, strict=True):
-            found, there = cached.rows(np.array(rows))
-            assert torch.equal(found["image"], values["image"])
-            assert torch.equal(there["image"], present["image"])
+            cached_values, cached_present = cached.rows(np.array(rows))
+            assert torch.equal(cached_values["image"], values["image"])
+            assert torch.equal(cached_present["image"], present["image"])
         if not again:  # nothing but the broken one is decoded any more
-            monkeypatch.setattr("gcl_toolkit.batches.read", lambda value: open_image({"bytes": b"not a picture"}))
+            monkeypatch.setattr("gcl_toolkit.models.inputs.read", lambda value: open_image({"bytes": b"not a picture"}))
     other = Inputs(
         make_encoder("small", image_size=8, vocabulary=["mug"]), table, fields, cache_bytes=0, cache=tmp_path
     )
@@ -112,21 +171,7 @@ def test_the_cache_forgets_a_picture_whose_file_was_changed(tmp_path):
     assert seen == [50, 200]
 
 
-def test_no_room_for_the_cache_is_told(tmp_path):
+def test_no_room_for_the_cache_is_reported(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"can't be made.*leave cache out"):
-        PixelCache(tmp_path / "file" / "x", "key", 10, 4)
-
-
-def test_clips_tokens_are_open_clips():
-    import open_clip
-
-    tokenizer = open_clip.get_tokenizer("ViT-B-32")
-    texts = ["red striped mug", "", "  RED\tmug ", "caf\u00e9 \u2019s", "a &amp; b", "&lt;b&gt;", "it's 20% off!!!"]
-    texts += ["x" * 400, "mug " * 100, "<start_of_text> mug", "na\u00efve \u8336\u676f", "a\u0000b", "\x1b[1mbold"]
-    texts += ["3,5 x 7.5cm_ok", "I'M THE'RE"]
-    rng = np.random.default_rng(0)
-    texts += ["".join(map(chr, rng.integers(32, 127, 40))) for _ in range(300)]
-    assert torch.equal(fast_tokenizer(tokenizer)(texts), tokenizer(texts))
-    assert fast_tokenizer(tokenizer)([]).shape == (0, 77)
-    assert fast_tokenizer(len) is len
+    with pytest.raises(UserError, match=r"can't reserve 0.0 GB .*leave cache out"):
+        PixelCache(tmp_path / "file" / "x", "key", 10, (4, 4))

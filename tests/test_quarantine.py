@@ -9,9 +9,9 @@ from conftest import png
 from PIL import Image
 
 from gcl_toolkit import DataError, UserError
-from gcl_toolkit.sources import load
-from gcl_toolkit.sources.check import check, image_oddities
-from gcl_toolkit.sources.quarantine import read
+from gcl_toolkit.data.sources import load
+from gcl_toolkit.data.sources.check import check, image_oddities
+from gcl_toolkit.data.sources.quarantine import read
 
 
 def picture(mode="RGB", size=40, exif=None):
@@ -80,13 +80,13 @@ def test_a_product_left_out_takes_its_pairs_along(faulty, tmp_path):
     assert all("p7" not in set(data.qrels["product_id"].to_pylist()) for data in splits.values())
 
 
-def test_a_quarantine_of_other_data_or_that_is_none_is_told(faulty, tmp_path):
+def test_a_quarantine_of_other_data_or_that_is_invalid_is_an_error(faulty, tmp_path):
     file = tmp_path / "quarantine.csv"
     check(faulty, None, quarantine=file)
     rows = pd.read_csv(file)
     rows.loc[0, "id"] = "p9"
     rows.to_csv(file, index=False)
-    with pytest.raises(DataError, match=r"names row 3 of the corpus .* as 'p9', which is 'p3'.*make a new one"):
+    with pytest.raises(DataError, match=r"names row 3 of the corpus .* as 'p9', but it is 'p3'.*write a new one"):
         load(faulty, quarantine=file)
     file.write_text("nothing,of,the,kind\n1,2,3,4\n")
     with pytest.raises(DataError, match="can't be read as a quarantine"):
@@ -102,12 +102,10 @@ def test_a_picture_too_long_to_be_resized_is_left_out(faulty, tmp_path):
     Image.new("1", (1, 1_500_000)).save(tmp_path / "p5.png")
     check(faulty, None, quarantine=tmp_path / "quarantine.csv")
     (found,) = (suspect for suspect in read(tmp_path / "quarantine.csv") if suspect.id == "p5")
-    assert found.reason == (
-        "picture is too large: 1 x 1500000 pixels; a side at most 100 times as long as the other is read"
-    )
+    assert found.reason.startswith("picture is too large: 1 x 1500000 pixels;")
 
 
-def test_strange_texts_and_scores_are_told(tmp_path):
+def test_odd_texts_and_scores_are_reported(tmp_path):
     titles = ["red\u200b mug", "caf\u00c3\u00a9", "a &amp; b", "rep\ufffd", "bell\u0007", "caf\u00e9 \u8336"]
     rows = [
         {"query": f"q {q}", "product_id": f"p{p}", "score": 2e6, "title": title}
@@ -116,15 +114,12 @@ def test_strange_texts_and_scores_are_told(tmp_path):
     ]
     pd.DataFrame(rows).to_parquet(tmp_path / "pairs.parquet")
     problems = " ".join(check(tmp_path / "pairs.parquet")[1])
-    for words in ("every score is 2e+06", "hardly one", "invisible", "Latin-1", "HTML", "wrong encoding", "control"):
+    for words in ("every score is 2e+06", "at most 1e+06", "invisible", "Latin-1", "HTML", "wrong encoding", "control"):
         assert words in problems
     assert "\u8336" not in problems
 
 
-def test_strange_pictures_are_told():
-    exif = Image.Exif()
-    exif[0x0112] = 6
+def test_odd_pictures_are_reported():
     assert list(image_oddities({"bytes": picture(), "path": None})) == []
     assert "a side below 16" in next(image_oddities({"bytes": picture(size=8), "path": None}))
     assert "CMYK" in next(image_oddities({"bytes": picture("CMYK"), "path": None}))
-    assert "rotated by EXIF" in next(image_oddities({"bytes": picture(exif=exif), "path": None}))

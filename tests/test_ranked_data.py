@@ -3,9 +3,10 @@ import pyarrow as pa
 import pytest
 from conftest import png, ranked
 
+from gcl_toolkit.data.columns import numbers, present
+from gcl_toolkit.data.findings import findings
+from gcl_toolkit.data.ranked_data import IMAGE, SPLITS, RankedData, divide, four_way_split, leaks, query_folds
 from gcl_toolkit.errors import DataError, UserError
-from gcl_toolkit.findings import findings, numbers, present
-from gcl_toolkit.ranked_data import IMAGE, SPLITS, RankedData, divide, four_way_split, leaks, query_folds
 
 QUERIES = pa.table({"query_id": ["a", "b"], "query": ["mug", "cup"]})
 CORPUS = pa.table({"product_id": ["x", "y"], "title": ["red", "blue"]})
@@ -191,7 +192,7 @@ def test_folds_hold_out_other_queries_of_the_same_documents():
             assert [division[query] for query in data.query_ids] == data.queries["division"].to_pylist()
         assert sum(data.qrels.num_rows for data in fold.values()) == sum(d.qrels.num_rows for d in splits.values())
         assert not leaks(fold)
-    with pytest.raises(UserError, match="6 folds; 8 of 40 queries allow 1 to 5"):
+    with pytest.raises(UserError, match="folds=6; 8 of 40 queries allow 1 to 5"):
         query_folds(splits, 6)
     with pytest.raises(DataError, match="folds need the four splits"):
         query_folds({"in_domain": splits["in_domain"]}, 2)

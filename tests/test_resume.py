@@ -17,12 +17,11 @@ from ranks import CONTEXT
 from safetensors.torch import load_file
 from torch import nn
 
-from gcl_toolkit import Fields, GCLModel, TrainConfig, UserError, train
-from gcl_toolkit.engine import EngineConfig
-from gcl_toolkit.runs import Run, load_model, read_steps
+from gcl_toolkit import Fields, GCLModel, MachineConfig, TrainConfig, UserError, train
+from gcl_toolkit.training.runs import Run, load_model, read_steps
 
 STEPS = 10
-CONFIG = TrainConfig(steps=STEPS, batch=8, precision="float32", learning_rate=1e-2)
+CONFIG = TrainConfig(steps=STEPS, batch=8, learning_rate=1e-2)
 
 
 @pytest.fixture(autouse=True)
@@ -38,14 +37,13 @@ def small_model():
     return model
 
 
-def learn(folder, workers=0, save_minutes=0.0, steps=STEPS, **engine):
-    """Train, or go on training, with random shifts and flips of pictures that are decoded anew each time."""
-    module = sys.modules["gcl_toolkit.train"]
+def learn(folder, workers=0, **settings):
+    """Start or resume training, with random shifts and flips of pictures that are decoded anew each time."""
+    module = sys.modules["gcl_toolkit.training.batches"]
     late = patch.object(module, "Inputs", partial(module.Inputs, cache_bytes=0))
-    options = EngineConfig(workers=workers, save_minutes=save_minutes, **engine)
-    config = TrainConfig(**{**vars(CONFIG), "steps": steps})
+    machine, run = MachineConfig(precision="float32", workers=workers, save_minutes=0), Run(folder, resume=True)
     with late:
-        yield from train(small_model(), ranked(6, 12), config, engine=options, run=Run(folder, resume=True))
+        yield from train(small_model(), ranked(6, 12), config=CONFIG, machine=machine, run=run, **settings)
 
 
 def learn_and_die(folder, workers, event):
@@ -67,7 +65,7 @@ def learn_and_die(folder, workers, event):
 
 
 def in_process(*arguments, kill_after=None):
-    """Exit code of learn_and_die in a process of its own, killed after so many seconds."""
+    """Exit code of learn_and_die in its own process, killed after some seconds."""
     process = CONTEXT.Process(target=learn_and_die, args=arguments)
     process.start()
     process.join(kill_after)
@@ -85,9 +83,9 @@ def outcome(folder):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """(weights, losses) of a run that nobody killed, how many events it has and how long it takes."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(tmp_path_factory):
+    """(weights, losses) of a run that was not killed, its number of events and its seconds."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     started = time.perf_counter()
     assert in_process(folder, 0, None) == 0
     return outcome(folder), int((folder / "events").read_text()), time.perf_counter() - started
@@ -100,8 +98,8 @@ def assert_same(folder, expected):
     assert all(torch.equal(weights[name], expected[0][name]) for name in weights)
 
 
-def test_killed_three_times_it_ends_as_if_nothing_had_been(undisturbed, tmp_path):
-    expected, events, _ = undisturbed
+def test_killed_three_times_it_ends_with_the_same_weights(uninterrupted, tmp_path):
+    expected, events, _ = uninterrupted
     for workers, event in ((0, events // 3), (2, events // 4 + 3), (4, 7)):
         assert in_process(tmp_path, workers, event) == -signal.SIGKILL
     assert in_process(tmp_path, 2, None) == 0
@@ -110,9 +108,9 @@ def test_killed_three_times_it_ends_as_if_nothing_had_been(undisturbed, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2, 4])
-def test_at_many_random_kill_points(undisturbed, tmp_path, workers):
+def test_at_many_random_kill_points(uninterrupted, tmp_path, workers):
     """pytest -m slow tests/test_resume.py: 20 points a number of workers, half by event, half by the clock."""
-    expected, events, seconds = undisturbed
+    expected, events, seconds = uninterrupted
     dice = random.Random(workers)
     killed = []
     for point in range(20):
@@ -130,17 +128,17 @@ def test_at_many_random_kill_points(undisturbed, tmp_path, workers):
     print(f"\nworkers {workers}: killed at {killed}")
 
 
-# -- files that are not whole ------------------------------------------------------------------------------------------
+# -- corrupt files -----------------------------------------------------------------------------------------------------
 
 
 def stopped(folder, steps):
-    """A run that was left after so many steps, a checkpoint each."""
+    """A run that was stopped after some steps, with a checkpoint for each."""
     for record in learn(folder):
         if record["step"] == steps:
             break
 
 
-def torn(path):
+def cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
@@ -151,37 +149,39 @@ def altered(path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors", "model.json", "manifest.json"])
-@pytest.mark.parametrize("harm", [torn, altered, os.unlink], ids=["torn", "altered", "missing"])
-def test_a_checkpoint_that_is_not_whole_is_told_and_the_one_before_is_used(tmp_path, undisturbed, name, harm):
+@pytest.mark.parametrize("harm", [cut, altered, os.unlink], ids=["cut", "altered", "missing"])
+def test_a_corrupt_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, uninterrupted, name, harm):
     stopped(tmp_path, 4)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step_3", "step_4"}
     harm(tmp_path / "checkpoints" / "step_4" / name)
-    with pytest.warns(UserWarning, match=rf"step_4 is not whole: ({name}|.*isn't the manifest's|it is empty)"):
+    with pytest.warns(
+        UserWarning, match=rf"step_4 is corrupt or incomplete: ({name}|.*not the manifest's|it is empty)"
+    ):
         records = list(learn(tmp_path))
     assert records[0]["step"] == 4
-    assert_same(tmp_path, undisturbed[0])
+    assert_same(tmp_path, uninterrupted[0])
 
 
-def test_with_no_whole_checkpoint_it_begins_at_the_beginning(tmp_path, undisturbed):
+def test_without_an_intact_checkpoint_it_starts_at_step_0(tmp_path, uninterrupted):
     stopped(tmp_path, 2)
     for path in (tmp_path / "checkpoints").glob("*/state.safetensors"):
-        torn(path)
-    with pytest.warns(UserWarning, match="is not whole"):
+        cut(path)
+    with pytest.warns(UserWarning, match="is corrupt or incomplete"):
         assert len(list(learn(tmp_path))) == STEPS
-    assert_same(tmp_path, undisturbed[0])
+    assert_same(tmp_path, uninterrupted[0])
 
 
-def test_a_torn_last_record_is_taken_back(tmp_path, undisturbed):
+def test_a_half_written_last_record_is_removed(tmp_path, uninterrupted):
     stopped(tmp_path, 4)
     with (tmp_path / "steps.jsonl").open("a") as steps:
         steps.write('{"step": 5, "lo')
     assert len(read_steps(tmp_path)) == 4
     list(learn(tmp_path))
-    assert_same(tmp_path, undisturbed[0])
+    assert_same(tmp_path, uninterrupted[0])
 
 
 @pytest.mark.parametrize("full", ["steps.jsonl", "model.safetensors", "state.safetensors"])
-def test_a_full_disk_is_one_clear_line_and_leaves_the_old_checkpoint(tmp_path, undisturbed, full):
+def test_a_full_disk_is_one_clear_line_and_leaves_the_old_checkpoint(tmp_path, uninterrupted, full):
     """A limit on the size of files stands for the full disk: the system refuses to write on, as it does there."""
     stopped(tmp_path, 4)
     room = (tmp_path / full).stat().st_size if full == "steps.jsonl" else 0
@@ -189,21 +189,23 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_old_checkpoint(tmp_path, u
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
-        with pytest.raises(UserError, match=r"could not be written \((I/O error: )?File too large.*step.4 is whole"):
+        with pytest.raises(UserError, match=r"could not be written \((I/O error: )?File too large.*step.4 is intact"):
             list(learn(tmp_path))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step_3", "step_4"}
     list(learn(tmp_path))
-    assert_same(tmp_path, undisturbed[0])
+    assert_same(tmp_path, uninterrupted[0])
 
 
-def test_going_on_with_other_settings_is_told(tmp_path):
+def test_resuming_with_other_settings_is_an_error(tmp_path):
     stopped(tmp_path, 2)
-    with pytest.raises(UserError, match=r"begun with train.steps 10, not 20; go on with the same"):
+    with pytest.raises(UserError, match=r"started with train.steps 10, not 20; resume it with the same settings"):
         list(learn(tmp_path, steps=20))
-    with pytest.raises(UserError, match=r"begun with engine.ema 0.0, not 0.9"):
-        list(learn(tmp_path, ema=0.9))
+    with pytest.raises(UserError, match=r"started with train.accumulate 1, not 2"):
+        list(learn(tmp_path, accumulate=2))
+    with pytest.raises(UserError, match=r"started with method 'graded', not 'graded-noscores'"):
+        list(learn(tmp_path, method="graded-noscores"))
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path):
@@ -212,10 +214,9 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path):
     assert len(read_steps(tmp_path)) == STEPS
 
 
-def test_a_run_begun_anew_replaces_the_old_one(tmp_path):
+def test_a_new_run_replaces_the_old_one(tmp_path):
     stopped(tmp_path, 3)
-    config = TrainConfig(steps=1, batch=8)
-    list(train(small_model(), ranked(6, 12), config, run=Run(tmp_path)))
+    list(train(small_model(), ranked(6, 12), run=Run(tmp_path), steps=1, batch=8))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_1"]
     assert len(read_steps(tmp_path)) == 1
 
@@ -224,11 +225,11 @@ def test_only_checkpoints_make_room_for_others(tmp_path):
     notes = tmp_path / "checkpoints" / "notes"
     notes.mkdir(parents=True)
     stopped(tmp_path, 3)
-    list(train(small_model(), ranked(6, 12), TrainConfig(steps=1, batch=8), run=Run(tmp_path)))
+    list(train(small_model(), ranked(6, 12), run=Run(tmp_path), steps=1, batch=8))
     assert {path.name for path in notes.parent.iterdir()} == {"notes", "step_1"}
 
 
-def test_a_checkpoint_without_a_manifest_is_read_as_before(tmp_path):
+def test_a_checkpoint_without_a_manifest_is_read(tmp_path):
     model = GCLModel("small", dimension=16, vocabulary=["mug"])
     model.save(tmp_path / "checkpoints" / "step_7")
     assert load_model(tmp_path).encoder.vocabulary == ["mug"]

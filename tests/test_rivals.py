@@ -13,7 +13,7 @@ GRADES = torch.tensor([
     [1.0, 0.3, 0.3, 0.0], [0.0, 0.0, 0.0, 0.0], [0.1, 1.0, 0.0, 0.3], [0.0, 0.0, 0.3, 0.0], [1.0, 0.0, 1.0, 0.1],
     [0.0, 0.1, 0.0, 0.0], [0.3, 0.0, 0.0, 1.0],
 ], dtype=torch.float64)  # fmt: skip
-LOSSES = {name: losses.LOSSES[name] for name in ("graded", "kl", "rankclip", "siglip", "bixse", "cosent")}
+LOSSES = {name: getattr(losses, f"{name}_loss") for name in ("graded", "kl", "rankclip", "siglip", "bixse", "cosent")}
 
 
 def batch():

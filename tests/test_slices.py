@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 
 from gcl_toolkit import RankedData, UserError
-from gcl_toolkit.slices import by_slice, detectable, per_query, slices
-from gcl_toolkit.statistics import holm, interval, paired
+from gcl_toolkit.measure.slices import by_slice, detectable, per_query, slices
+from gcl_toolkit.measure.statistics import holm, interval, paired
 
 
 def data(scores: dict[str, list[float]], texts=None, categories=("mug",)) -> RankedData:
@@ -97,14 +97,14 @@ def test_each_slice_is_measured_on_its_own_queries_and_corrected_over_all(seeds)
 def test_what_can_be_seen_is_a_sentence():
     a, b = tables(200)
     effect = 2.8016 * (a - b).mean(axis=1).std() / 200**0.5  # 1.9600 + 0.8416, the normal quantiles
-    told = detectable(a, b)
-    assert told == (
-        f"with 200 queries you can see differences of {f'{effect:.3f}'[1:]} ({effect / b.mean()[0]:.0%}) with 80% power"
+    assert detectable(a, b) == (
+        f"with 200 queries you can detect differences of {f'{effect:.3f}'[1:]} ({effect / b.mean()[0]:.0%}) "
+        "with 80% power"
     )
     assert detectable(a, b * 0).count("%") == 1  # no share of nothing
 
 
-def test_a_method_of_a_study_is_found_or_told():
+def test_a_method_of_a_study_is_found_or_reported():
     keys = {"world": "shop", "method": "gcl", "split": "zero_shot", "division": ["dev", "test"] * 2}
     study = pd.DataFrame({**keys, "seed": [0, 0, 1, 1], "query_id": ["q0", "q1"] * 2, "NDCG@10": [0.1, 0.2, 0.3, 0.4]})
     assert per_query(study, "gcl", "zero_shot").to_dict("index") == {"q1": {0: 0.2, 1: 0.4}}

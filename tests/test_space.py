@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from gcl_toolkit import space
-from gcl_toolkit.space import align, centred, kept, lay_out
+from gcl_toolkit.views import space
+from gcl_toolkit.views.space import align, centred, kept, lay_out
 
 
 def spread(rows, dimension=8, seed=0, away=0.0):
@@ -62,6 +62,7 @@ def test_centring_both_sides_brings_queries_to_their_products():
     assert (close.argmax(1) == np.arange(100)).mean() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
 def test_umap_keeps_more_of_clusters_than_a_projection_does(monkeypatch):
     centres = spread(30, 16, seed=5)

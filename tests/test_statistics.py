@@ -4,7 +4,7 @@ import pytest
 import references
 
 from gcl_toolkit.errors import UserError
-from gcl_toolkit.statistics import Difference, Interval, holm, interval, minimal_detectable_effect, paired
+from gcl_toolkit.measure.statistics import Difference, Interval, holm, interval, minimal_detectable_effect, paired
 
 
 def queries(values, name="NDCG@10"):
@@ -60,7 +60,7 @@ def test_an_interval_is_seeded_and_plain():
 
 @pytest.mark.parametrize("values", [[], [0.1, np.nan]])
 def test_an_interval_of_nothing_is_an_error(values):
-    with pytest.raises(UserError, match=rf"got {len(values)} values; give at least one, and finite ones only"):
+    with pytest.raises(UserError, match=rf"got {len(values)} values; expected at least one, all finite"):
         interval(values)
 
 
@@ -190,7 +190,7 @@ GOOD = queries([0.1, 0.2, 0.3])
         (GOOD, GOOD[:2], r"query 'q2' is missing in b \(1 in all\)"),
         (GOOD[1:], GOOD, r"query 'q0' is missing in a"),
         (GOOD[:0], GOOD[:0], r"a has no queries"),
-        (GOOD, pd.concat([GOOD, GOOD[:1]]), r"query 'q0' stands twice in b"),
+        (GOOD, pd.concat([GOOD, GOOD[:1]]), r"query 'q0' appears twice in b"),
         (GOOD, GOOD.where(GOOD < 0.2), r"query 'q1' of b has no finite value"),
         ([GOOD, GOOD], [GOOD], r"a has 2 worlds, b has 1"),
         ([0.1, 0.2], [0.1, 0.3], r"got a float; give a Series or DataFrame by query_id, or a list of them"),
@@ -218,7 +218,7 @@ def test_holm_by_hand():
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.6, 0.5]).tolist() == [1, 1]
     assert holm([]).tolist() == []
-    with pytest.raises(UserError, match=r"must lie in 0..1, got \[0.5, 1.2\]"):
+    with pytest.raises(UserError, match=r"must be in 0..1, got \[0.5, 1.2\]"):
         holm([0.5, 1.2])
     with pytest.raises(UserError, match="nan"):
         holm([np.nan])
@@ -231,5 +231,18 @@ def test_an_effect_of_the_detectable_size_is_found_with_the_promised_power():
     effect = minimal_detectable_effect([-0.2, 0.2] * 40)
     found = [paired(rng.normal(effect, 0.2, 80), np.zeros(80), samples=400, seed=i).p_value < 0.05 for i in range(300)]
     assert held(sum(found), 300, 0.8)
-    with pytest.raises(UserError, match="got 1 differences; give two or more"):
+    with pytest.raises(UserError, match="got 1 differences; expected two or more"):
         minimal_detectable_effect([0.1])
+
+
+def test_kept_draws_give_the_numbers_of_fresh_ones(monkeypatch):
+    """Also when only the first draws of a comparison are kept."""
+    from gcl_toolkit.measure import statistics
+
+    rng = np.random.default_rng(0)
+    a, b = ([pd.DataFrame(rng.random((queries, 3))) for queries in (40, 9)] for _ in range(2))
+    results = []
+    for kept in (0, 60_000, 1 << 24, 1 << 24):
+        monkeypatch.setattr(statistics, "KEPT", kept)
+        results.append((paired(a, b), interval(a[0][0])))
+    assert all(repr(result) == repr(results[0]) for result in results)

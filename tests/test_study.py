@@ -1,4 +1,3 @@
-import json
 import os
 from dataclasses import replace
 
@@ -9,13 +8,16 @@ import pytest
 from conftest import ranked
 
 from gcl_toolkit import NDCG, Fields, GCLModel, TrainConfig, UserError, evaluate, four_way_split
-from gcl_toolkit.ranked_data import divide
-from gcl_toolkit.study import METHODS, StudyConfig, World, read_study, study
-from gcl_toolkit.summary import MACRO, averages, check_control, gain, results, strongest_control
+from gcl_toolkit.data.ranked_data import divide
+from gcl_toolkit.methods import Graded
+from gcl_toolkit.studies.results import MACRO, read_results
+from gcl_toolkit.studies.study import STUDIED, StudyConfig, open_study, read_study, study
+from gcl_toolkit.studies.summary import averages, check_control, gain, strongest_control, summarise
+from gcl_toolkit.studies.worlds import World, WorldSpec
 
 SPLITS = ("in_domain", "novel_query", "novel_document", "zero_shot")
 CONFIG = StudyConfig(
-    methods=("random", "clip", "gcl-matrix", "oracle"),
+    methods=("random", "clip", "graded", "oracle"),
     train=TrainConfig(steps=2, batch=4),
     right=Fields(title=1.0),
     seeds=2,
@@ -37,7 +39,7 @@ def folder(tmp_path_factory):
 def test_every_method_seed_split_and_query_has_a_row(folder):
     table = read_study(folder)
     splits = world().splits
-    seeds = {"random": 1, "clip": 2, "gcl-matrix": 2, "oracle": 1}
+    seeds = {"random": 1, "clip": 2, "graded": 2, "oracle": 1}
     for method, count in seeds.items():
         rows = table[table["method"] == method]
         assert len(rows) == count * sum(data.queries.num_rows for data in splits.values())
@@ -47,7 +49,7 @@ def test_every_method_seed_split_and_query_has_a_row(folder):
     assert set(one["top"]) <= set(splits["zero_shot"].product_ids)
 
 
-def test_a_stopped_study_goes_on_and_other_settings_begin_anew(folder):
+def test_a_stopped_study_continues_and_other_settings_start_anew(folder):
     done = folder / "runs" / "toy" / "clip" / "seed_1" / "done.json"
     others = {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/*/*/done.json") if p != done}
     done.unlink()
@@ -55,15 +57,13 @@ def test_a_stopped_study_goes_on_and_other_settings_begin_anew(folder):
     assert [e.method for e in study([world()], CONFIG, folder) if e.whole].count("clip") == 2
     assert {p: p.stat().st_mtime_ns for p in others} == others
     pd.testing.assert_frame_equal(read_study(folder), before)
-    import dataclasses
-
-    for _ in study([world()], dataclasses.replace(CONFIG, train=TrainConfig(steps=3, batch=4)), folder):
+    for _ in study([world()], replace(CONFIG, train=TrainConfig(steps=3, batch=4)), folder):
         pass
     changed = {p.parts[-3] for p in others if p.stat().st_mtime_ns != others[p]}
-    assert changed >= {"clip", "gcl-matrix"}
+    assert changed >= {"clip", "graded"}
 
 
-def test_other_texts_encoders_and_divisions_begin_anew(tmp_path):
+def test_other_texts_and_divisions_start_anew(tmp_path):
     def times(world, config=CONFIG):
         for _ in study([world], config, tmp_path):
             pass
@@ -81,28 +81,28 @@ def test_other_texts_encoders_and_divisions_begin_anew(tmp_path):
 
 def test_a_query_in_several_folds_counts_once():
     rows = table(worlds=2)
-    folds = rows.assign(world=rows["world"].map({"w0": "own", "w1": "own-fold1"}))
+    folds = rows.assign(data_set="own")
     assert set(rows["world"]) == {"w0", "w1"}
-    alone, apart, together = (gain(t, "gcl-matrix", "clip") for t in (rows[rows["world"] == "w0"], rows, folds))
+    alone, apart, together = (gain(t, "graded", "clip") for t in (rows[rows["world"] == "w0"], rows, folds))
     assert (apart.queries, together.queries) == (2 * alone.queries, alone.queries)
     assert together.difference == pytest.approx(apart.difference)
-    assert results(folds)["queries"] == results(rows[rows["world"] == "w0"])["queries"]
+    assert summarise(folds).queries == summarise(rows[rows["world"] == "w0"]).queries
 
 
-def test_a_study_without_a_control_is_told_before_it_is_trained():
+def test_a_study_without_a_control_is_an_error_before_it_is_trained():
     data = list(world().splits.values())
-    with pytest.raises(UserError, match="no control among the methods"):
+    with pytest.raises(UserError, match="the study has no control to report gains over; add one of clip,"):
         check_control(("random", "bm25"), data, None)
     with pytest.raises(UserError, match="unknown control 'clp'"):
-        check_control(METHODS, data, "clp")
+        check_control(STUDIED, data, "clp")
     undivided = [replace(d, queries=d.queries.drop_columns(["division"])) for d in data]
     tested = [
         replace(d, queries=d.queries.append_column("division", pa.array(["test"] * d.queries.num_rows)))
         for d in undivided
     ]
     with pytest.raises(UserError, match="no dev query to choose the control on"):
-        check_control(METHODS, tested, None)
-    check_control(METHODS, tested, "clip")
+        check_control(STUDIED, tested, None)
+    check_control(STUDIED, tested, "clip")
 
 
 def test_runs_side_by_side_give_the_same_table(tmp_path):
@@ -116,8 +116,8 @@ def test_runs_side_by_side_give_the_same_table(tmp_path):
     pd.testing.assert_frame_equal(one, two)
 
 
-def test_a_wrong_method_and_an_empty_folder_are_told(tmp_path):
-    with pytest.raises(UserError, match="unknown method 'clp'; known: binary-matrix"):
+def test_a_wrong_method_and_an_empty_folder_are_errors(tmp_path):
+    with pytest.raises(UserError, match="unknown method 'clp'; known: bixse, bm25, clip,"):
         StudyConfig(methods=("clp",))
     with pytest.raises(UserError, match="holds no finished study"):
         read_study(tmp_path)
@@ -126,7 +126,7 @@ def test_a_wrong_method_and_an_empty_folder_are_told(tmp_path):
 # -- the summary, on a made-up table -----------------------------------------------------------------------------------
 
 
-def table(shift=0.05, seeds=2, worlds=1, methods=("clip", "clip-top", "gcl-matrix")):
+def table(shift=0.05, seeds=2, worlds=1, methods=("clip", "clip-top", "graded")):
     rng = np.random.default_rng(0)
     rows = []
     for w in range(worlds):
@@ -139,9 +139,9 @@ def table(shift=0.05, seeds=2, worlds=1, methods=("clip", "clip-top", "gcl-matri
                     for seed in range(seeds):
                         value = np.clip(0.8 * base + shift * m + rng.normal() * 0.02, 0, 1)
                         division = "dev" if q % 2 else "test"
-                        row = {"world": f"w{w}", "method": method, "seed": seed, "split": split, "division": division}
+                        row = {"world": f"w{w}", "data_set": f"w{w}", "method": method, "seed": seed, "split": split}
                         values = dict.fromkeys(("NDCG@10", "ERR", "ERR(4)", "RBP(0.9)", "AP", "RR"), value)
-                        rows.append({**row, "query_id": f"q{start + q}", **values})
+                        rows.append({**row, "division": division, "query_id": f"q{start + q}", **values})
     return pd.DataFrame(rows)
 
 
@@ -149,10 +149,10 @@ def test_averages_and_gains_are_the_plain_means_of_the_test_queries():
     made = table()
     test = made[made["division"] == "test"]
     cells = averages(made)
-    found = gain(made, "gcl-matrix", "clip-top", split="zero_shot")
+    found = gain(made, "graded", "clip-top", split="zero_shot")
     expected = test[test["split"] == "zero_shot"].groupby("method")["NDCG@10"].mean()
     assert cells.loc["clip", "zero_shot"].mean == pytest.approx(expected["clip"])
-    assert found.mean_a == pytest.approx(expected["gcl-matrix"])
+    assert found.mean_a == pytest.approx(expected["graded"])
     assert found.mean_b == pytest.approx(expected["clip-top"])
     assert found.low > 0
 
@@ -161,8 +161,8 @@ def test_the_macro_mean_weighs_splits_not_queries():
     made = table(worlds=2)
     by_split = made[made["division"] == "test"].groupby(["method", "split"])["NDCG@10"].mean().groupby("method").mean()
     assert averages(made).loc["clip", MACRO].mean == pytest.approx(by_split["clip"])
-    found = gain(made, "gcl-matrix", "clip")
-    assert found.difference == pytest.approx(by_split["gcl-matrix"] - by_split["clip"])
+    found = gain(made, "graded", "clip")
+    assert found.difference == pytest.approx(by_split["graded"] - by_split["clip"])
     assert 0 < found.low < found.difference < found.high
     assert (found.worlds, found.seeds, found.queries) == (2, 2, 100)
 
@@ -175,27 +175,50 @@ def test_the_strongest_control_is_chosen_on_dev_queries():
     assert strongest_control(made) == "clip"
 
 
-def test_a_gain_without_a_control_is_refused():
-    with pytest.raises(UserError, match="no control in the study; add one of clip,"):
-        strongest_control(table(methods=("gcl-matrix",)))
-    with pytest.raises(UserError, match="no method 'binary-matrix'; it has clip"):
-        gain(table(), "gcl-matrix", "binary-matrix")
+def test_a_gain_without_a_control_is_an_error():
+    with pytest.raises(UserError, match="the study has no control to report gains over; add one of clip,"):
+        strongest_control(table(methods=("graded",)))
+    with pytest.raises(UserError, match="unknown method of the study 'matrix-noscores'; known: clip,"):
+        gain(table(), "graded", "matrix-noscores")
     with pytest.raises(UserError, match="unknown control 'gcl'"):
-        results(table(), control="gcl")
+        summarise(table(), control="gcl")
 
 
-def test_results_are_json_and_every_gain_names_its_control():
-    told = json.loads(json.dumps(results(table(worlds=2))))
-    assert told["queries"] == {"in_domain": 80, "novel_query": 20, "novel_document": 80, "zero_shot": 20}
-    assert told["control"] == "clip-top"
-    assert {g["control"] for g in told["gains"]} == {"clip", "clip-top"}
-    assert all(g["metric"] in told["averages"] for g in told["gains"])
-    assert all({"low", "high", "queries", "seeds"} <= set(g) for g in told["gains"])
-    assert set(told["averages"]["AP"]) == {"clip", "clip-top", "gcl-matrix"}
-    assert set(METHODS) >= set(told["averages"]["AP"])
+def test_results_are_written_and_read_and_every_gain_names_its_control(tmp_path):
+    results = replace(summarise(table(worlds=2)), command="gcl compare x", minutes=1.5)
+    results.write(tmp_path / "results.json")
+    assert read_results(tmp_path / "results.json") == results
+    assert results.queries == {"in_domain": 80, "novel_query": 20, "novel_document": 80, "zero_shot": 20}
+    assert results.control == "clip-top"
+    assert {gain.control for gain in results.gains} == {"clip", "clip-top"}
+    assert set(results.gains_of("graded", "clip-top", "AP")) == {*SPLITS, MACRO}
+    assert set(results.averages["AP"]) == {"clip", "clip-top", "graded"}
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(UserError, match=r"results.json can't be read as the results of a study \('averages'\)"):
+        read_results(tmp_path / "results.json")
+    with pytest.raises(UserError, match="is missing; it is written by gcl demo"):
+        read_results(tmp_path / "nothing.json")
 
 
-def test_untrained_is_the_pretrained_encoder_as_it_came(tmp_path, tiny_bert):
+def test_a_study_folder_says_what_it_was_made_of(tmp_path):
+    """Settings, a method with settings of its own, and a world that can be opened again."""
+    spec = WorldSpec("shop", "shop:products=40,queries=12,per_query=6,size=16", pairs_per_product=0.5)
+    config = replace(CONFIG, methods=("random", "graded:weighting=log"), train=TrainConfig(steps=1, batch=4), seeds=1)
+    for _ in study([spec.open()], config, tmp_path):
+        pass
+    opened = open_study(tmp_path)
+    assert opened.config == replace(config, methods=list(config.methods))
+    assert opened.worlds == (spec,)
+    world = opened.worlds[0].open()
+    assert world.splits["in_domain"].qrels.num_rows < world.evaluated()["in_domain"].qrels.num_rows
+    table = read_study(tmp_path)
+    assert set(table["method"]) == {"random", "graded:weighting=log"}
+    assert gain(table, Graded(weighting="log"), over="random", division="all").queries == 12
+    with pytest.raises(UserError, match="holds no study"):
+        open_study(tmp_path / "runs")
+
+
+def test_untrained_is_the_pretrained_encoder(tmp_path, tiny_bert):
     right, encoder = Fields(title=1.0), f"text:{tiny_bert}"
     config = StudyConfig(methods=("untrained",), encoder=encoder, right=right, seeds=2)
     for _ in study([world()], config, tmp_path):
@@ -210,5 +233,5 @@ def test_untrained_is_the_pretrained_encoder_as_it_came(tmp_path, tiny_bert):
 
 
 def test_all_queries_are_counted_as_all(folder):
-    told = results(read_study(folder), division="all")
-    assert told["queries"] == {name: data.queries.num_rows for name, data in world().splits.items()}
+    results = summarise(read_study(folder), division="all")
+    assert results.queries == {name: data.queries.num_rows for name, data in world().splits.items()}

@@ -7,12 +7,11 @@ from conftest import png, ranked
 from PIL import Image
 from pyarrow import parquet
 
+from gcl_toolkit.data.ranked_data import SPLITS, four_way_split
+from gcl_toolkit.data.sources import load, spelt
+from gcl_toolkit.data.sources.check import check
+from gcl_toolkit.data.sources.table import read_table, write
 from gcl_toolkit.errors import DataError, UserError
-from gcl_toolkit.ranked_data import SPLITS, four_way_split
-from gcl_toolkit.sources import load, spelt
-from gcl_toolkit.sources.check import check
-from gcl_toolkit.sources.table import load as load_table
-from gcl_toolkit.sources.table import read_table, write
 
 FLAT = """query,product_id,title,image,clicks,carts,position
 red mug,007,Mug,a.png,3,1,1
@@ -70,7 +69,7 @@ def test_other_formats_read_the_same(flat, ending):
 def test_columns_can_have_other_names(tmp_path):
     file = tmp_path / "shop.csv"
     file.write_text("search_term,sku,name,gain\nmug,1,Mug,3\n")
-    data = load_table(file, columns={"query": "search_term", "product_id": "sku", "title": "name"})
+    data = load(file, columns={"query": "search_term", "product_id": "sku", "title": "name"})
     assert sum(split.qrels.num_rows for split in data.values()) == 1
     data = read_table(file, columns={"query": "search_term", "product_id": "sku", "title": "name"})
     assert data.qrels["score"].to_pylist() == [3]
@@ -136,7 +135,7 @@ def test_a_table_that_was_converted_is_read_back_identically(flat, tmp_path):
 
 def test_load_knows_names_and_layouts(flat):
     assert load(flat, score="clicks") == load("table", path=flat, score="clicks")
-    with pytest.raises(UserError, match=r"unknown source or path 'shopp'; known: folder, marqo_gs, shop, table"):
+    with pytest.raises(UserError, match=r"unknown source or path 'shopp'; known: beir, folder, marqo_gs, shop, table"):
         load("shopp")
 
 
@@ -151,8 +150,8 @@ BAD = {
     "unknown split": (GOOD + "mug,3,Bowl,,1,train\n", ["row 2", "split is 'train'", "in_domain, novel_query"]),
     "two scores": (GOOD + "mug,2,Cup,,2,in_domain\n", ["rows 1 and 2", "two scores, 1 and 2"]),
     "empty query": (GOOD + ",2,Cup,,2,in_domain\n", ["row 2", "query_id is empty"]),
-    "column twice": ("query,query,product_id,score\n", ["'query'", "twice"]),
-    "nothing in it": ("", ["can't be read as csv"]),
+    "column twice": ("query,query,product_id,score\n", ["'query'", "appears twice"]),
+    "nothing in it": ("", ["first line is empty"]),
     "no rows": (GOOD.splitlines()[0] + "\n", ["no rows"]),
 }
 ONLY_CHECKED = {
@@ -179,7 +178,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", [*BAD, *ONLY_CHECKED])
-def test_check_tells_what_is_wrong_in_a_line(folder, name):
+def test_check_names_each_problem_in_one_line(folder, name):
     text, words = (BAD | ONLY_CHECKED)[name]
     (folder / "t.csv").write_text(text)
     _, problems = check(folder / "t.csv")
@@ -198,29 +197,29 @@ def test_bad_tables_are_not_loaded(folder, name):
 
 
 @pytest.mark.parametrize("lost", ["some", "all"])
-def test_a_pair_without_a_split_is_told_and_not_dropped(tmp_path, lost):
+def test_a_pair_without_a_split_is_an_error(tmp_path, lost):
     split = [None, None, None] if lost == "all" else ["in_domain", None, "zero_shot"]
     pairs = {"query": ["a", "b", "c"], "product_id": ["1", "2", "3"], "score": [1.0, 2.0, 3.0], "split": split}
     parquet.write_table(pa.table(pairs), tmp_path / "t.parquet")
     row, count = (0, 3) if lost == "all" else (1, 1)
-    said = rf"qrels row {row}: split is None; one of in_domain, .* is expected \({count} such rows\)"
-    assert any(re.search(said, problem) for problem in check(tmp_path / "t.parquet")[1])
-    with pytest.raises(DataError, match=said):
+    message = rf"qrels row {row}: split is None; one of in_domain, .* is expected \({count} such rows\)"
+    assert any(re.search(message, problem) for problem in check(tmp_path / "t.parquet")[1])
+    with pytest.raises(DataError, match=message):
         load(tmp_path / "t.parquet")
 
 
-def test_an_option_that_a_source_does_not_have_is_told(flat, tmp_path):
+def test_an_option_that_a_source_does_not_have_is_an_error(flat, tmp_path):
     with pytest.raises(
-        UserError, match=r"source table has no option 'queries'; .*known: columns, quarantine, score, s"
+        UserError, match=r"source table has no option 'queries'; .*known: columns, fields, quarantine, score, s"
     ):
         load(flat, queries=5)
     with pytest.raises(UserError, match=r"source shop has no option 'quarantine'; .*known: .*products"):
         load("shop", quarantine=tmp_path / "x.csv")
 
 
-def test_options_stand_in_the_name_of_a_source(flat, tmp_path):
-    said = {"seed": 3, "noise": 0.5, "sparse": True, "sheet": "a=b"}
-    assert spelt("shop:seed=3,noise=0.5,sparse=true,sheet=a=b") == ("shop", said)
+def test_options_can_be_part_of_the_name_of_a_source(flat, tmp_path):
+    options = {"seed": 3, "noise": 0.5, "sparse": True, "sheet": "a=b"}
+    assert spelt("shop:seed=3,noise=0.5,sparse=true,sheet=a=b") == ("shop", options)
     assert spelt("C:/my table.csv") == ("C:/my table.csv", {})
     pairs = [f"q{q},p{p},{q + p}\n" for q in range(10) for p in range(10)]
     (odd := tmp_path / "by:me=1.csv").write_text("query,product_id,clicks\n" + "".join(pairs))
@@ -230,7 +229,7 @@ def test_options_stand_in_the_name_of_a_source(flat, tmp_path):
             load(f"{odd}:{wrong}")
 
 
-def test_a_torn_card_is_a_problem_not_a_traceback(tmp_path):
+def test_a_corrupt_card_is_a_problem_not_a_traceback(tmp_path):
     write(ranked(), tmp_path)
     for text in ('{"name": "to', "[1, 2]"):
         (tmp_path / "card.json").write_text(text)
@@ -280,9 +279,8 @@ def test_files_that_cannot_be_read_are_a_problem_not_a_traceback(tmp_path):
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
     (tmp_path / "other.xlsx").write_bytes(b"")
     for path, word in (
-        (tmp_path / "cut.parquet", "file whole"),
-        (tmp_path / "other.xlsx", ".jsonl can be read"),
-        (tmp_path / "none.csv", "no such file"),
+        (tmp_path / "cut.parquet", "file complete"),
+        (tmp_path / "other.xlsx", ".jsonl is expected"),
     ):
         facts, problems = check(path)
         assert facts == []

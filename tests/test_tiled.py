@@ -11,18 +11,9 @@ from test_losses import numeric, value_and_gradients
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gcl_toolkit import losses
-from gcl_toolkit.losses import (
-    gcl_loss,
-    graded_loss,
-    log_sum_exps,
-    matrix_loss,
-    sized,
-    tiled,
-    tiled_gcl_loss,
-    tiled_graded_loss,
-    tiled_matrix_loss,
-)
+from gcl_toolkit.losses import fast, gcl_loss, graded_loss, matrix_loss, same_id_cells
+from gcl_toolkit.losses.fast import Forms, log_sum_exps, tiled, tiles
+from gcl_toolkit.losses.fast.tiled import tiled_gcl_loss, tiled_graded_loss, tiled_matrix_loss
 
 N, M, D, TILE = 11, 7, 5, (4, 3)
 KEEP = {"nothing kept": 0, "some tiles kept": 300, "all kept": 1 << 20}
@@ -31,8 +22,8 @@ KEEP = {"nothing kept": 0, "some tiles kept": 300, "all kept": 1 << 20}
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Tiles of 4 x 3, worked on 2 rows at a time: none of the sizes here is a multiple."""
-    monkeypatch.setattr(log_sum_exps, "PART", 6)
-    monkeypatch.setattr(log_sum_exps, "tiles_of", lambda *given: log_sum_exps.Tiles(*given, TILE))
+    monkeypatch.setattr(tiles, "PART", 6)
+    monkeypatch.setattr(log_sum_exps, "tiles_of", lambda *given: tiles.Tiles(*given, TILE))
 
 
 def unit(rows, seed, dimension=D, dtype=torch.float64):
@@ -66,13 +57,9 @@ QUERY_IDS, PRODUCT_IDS = (
     torch.tensor([0, 1, 0, 2, 3, 3, 3, 4, 5, 6, 0]),
     torch.tensor([0, 1, 2, 3, 1, 4, 5, 9, 8, 8, 0]),
 )
+SAME_IDS = torch.cat([same_id_cells(QUERY_IDS), same_id_cells(PRODUCT_IDS)], 1)
 KNOWN = torch.tensor([[0, 5, 5, 10], [1, 2, 2, 10]])  # one twice, one on the diagonal
-
-
-def known_mask():
-    mask = torch.zeros(N, N, dtype=torch.bool)
-    mask[KNOWN[0], KNOWN[1]] = True
-    return mask
+BOTH = torch.cat([SAME_IDS, KNOWN], 1)
 
 
 # -- the same value and gradients --------------------------------------------------------------------------------------
@@ -80,12 +67,9 @@ def known_mask():
 
 @pytest.mark.parametrize("keep", KEEP.values(), ids=KEEP)
 @pytest.mark.parametrize("scale", [3.0, 100.0, 3000.0])  # at 3000 rows are done alone
-@pytest.mark.parametrize("masked", ["", "ids", "ids and cells", "bools"])
-def test_tiled_is_dense_for_pairs(masked, scale, keep):
-    masks = {"query_ids": QUERY_IDS, "product_ids": PRODUCT_IDS} if masked.startswith("ids") else {}
-    masks |= (
-        {"not_negative": KNOWN} if "cells" in masked else {"not_negative": known_mask()} if masked == "bools" else {}
-    )
+@pytest.mark.parametrize("excluded", [None, SAME_IDS, BOTH], ids=["", "ids", "ids and known"])
+def test_tiled_is_dense_for_pairs(excluded, scale, keep):
+    masks = {"excluded": excluded}
     given = *inputs(N, N, scale), pair_weights()
     dense = value_and_gradients(lambda a, b, s, w: gcl_loss(a, b, w, logit_scale=s, **masks), *given)
     found = value_and_gradients(
@@ -128,7 +112,7 @@ def test_tiled_is_the_loop():
     left, right, _ = inputs(N, N, 3.0)
     weights = pair_weights().detach()
     found = value_and_gradients(
-        lambda a, b: tiled_gcl_loss(a, b, weights, logit_scale=3.0, query_ids=QUERY_IDS, product_ids=PRODUCT_IDS),
+        lambda a, b: tiled_gcl_loss(a, b, weights, logit_scale=3.0, excluded=SAME_IDS),
         left,
         right,
     )
@@ -146,7 +130,7 @@ def test_tiled_is_the_loop():
 
 def test_gradcheck():
     def pairs(a, b, s, w):
-        return tiled_gcl_loss(a, b, w, logit_scale=s, query_ids=QUERY_IDS, not_negative=KNOWN)
+        return tiled_gcl_loss(a, b, w, logit_scale=s, excluded=BOTH)
 
     def matrix(a, b, s, w):
         return tiled_matrix_loss(a, b, w, logit_scale=s)
@@ -204,8 +188,8 @@ def test_autocast_does_not_touch_it():
 
 
 def test_no_tensor_is_as_large_as_the_matrix(monkeypatch):
-    monkeypatch.setattr(log_sum_exps, "PART", 1024)
-    monkeypatch.setattr(log_sum_exps, "tiles_of", lambda *given: log_sum_exps.Tiles(*given, (32, 32)))
+    monkeypatch.setattr(tiles, "PART", 1024)
+    monkeypatch.setattr(log_sum_exps, "tiles_of", lambda *given: tiles.Tiles(*given, (32, 32)))
 
     class Largest(TorchDispatchMode):
         numbers = 0
@@ -220,7 +204,7 @@ def test_no_tensor_is_as_large_as_the_matrix(monkeypatch):
     rows, ids = 200, torch.arange(200) // 2
     left, right = (unit(rows, seed).requires_grad_() for seed in (0, 1))
     with Largest() as largest:
-        tiled_gcl_loss(left, right, logit_scale=20.0, query_ids=ids, keep_bytes=0).backward()
+        tiled_gcl_loss(left, right, logit_scale=20.0, excluded=same_id_cells(ids), keep_bytes=0).backward()
     assert rows * D <= largest.numbers <= 32 * 32
 
 
@@ -275,30 +259,29 @@ def test_float32_is_float64_also_where_rows_are_done_alone(scale):
 # -- mutants -----------------------------------------------------------------------------------------------------------
 
 MUTANTS = {
-    "positives among the others": ("log_sum_exps", ".view(-1).index_fill_(0, self.sorted.place[tile.cells], 0)", ""),
-    "masks ignored": ("tiled", "ignored = torch.cat(masked, 1) if masked else None", "ignored = None"),
-    "same rows masked on one side only": ("tiled", "cells[:, row_K != column_K]", "cells[:, row_K < column_K]"),
-    "unweighted": ("tiled", "(weights * loss_N)", "loss_N"),
+    "positives among the others": ("tiles", ".view(-1).index_fill_(0, self.sorted.place[tile.cells], 0)", ""),
+    "excluded cells ignored": ("tiled", "excluded = excluded.to(left.device)", "excluded = None"),
+    "unweighted": ("tiled", "(weights[way.kept] * softplus(", "(softplus("),
     "weights not normalised": ("tiled", "if normalise_weights", "if not normalise_weights"),
-    "rows only": ("tiled", "softplus(row_N - own_N) + softplus(column_N - own_N)", "2 * softplus(row_N - own_N)"),
-    "half forgotten": ("tiled", "torch.float32)) / 2", "torch.float32))"),
+    "rows only": ("tiled", "Way(column_M, own_K, cells[1], slice(None))", "Way(row_N, own_K, cells[0], slice(None))"),
+    "half forgotten": ("tiled", "loss / (2 * count)", "loss / count"),
     "left detached": ("tiled", "log_sum_exps(left, right, ", "log_sum_exps(left.detach() + 0 * left, right, "),
-    "transposed": ("log_sum_exps", "gradient_RxC.T, self.left[tile.rows]", "gradient_RxC.T, self.right[tile.rows]"),
-    "factors of other rows": ("log_sum_exps", "a_R[part, None] + b_C", "a_R[part, None].roll(1, 0) + b_C"),
+    "transposed": ("tiles", "gradient_RxC.T, self.left[tile.rows]", "gradient_RxC.T, self.right[tile.rows]"),
+    "factors of other rows": ("tiles", "a_R[part, None] + b_C", "a_R[part, None].roll(1, 0) + b_C"),
     "scale without gradient": ("log_sum_exps", ".sum() * largest\n", ".sum() * largest * 0\n"),
     "scale forgotten in the gradient": ("log_sum_exps", "mul_(scale * largest)", "mul_(largest)"),
-    "gradient of the cells in the wrong order": ("log_sum_exps", "by_cell_K[self.sorted.order]", "by_cell_K"),
-    "edge tiles misplaced": ("log_sum_exps", "width_K = (shape[1] - column_K // columns * columns).clamp(max=columns)",
+    "gradient of the cells in the wrong order": ("tiles", "by_cell_K[self.sorted.order]", "by_cell_K"),
+    "edge tiles misplaced": ("tiles", "width_K = (shape[1] - column_K // columns * columns).clamp(max=columns)",
                              "width_K = columns"),
-    "the rows of another part": ("log_sum_exps", "sums_N[tile.rows][part] +=", "sums_N[tile.rows][:1] +="),
-    "last tile lost": ("log_sum_exps", "in range(0, self.shape[1], self.size[1])",
+    "the rows of another part": ("tiles", "sums_N[tile.rows][part] +=", "sums_N[tile.rows][:1] +="),
+    "last tile lost": ("tiles", "in range(0, self.shape[1], self.size[1])",
                        "in range(0, self.shape[1] - 2, self.size[1])"),
-    "a kept tile of a neighbour": ("log_sum_exps", "kept[number] if", "kept[number // 2] if"),
-    "small sums not done again": ("log_sum_exps", "found_R[rows] = ", "_ = "),
-    "gradients of rows done again lost": ("log_sum_exps", "by_left[rows_R] += ", "_ = "),
-    "shift forgotten": ("log_sum_exps", "torch.exp(self.shift - found_R)", "torch.exp(-found_R)"),
-    "shares of the other side": ("tiled", "listed_shares(weight_K, cells[1], len(column_M))",
-                                 "listed_shares(weight_K, cells[0], len(row_N))"),
+    "a kept tile of a neighbour": ("tiles", "kept[number] if", "kept[number // 2] if"),
+    "small sums not computed again": ("log_sum_exps", "found_R[rows] = ", "_ = "),
+    "gradients of recomputed rows lost": ("tiles", "by_left[rows_R] += ", "_ = "),
+    "shift forgotten": ("tiles", "torch.exp(self.shift - found_R)", "torch.exp(-found_R)"),
+    "shares of the other side": ("tiled", "listed_shares(weight_K, cells[side], shape[side])",
+                                 "listed_shares(weight_K, cells[0], shape[0])"),
     "grades in no order": ("tiled", "order_K = grade_K.argsort()", "order_K = torch.arange(len(grade_K))"),
     "groups without weight counted": ("tiled", "(total_N > 0).sum()", "(total_N >= 0).sum()"),
     "a softmax over the positives' rest only": ("tiled", "index_add(0, group_K, exp_K * ~is_top_K)", "clone()"),
@@ -307,24 +290,25 @@ MUTANTS = {
 
 
 def mutated(which):
-    """tiled.py over log_sum_exps.py, one line of one of them changed."""
+    """tiled.py over log_sum_exps.py over tiles.py, one line of one of them changed."""
     module, old, new = MUTANTS.get(which, ("", "", ""))
-    made = {}
-    for name in ("log_sum_exps", "tiled"):
-        source = (Path(losses.__file__).parent / f"{name}.py").read_text()
-        assert name != module or source.count(old) == 1, f"{old!r} is there {source.count(old)} times"
-        made[name] = types.ModuleType(f"mutated_{name}")
-        sys.modules[made[name].__name__] = made[name]
-        source = source.replace("gcl_toolkit.losses.log_sum_exps", "mutated_log_sum_exps")
-        exec(source.replace(old, new) if name == module else source, vars(made[name]))
-    made["log_sum_exps"].PART = 6
-    made["log_sum_exps"].tiles_of = lambda *given: made["log_sum_exps"].Tiles(*given, TILE)
-    return made["tiled"]
+    modules = {}
+    for name in ("tiles", "log_sum_exps", "tiled"):
+        source = (Path(fast.__file__).parent / f"{name}.py").read_text()
+        assert name != module or source.count(old) == 1, f"{old!r} occurs {source.count(old)} times"
+        modules[name] = types.ModuleType(f"mutated_{name}")
+        sys.modules[modules[name].__name__] = modules[name]
+        for other in ("tiles", "log_sum_exps"):
+            source = source.replace(f"gcl_toolkit.losses.fast.{other} ", f"mutated_{other} ")
+        exec(source.replace(old, new) if name == module else source, vars(modules[name]))
+    modules["tiles"].PART = 6
+    modules["log_sum_exps"].tiles_of = lambda *given: modules["tiles"].Tiles(*given, TILE)
+    return modules["tiled"]
 
 
 def all_forms(pair_form, matrix_form, graded_form, scale, **kept):
     """Value and gradients of the losses in one row."""
-    masks = {"query_ids": QUERY_IDS, "product_ids": PRODUCT_IDS, "not_negative": KNOWN}
+    masks = {"excluded": BOTH}
 
     def pairs(a, b, s, w):
         return pair_form(a, b, w, logit_scale=s, **masks, **kept)
@@ -363,29 +347,31 @@ def test_each_mutant_is_caught(mutant):
 # -- choosing ----------------------------------------------------------------------------------------------------------
 
 
-def test_size_decides(monkeypatch):
-    assert sized("gcl", 1024, 1024) is gcl_loss
-    assert sized("gcl", 4096, 4096) is tiled_gcl_loss
-    assert sized("matrix", 4096, 192) is matrix_loss
-    assert sized("matrix", 4096, 8192) is tiled_matrix_loss
-    assert sized("graded", 4096, 8192) is tiled_graded_loss
-    monkeypatch.setitem(losses.LOSSES, "other", len)
-    assert sized("other", 4096, 8192) is len
+def test_the_size_of_the_batch_chooses_the_form(monkeypatch):
+    left, right = unit(3, 0), unit(4, 1)
+    forms = Forms(lambda *_, **__: "dense", lambda *_, **__: "tiled")
+    monkeypatch.setattr(fast, "DENSE_CELLS", 12)
+    assert forms(left, right, torch.ones(3, 4)) == "dense"
+    assert forms(left, right, torch.ones(3, 5)) == "tiled"
+    assert forms(left, right, torch.ones(3)) == "dense"
+    assert forms(left, right, torch.ones(4)) == "tiled"
+    assert Forms(lambda *_, **__: "dense")(left, right, torch.ones(9, 9)) == "dense"
 
 
-@pytest.mark.parametrize("loss", ["gcl", "matrix", "graded"])
-def test_training_tiled_is_training_dense(loss, monkeypatch):
+@pytest.mark.parametrize("method", ["gcl-linear", "clip-masked", "matrix", "graded"])
+def test_training_tiled_is_training_dense(method, monkeypatch):
     from test_train import TITLES, words_shop
 
-    from gcl_toolkit import GCLModel, TrainConfig, train
+    from gcl_toolkit import GCLModel, MachineConfig, train
+    from gcl_toolkit.methods import samplers
 
     def run():
-        config = TrainConfig(loss=loss, steps=4, batch=12, precision="float32")
-        return [r["loss"] for r in train(GCLModel("small", right=TITLES, dimension=32), words_shop(), config)]
+        machine, model = MachineConfig(precision="float32"), GCLModel("small", right=TITLES, dimension=32)
+        return [r["loss"] for r in train(model, words_shop(), method, machine=machine, steps=4, batch=12)]
 
-    dense = run()
-    monkeypatch.setattr(losses, "DENSE_CELLS", 0)
-    called = []
-    monkeypatch.setattr(tiled, "log_sum_exps", lambda *a, **k: called.append(1) or log_sum_exps.log_sum_exps(*a, **k))
+    dense, calls = run(), []
+    for module in (fast, samplers):
+        monkeypatch.setattr(module, "DENSE_CELLS", 0)
+    monkeypatch.setattr(tiled, "log_sum_exps", lambda *a, **k: calls.append(1) or log_sum_exps.log_sum_exps(*a, **k))
     assert run() == pytest.approx(dense, rel=1e-4)
-    assert len(called) == 4
+    assert len(calls) == 4

@@ -9,7 +9,8 @@ import pytest
 import torch
 from test_tiled import unit
 
-from gcl_toolkit.losses import gcl_loss, matrix_loss, tiled_gcl_loss, tiled_matrix_loss
+from gcl_toolkit.losses import gcl_loss, matrix_loss, same_id_cells
+from gcl_toolkit.losses.fast.tiled import tiled_gcl_loss, tiled_matrix_loss
 
 
 def half_precision_case(rows, columns, scale, device="cpu", dimension=72):
@@ -28,7 +29,7 @@ def half_precision_case(rows, columns, scale, device="cpu", dimension=72):
         own = weights.diagonal().to(s) + 0.1
         count = min(rows, columns)
         values = (
-            forms[0](a[:count], b[:count], own[:count], logit_scale=s, query_ids=ids[:count].to(device)),
+            forms[0](a[:count], b[:count], own[:count], logit_scale=s, excluded=same_id_cells(ids[:count].to(device))),
             forms[1](a, b, weights.to(s), logit_scale=s),
         )
         out.append([part.detach().double() for v in values for part in (v, *torch.autograd.grad(v, (a, b, s)))])
@@ -47,10 +48,10 @@ def run_alone(code, **environment):
 def test_triton_kernels_in_the_interpreter():
     """With small blocks, and strips of 64 rows."""
     code = """
-from gcl_toolkit.losses import log_sum_exps, tiled_gpu
+from gcl_toolkit.losses.fast import kernels, log_sum_exps
 from test_tiled_gpu import half_precision_case
-tiled_gpu.BLOCK, tiled_gpu.STRIP_BYTES = (32, 32), 2 * 64 * 100
-log_sum_exps.tiles_of = tiled_gpu.TritonTiles
+kernels.BLOCK, kernels.STRIP_BYTES = (32, 32), 2 * 64 * 100
+log_sum_exps.tiles_of = kernels.TritonTiles
 for case in ((100, 70, 10.0), (70, 100, 100.0), (70, 70, 300.0)):
     for found, expected in half_precision_case(*case):
         assert (found - expected).norm() <= 1e-2 * expected.norm(), (case, found, expected)
@@ -64,7 +65,7 @@ def test_triton_kernels_compile_for_hopper(tmp_path):
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from gcl_toolkit.losses import tiled_gpu as gpu
+from gcl_toolkit.losses.fast import kernels as gpu
 for kernel in (gpu._sums_kernel, gpu._gradient_kernel):
     sizes = dict(zip(("BLOCK_R", "BLOCK_C", "BLOCK_D"), (*gpu.BLOCK, gpu.BLOCK_D), strict=True))
     kinds = {"left": "*bf16", "right": "*bf16", "gradient": "*bf16", "starts": "*i64", "cell_rows": "*i32",

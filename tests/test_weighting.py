@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from gcl_toolkit.data.weighting import WEIGHTINGS, is_top, rescale, to_weights
 from gcl_toolkit.errors import DataError, UserError
-from gcl_toolkit.weighting import WEIGHTINGS, is_top, rescale, to_weights
 
 SCORES = np.array([100.0, 99, 91, 90, 51, 50, 1])  # positions 1, 2, 10, 11, 50, 51, 100
 
@@ -31,9 +31,9 @@ def test_every_registered_function_never_rises_as_the_position_grows():
         assert weights[0] == 1, name
 
 
-def test_graded_reads_levels_not_values_and_zero_has_no_weight():
-    assert to_weights([100, 60, 30, 60, 0], "graded") == pytest.approx([1, 0.1, 0.01, 0.1, 0])
-    assert to_weights([3, 2, 1], "graded") == pytest.approx([1, 0.1, 0.01])
+def test_grades_reads_levels_not_values_and_zero_has_no_weight():
+    assert to_weights([100, 60, 30, 60, 0], "grades") == pytest.approx([1, 0.1, 0.01, 0.1, 0])
+    assert to_weights([3, 2, 1], "grades") == pytest.approx([1, 0.1, 0.01])
 
 
 def test_relative_is_a_share_of_the_highest_score():
@@ -41,7 +41,7 @@ def test_relative_is_a_share_of_the_highest_score():
     assert to_weights([0, 0], "relative") == pytest.approx([0, 0])
 
 
-def test_auto_is_graded_for_grades_and_linear_for_positions():
+def test_auto_is_grades_for_grades_and_linear_for_positions():
     assert to_weights([100, 60, 30], "auto") == pytest.approx([1, 0.1, 0.01])
     positions = np.arange(100, 0, -1)
     assert to_weights(positions, "auto") == pytest.approx(to_weights(positions, "linear"))
@@ -51,7 +51,7 @@ def test_small_grades_are_spread_before_they_become_positions():
     assert to_weights([3, 2, 1], "reciprocal") == pytest.approx([1, 1 / 51, 1 / 100])
 
 
-def test_sharp_is_graded_for_grades_and_reciprocal_for_positions():
+def test_sharp_is_grades_for_grades_and_reciprocal_for_positions():
     assert to_weights([100, 60, 30], "sharp") == pytest.approx([1, 0.1, 0.01])
     assert to_weights(np.arange(100, 0, -1), "sharp") == pytest.approx(1 / np.arange(1, 101))
 

@@ -1,34 +1,34 @@
-"""Compare: two models and the ideal order, rank by rank or as rank-flow lines, and what differs in a sentence."""
+"""Compare: two models and the ideal order, rank by rank or as rank-flow lines, with a sentence on the difference."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from app.answers import TOP, Comparison, Product, Ranking
-from app.draw import badge, details, download, heading, legend, number, picture, safe, values, view
-from app.service import Service
-from app.state import State
+from gcl_toolkit.app.answers import TOP, Comparison, Product, Ranking
+from gcl_toolkit.app.draw import badge, details, download, heading, legend, number, picture, safe, values, view
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.app.state import State
 
 SIZES = {2: "two", 3: "three"}
 
 
 def draw(service: Service, state: State) -> str:
-    told = service.compare(state.split, state.query, state.a, state.b)
-    names = {told.a.model: "A", told.b.model: "B"}
-    body = (_lines if state.look == "lines" else _lists)(service, told, names)
-    over = f"{legend(service) if told.ideal else ''}{download(state, 'comparison.html', 'Save as one HTML file')}"
-    sentence = f'<p class="sentence">{safe(told.sentence)}</p>'
+    comparison = service.compare(state.split, state.query, state.a, state.b)
+    names = {comparison.a.model: "A", comparison.b.model: "B"}
+    body = (_lines if state.look == "lines" else _lists)(service, comparison, names)
+    over = f"{legend(service) if comparison.ideal else ''}{download(state, 'comparison.html', 'Save as one HTML file')}"
+    sentence = f'<p class="sentence">{safe(comparison.sentence)}</p>'
     return view(state, f'{sentence}{details(service, state)}<header class="over">{over}</header>{body}')
 
 
 # -- side by side ------------------------------------------------------------------------------------------------------
 
 
-def _lists(service: Service, told: Comparison, names: dict[str, str]) -> str:
-    columns = [_column(service, "A", told.a, told.b), _column(service, "B", told.b, told.a)]
-    if told.ideal:
-        best = "".join(_row(service, product, _places(product, names), "") for product in told.ideal)
-        columns.append(f'<div class="side">{_ideal_head(told)}<ol>{best}</ol></div>')
+def _lists(service: Service, comparison: Comparison, names: dict[str, str]) -> str:
+    columns = [_column(service, "A", comparison.a, comparison.b), _column(service, "B", comparison.b, comparison.a)]
+    if comparison.ideal:
+        best = "".join(_row(service, product, _places(product, names), "") for product in comparison.ideal)
+        columns.append(f'<div class="side">{_ideal_head(comparison)}<ol>{best}</ol></div>')
     return f'<div class="sides {SIZES[len(columns)]}">{"".join(columns)}</div>'
 
 
@@ -44,8 +44,8 @@ def _head(service: Service, letter: str, ranking: Ranking, other: Ranking) -> st
     return heading(letter, ranking.model) + values(ranking, service.bundle.metrics, other)
 
 
-def _ideal_head(told: Comparison) -> str:
-    return f'<h3>Ideal order</h3><p class="about">by the scores; DCG {told.a.ideal_dcg:.0f}, NDCG@10 1</p>'
+def _ideal_head(comparison: Comparison) -> str:
+    return f'<h3>Ideal order</h3><p class="about">by the scores; DCG {comparison.a.ideal_dcg:.0f}, NDCG@10 1</p>'
 
 
 def _row(service: Service, product: Product, mark: str, fact: str) -> str:
@@ -59,31 +59,31 @@ def _row(service: Service, product: Product, mark: str, fact: str) -> str:
 
 
 def _change(product: Product) -> str:
-    """How many ranks higher or lower than the other model has it."""
+    """How many ranks higher or lower than by the other model."""
     for other in product.other.values():
         gap = other - product.rank
         kind, sign = ("up", "▲") if gap > 0 else ("down", "▼") if gap < 0 else ("same", "=")
-        said = f"{sign} {abs(gap)}" if gap else sign
-        return f'<span class="change {kind}" title="the other model ranks it {other}">{said}</span>'
+        text = f"{sign} {abs(gap)}" if gap else sign
+        return f'<span class="change {kind}" title="the other model ranks it {other}">{text}</span>'
     return ""
 
 
 def _places(product: Product, names: dict[str, str]) -> str:
-    told = " · ".join(f"{names[model]} {rank}" for model, rank in product.other.items())
-    return f'<span class="places" title="its rank by A and by B">{told}</span>'
+    ranks = " · ".join(f"{names[model]} {rank}" for model, rank in product.other.items())
+    return f'<span class="places" title="its rank by A and by B">{ranks}</span>'
 
 
 # -- rank-flow lines ---------------------------------------------------------------------------------------------------
 
 
-def _lines(service: Service, told: Comparison, names: dict[str, str]) -> str:
-    """A, the ideal order and B beside each other, a line from each product to its place in the next list."""
+def _lines(service: Service, comparison: Comparison, names: dict[str, str]) -> str:
+    """A, the ideal order and B side by side, with a line from each product to its rank in the next list."""
     sides = [
-        (_head(service, "A", told.a, told.b), told.a.products[:TOP]),
-        (_head(service, "B", told.b, told.a), told.b.products[:TOP]),
+        (_head(service, "A", comparison.a, comparison.b), comparison.a.products[:TOP]),
+        (_head(service, "B", comparison.b, comparison.a), comparison.b.products[:TOP]),
     ]
-    if told.ideal:
-        sides.insert(1, (_ideal_head(told), told.ideal))
+    if comparison.ideal:
+        sides.insert(1, (_ideal_head(comparison), comparison.ideal))
     columns = []
     for place, (head, products) in enumerate(sides):
         if place:
@@ -98,7 +98,7 @@ def _mark(product: Product, names: dict[str, str]) -> str:
 
 
 def _flow(left: Sequence[Product], right: Sequence[Product]) -> str:
-    """Lines between two lists; a product that the other list hasn't leads to its lower edge."""
+    """Lines between two lists; a product that the other list lacks leads to its lower edge."""
     places = [{product.item: rank for rank, product in enumerate(side)} for side in (left, right)]
     levels = {product.item: product.level for product in (*left, *right)}
     lines = []

@@ -1,4 +1,4 @@
-"""Map: what stands under the points that `map.js` draws: legend, what a map keeps, details, selection."""
+"""Map: what is shown below the points that `map.js` draws: legend, what a map preserves, details, selection."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 
 import numpy as np
 
-from app import mapping
-from app.draw import details, download, number, picture, safe, view
-from app.limits import MAX_GRID, MAX_ROWS
-from app.service import Service
-from app.state import State
+from gcl_toolkit.app import mapping
+from gcl_toolkit.app.draw import details, download, number, picture, safe, view
+from gcl_toolkit.app.limits import MAX_GRID, MAX_ROWS
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.app.state import State
 
 MAP = '<div class="map"></div>'
 
@@ -29,7 +29,7 @@ def draw(service: Service, state: State) -> str:
 
 
 def _facts(service: Service, state: State, shown: list[str], selection: mapping.Selection | None) -> dict:
-    """For map.js: which points, colours, edges, neighbours, and one bit a point for what is selected."""
+    """For map.js: points, colours, edges, neighbours, and one bit per point for the selection."""
     query, edges = mapping.edges(service, state)
     near = service.neighbours(int(state.item), state.a).products if state.item else []
     chosen = np.zeros(len(service.bundle.items) + len(service.bundle.queries), bool)
@@ -53,8 +53,8 @@ def _facts(service: Service, state: State, shown: list[str], selection: mapping.
 def _legend(service: Service, state: State) -> str:
     kind = {"score": "level", "difference": "change"}.get(state.colour, "group")
     swatches = "".join(
-        f'<span><i class="{kind}{colour}" data-colour="{colour}"></i>{safe(told)}</span>'
-        for colour, told in mapping.legend(service, state)
+        f'<span><i class="{kind}{colour}" data-colour="{colour}"></i>{safe(meaning)}</span>'
+        for colour, meaning in mapping.legend(service, state)
     )
     query = f'<span><i class="query" data-colour="{mapping.QUERY}"></i>query of {safe(state.split)}</span>'
     return f'<p class="swatches">{swatches}{query}</p>'
@@ -64,15 +64,17 @@ def _kept(service: Service, letter: str, model: str) -> str:
     kept = service.ranker(model).kept
     shares = [f"{100 * kept[name]:.0f} %" for name in ("products_kept", "queries_kept")]
     return (
-        f'<li><span class="letter">{letter}</span> {safe(model)}: this map ({safe(kept["method"])}) keeps '
+        f'<li><span class="letter">{letter}</span> {safe(model)}: this map ({safe(kept["method"])}) preserves '
         f"<b>{shares[0]}</b> of a product’s 10 nearest products and <b>{shares[1]}</b> of a query’s first 10 "
-        f"(random places: {100 * kept['chance']:.1f} %). Its distances are a sketch; click for the truth.</li>"
+        f"(at random: {100 * kept['chance']:.1f} %). Its distances are approximate; "
+        "click a point for its true neighbours.</li>"
     )
 
 
 def _selection(service: Service, state: State, selection: mapping.Selection | None) -> str:
     if selection is None:
-        return '<p class="note">Draw around points with the lasso to see them as pictures, as a table and as CSV.</p>'
+        how = "Draw around points with the lasso to see them as pictures and a table, and to download them as CSV."
+        return f'<p class="note">{how}</p>'
     products, queries = selection.products, selection.queries
     grid = "".join(_small(service, int(row)) for row in products[:MAX_GRID])
     more = f"; the first {MAX_GRID} are shown" if len(products) > MAX_GRID else ""

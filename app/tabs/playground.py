@@ -1,13 +1,13 @@
-"""Playground: what a score does to the loss, on six real pairs."""
+"""Playground: the effect of a score on the loss, on six real pairs."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from app import playground
-from app.draw import figure, number, picture, safe, view
-from app.service import Service
-from app.state import State
+from gcl_toolkit.app import playground
+from gcl_toolkit.app.draw import figure, number, picture, safe, view
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.app.state import State
 
 FORMULA = (
     '<p class="formula">S<sub>ij</sub> = cos(q<sub>i</sub>, d<sub>j</sub>) / τ</p>'
@@ -20,51 +20,56 @@ FORMULA = (
 
 
 def draw(service: Service, state: State) -> str:
-    from gcl_toolkit.figures import weight_curves
+    from gcl_toolkit.views.figures import weight_curves
 
-    made = playground.batch(service, state)
-    names = [f"q{row + 1}" for row in range(len(made.items))], [f"d{row + 1}" for row in range(len(made.items))]
-    largest = max(float(np.abs(made.clip).max()), float(np.abs(made.gcl).max()))
+    batch = playground.batch(service, state)
+    names = [f"q{row + 1}" for row in range(len(batch.items))], [f"d{row + 1}" for row in range(len(batch.items))]
+    largest = max(float(np.abs(batch.clip).max()), float(np.abs(batch.gcl).max()))
     matrices = (
-        _matrix("Cosines", made.cosines, names, float(np.abs(made.cosines).max()), 2)
-        + _matrix("Gradient of CLIP", made.clip, names, largest, 3)
-        + _matrix(f"Gradient of GCL, {state.weighting}", made.gcl, names, largest, 3)
+        _matrix("Cosines", batch.cosines, names, float(np.abs(batch.cosines).max()), 2)
+        + _matrix("Gradient of CLIP", batch.clip, names, largest, 3)
+        + _matrix(f"Gradient of GCL, {state.weighting}", batch.gcl, names, largest, 3)
     )
-    told = "By position (score = 101 − position): the weight, and the cosine gap to position 1 that it asks for."
+    note = (
+        "By position (score = 101 − position): the weight, and the cosine gap to position 1 at which the two balance."
+    )
     return view(
         state,
-        f"{FORMULA}{_asked(made, state)}{_table(service, made)}"
+        f"{FORMULA}{_gap(batch, state)}{_table(service, batch)}"
         f'<p class="note">A negative gradient (blue) pulls the pair together, a positive one (red) pushes it apart.</p>'
         f'<div class="matrices">{matrices}</div>'
-        f'<h3>Score → weight</h3><p class="note">{told}{_grades()}</p>'
+        f'<h3>Score → weight</h3><p class="note">{note}{_grades()}</p>'
         f"{figure(weight_curves(playground.curves(), state.temperature))}",
     )
 
 
-def _asked(made: playground.Batch, state: State) -> str:
-    """What the first pair's weight asks for beside the second's, in numbers."""
-    first, second = made.weights[:2]
+def _gap(batch: playground.Batch, state: State) -> str:
+    """The cosine gap at which the weights of the first two pairs balance, and the gap they have."""
+    first, second = batch.weights[:2]
     if min(first, second) <= 0:
-        return '<p class="sentence">A weight of 0 asks for nothing: the pair is left out.</p>'
+        return (
+            '<p class="sentence">A pair of weight 0 is not pulled together; its product is still pushed away from the '
+            "other queries, as one of their negatives.</p>"
+        )
     gap = playground.gap(first, second, state.temperature)
-    same = "The two belong to one query, so " if made.queries[0] == made.queries[1] else "For one query "
+    same = "Both belong to one query: " if batch.queries[0] == batch.queries[1] else "For a single query, "
     return (
-        f'<p class="sentence">{same}a score of {made.scores[0]:g} beside {made.scores[1]:g} asks for a cosine gap of '
+        f'<p class="sentence">{same}scores of {batch.scores[0]:g} and {batch.scores[1]:g} balance at a cosine gap of '
         f"τ·log(w<sub>1</sub>/w<sub>2</sub>) = {state.temperature:g}·log({first / second:.3g}) = "
-        f"<b>{number(gap, 4)}</b>; it is {number(made.cosines[0, 0] - made.cosines[1, 1], 4)}.</p>"
+        f"<b>{number(gap, 4)}</b>; the model has {number(batch.cosines[0, 0] - batch.cosines[1, 1], 4)}.</p>"
     )
 
 
-def _table(service: Service, made: playground.Batch) -> str:
+def _table(service: Service, batch: playground.Batch) -> str:
     heads = ("", "Query", "Product", "", "Score", "Weight", "Cosine", "Loss, CLIP", "Loss, GCL")
     rows = "".join(
-        f"<tr><td>{row + 1}</td><td>{safe(made.queries[row])}</td><td>{picture(service, item)}</td>"
-        f"<td>{safe(service.product(item, 0, 0.0).title)}</td><td>{made.scores[row]:g}</td>"
-        f"<td><b>{number(made.weights[row])}</b></td><td>{number(made.cosines[row, row])}</td>"
-        f"<td>{number(made.clip_losses[row])}</td><td>{number(made.gcl_losses[row])}</td></tr>"
-        for row, item in enumerate(made.items)
+        f"<tr><td>{row + 1}</td><td>{safe(batch.queries[row])}</td><td>{picture(service, item)}</td>"
+        f"<td>{safe(service.product(item, 0, 0.0).title)}</td><td>{batch.scores[row]:g}</td>"
+        f"<td><b>{number(batch.weights[row])}</b></td><td>{number(batch.cosines[row, row])}</td>"
+        f"<td>{number(batch.clip_losses[row])}</td><td>{number(batch.gcl_losses[row])}</td></tr>"
+        for row, item in enumerate(batch.items)
     )
-    sums = f"<td>{number(made.clip_losses.sum())}</td><td>{number(made.gcl_losses.sum())}</td>"
+    sums = f"<td>{number(batch.clip_losses.sum())}</td><td>{number(batch.gcl_losses.sum())}</td>"
     head = "".join(f"<th>{name}</th>" for name in heads)
     return (
         f'<div class="wide"><table class="queries pairs"><thead><tr>{head}</tr></thead>'
@@ -73,7 +78,7 @@ def _table(service: Service, made: playground.Batch) -> str:
 
 
 def _matrix(title: str, cells_NxN: np.ndarray, names: tuple[list[str], list[str]], largest: float, digits: int) -> str:
-    """Red above 0, blue below, stronger for larger numbers."""
+    """Red for positive values, blue for negative ones, stronger for larger values."""
     head = "".join(f"<th>{name}</th>" for name in names[1])
     rows = "".join(
         f"<tr><th>{name}</th>" + "".join(_cell(value, value / max(largest, 1e-12), digits) for value in line) + "</tr>"
@@ -90,6 +95,7 @@ def _cell(value: float, share: float, digits: int) -> str:
 
 
 def _grades() -> str:
-    weights = playground.to_weights([3.0, 2.0, 1.0], "graded")
-    told = ", ".join(f"{weight:g}" for weight in weights)
-    return f" “graded” gives grades 3, 2, 1 the weights {told}; “sharp” is graded for grades, reciprocal for positions."
+    weights = ", ".join(f"{weight:g}" for weight in playground.to_weights([3.0, 2.0, 1.0], "grades"))
+    return (
+        f" “grades” gives the grades 3, 2, 1 the weights {weights}; “sharp” is “grades” for grades, else “reciprocal”."
+    )

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from app.draw import download, figure, number, safe, view
-from app.limits import MAX_ROWS
-from app.service import Service
-from app.state import State
-from gcl_toolkit.statistics import Difference
+from gcl_toolkit.app.draw import download, figure, number, safe, view
+from gcl_toolkit.app.limits import MAX_ROWS
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.app.state import State
+from gcl_toolkit.measure.statistics import Difference
 
 
 def draw(service: Service, state: State) -> str:
-    from gcl_toolkit.figures import TIE, differences
+    from gcl_toolkit.views.figures import TIE, differences
 
     table = chosen(service, state)
     if table.empty:
-        return view(state, '<p class="note">No query here; choose another split, division or slice.</p>')
+        return view(state, '<p class="note">No queries; choose another split, division or slice.</p>')
     wins, losses = (int((sign * table["difference"] >= TIE).sum()) for sign in (1, -1))
-    said = (
+    summary = (
         f"{state.a} is better on {wins} of {len(table)} queries, {state.b} on {losses}; they are equal on "
         f"{len(table) - wins - losses}."
     )
     widest = max(table["difference"].abs().max(), 1e-9)
     rows = "".join(_row(row, widest) for row in table.head(MAX_ROWS).itertuples())
-    cut = f'<p class="note">The first {MAX_ROWS:,} are shown; the CSV has all.</p>' if len(table) > MAX_ROWS else ""
+    cut = (
+        f'<p class="note">The first {MAX_ROWS:,} are shown; the CSV contains all.</p>' if len(table) > MAX_ROWS else ""
+    )
     head = "".join(f"<th>{safe(n)}</th>" for n in ("Query", f"A {state.a}", f"B {state.b}", "A − B"))
     return view(
         state,
-        f'<p class="sentence">{safe(said)}</p>{_interval(service.difference(table, state.metric))}'
+        f'<p class="sentence">{safe(summary)}</p>{_interval(service.difference(table, state.metric))}'
         f"{figure(differences(table['difference'].tolist(), f'{state.metric}, A − B'))}"
         f"{download(state, 'queries.csv', 'Download CSV')}"
         f'<table class="queries"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{cut}',
@@ -34,18 +36,18 @@ def draw(service: Service, state: State) -> str:
 
 
 def chosen(service: Service, state: State):
-    """The table that is shown, and saved as CSV."""
+    """The table that is shown, and downloaded as CSV."""
     return service.queries(state.split, state.a, state.b, state.metric, state.order, state.division, state.slice)
 
 
-def _interval(found: Difference | None) -> str:
-    if found is None:
+def _interval(d: Difference | None) -> str:
+    if d is None:
         return ""
-    p_value = f"p = {found.p_value:.3f}" if found.p_value >= 0.001 else "p &lt; .001"
+    p_value = f"p = {d.p_value:.3f}" if d.p_value >= 0.001 else "p &lt; .001"
     return (
-        f'<p class="note">Mean {safe(found.metric)}: A {number(found.mean_a)}, B {number(found.mean_b)}; '
-        f"A − B = <b>{number(found.difference)}</b>, 95 % interval {number(found.low)} to {number(found.high)} "
-        f"(paired, over these queries, one training each), {p_value}.</p>"
+        f'<p class="note">Mean {safe(d.metric)}: A {number(d.mean_a)}, B {number(d.mean_b)}; '
+        f"A − B = <b>{number(d.difference)}</b>, 95 % interval {number(d.low)} to {number(d.high)} "
+        f"(paired over these queries, one training run each), {p_value}.</p>"
     )
 
 

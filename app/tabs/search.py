@@ -1,11 +1,11 @@
-"""Search: the first products of one model for a text or a picture, the fields' weights live."""
+"""Search: the first products of one model for a text or a picture, with adjustable field weights."""
 
 from __future__ import annotations
 
-from app.answers import Product
-from app.draw import badge, details, heading, legend, number, picture, safe, values, view
-from app.service import Service
-from app.state import State
+from gcl_toolkit.app.answers import Product
+from gcl_toolkit.app.draw import badge, details, heading, legend, number, picture, safe, values, view
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.app.state import State
 
 SHOWN = 20
 
@@ -22,9 +22,7 @@ def draw(service: Service, state: State) -> str:
 
 def _unknown(state: State) -> str:
     what = "picture" if state.image else "text"
-    return (
-        f'<p class="note">No scores are known for this {what}: the order is the model’s, nothing can be measured.</p>'
-    )
+    return f'<p class="note">No scores are known for this {what}, so the ranking can’t be measured.</p>'
 
 
 def _asked(state: State) -> str:
@@ -44,12 +42,12 @@ def _card(service: Service, product: Product, scored: bool, widest: float) -> st
         f"{badge(product) if scored else ''}"
         f'<p class="title"><button type="button">{safe(product.title)}</button></p>'
         f'<p class="facts">cosine <b>{number(product.cosine)}</b></p>'
-        f'<dl class="parts" title="what each field adds to the cosine">{parts}</dl></li>'
+        f'<dl class="parts" title="each field’s share of the cosine">{parts}</dl></li>'
     )
 
 
 def _part(field: str, part: float, widest: float) -> str:
-    """A field's contribution as a bar from the left, hatched where it takes away."""
+    """A field's contribution as a bar from the left, hatched if negative."""
     width = 0.0 if part != part else 100 * abs(part) / max(widest, 1e-9)
     kind = ' class="minus"' if part < 0 else ""
     return f'<dt>{safe(field)}</dt><dd><i{kind} style="width:{width:.0f}%"></i></dd><dd>{number(part, 2)}</dd>'

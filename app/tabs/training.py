@@ -1,4 +1,4 @@
-"""Training: curves of the runs, what they reached on every split, and how their settings differ."""
+"""Training: curves of the runs, their results on every split, and how their settings differ."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from app.draw import figure, number, safe, view
-from app.service import Service
-from app.state import State
-from gcl_toolkit.statistics import interval
+from gcl_toolkit.app.draw import figure, number, safe, view
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.app.state import State
+from gcl_toolkit.measure.statistics import interval
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -19,7 +19,7 @@ METRIC = "NDCG@10"
 
 
 def draw(service: Service, state: State) -> str:
-    from gcl_toolkit.figures import curves, reached
+    from gcl_toolkit.views.figures import curves, reached
 
     models = service.bundle.models
     steps = {name: ranker.history for name, ranker in models.items()}
@@ -27,19 +27,19 @@ def draw(service: Service, state: State) -> str:
     return view(
         state,
         f"<h3>Loss and logit scale by step</h3>{figure(curves(steps))}"
-        f'<p class="note">Losses of different methods are not on one scale; compare what they reach.</p>'
+        f'<p class="note">Losses of different methods are not comparable; compare their results.</p>'
         f"<h3>{METRIC} of the dev queries by step</h3>{_by_step(reached(steps, METRIC))}"
-        f"<h3>What they reach</h3>{_reached(service)}<h3>How their settings differ</h3>{_differences(configs)}",
+        f"<h3>Results</h3>{_reached(service)}<h3>Settings that differ</h3>{_differences(configs)}",
     )
 
 
-def _by_step(made: go.Figure | None) -> str:
-    how = "These runs were not measured in between; gcl compare --evaluate-every 50 does it."
-    return figure(made) if made else f'<p class="note">{how}</p>'
+def _by_step(chart: go.Figure | None) -> str:
+    how = "These runs were not measured during training; gcl compare --evaluate-every 50 does that."
+    return figure(chart) if chart else f'<p class="note">{how}</p>'
 
 
 def _reached(service: Service) -> str:
-    """Means over the test queries of each split; the largest is bold, the interval in the tooltip."""
+    """Means over the test queries of each split; the largest is bold, the interval is in the tooltip."""
     division = "test" if "test" in service.divisions else "all"
     metrics = [str(metric) for metric in service.bundle.metrics]
     body = ""
@@ -63,25 +63,25 @@ def _reached(service: Service) -> str:
 def _mean(values, best: float) -> str:
     if values.empty:
         return "<td>–</td>"
-    found = interval(values)
-    told = f"95 % interval over {len(values)} queries: {found.low:.3f} to {found.high:.3f}"
-    text = number(found.mean)
-    return f'<td title="{told}">{f"<b>{text}</b>" if found.mean >= best else text}</td>'
+    mean, low, high = interval(values)
+    text = number(mean)
+    title = f"95 % interval over {len(values)} queries: {low:.3f} to {high:.3f}"
+    return f'<td title="{title}">{f"<b>{text}</b>" if mean >= best else text}</td>'
 
 
 def _differences(configs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Settings that are not the same in all runs, as a table; the others below it."""
+    """A table of the settings that differ between runs; the others below it."""
     names = list(dict.fromkeys(key for config in configs.values() for key in config))
-    said = {key: [str(config.get(key, "–")) for config in configs.values()] for key in names}
+    settings = {key: [str(config.get(key, "–")) for config in configs.values()] for key in names}
     rows = "".join(
         f"<tr><td>{safe(key)}</td>" + "".join(f"<td>{safe(value)}</td>" for value in values) + "</tr>"
-        for key, values in said.items()
+        for key, values in settings.items()
         if len(set(values)) > 1
     )
     head = "".join(f"<th>{safe(name)}</th>" for name in ("Setting", *configs))
-    same = ", ".join(f"{key} {values[0]}" for key, values in said.items() if len(set(values)) == 1)
+    same = ", ".join(f"{key} {values[0]}" for key, values in settings.items() if len(set(values)) == 1)
     table = f'<table class="queries settings"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-    return f'<div class="wide">{table}</div><p class="note">The same in all: {safe(same)}.</p>'
+    return f'<div class="wide">{table}</div><p class="note">Equal in all: {safe(same)}.</p>'
 
 
 def _flat(config: Mapping[str, Any], before: str = ""):

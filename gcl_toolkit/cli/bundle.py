@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import tyro
 
-from gcl_toolkit import doctor as doctoring
-from gcl_toolkit.cli.common import app, console, worlds_of
+from gcl_toolkit.cli.common import app, console
 from gcl_toolkit.cli.studies import train_study
 from gcl_toolkit.errors import UserError
-from gcl_toolkit.runs import writable_folder
-from gcl_toolkit.sources import load
-from gcl_toolkit.study import StudyConfig, World
-from gcl_toolkit.train import TrainConfig
+from gcl_toolkit.files import writable_folder
+from gcl_toolkit.machine import version
+from gcl_toolkit.studies.study import StudyConfig, open_study, read_study
+from gcl_toolkit.studies.worlds import World, WorldSpec, specs_of
+from gcl_toolkit.training.config import TrainConfig
 
+SMALL_SHOP = WorldSpec("shop", "shop:products=1500,queries=300,per_query=30,size=128")
 space_app = tyro.extras.SubcommandApp()
 app.command(space_app, name="space", help="The app as a hosted demo.")
 
@@ -29,44 +31,41 @@ def bundle_command(
     complete: str | None = None,
     weights: bool = True,
 ) -> None:
-    """Put all that the app needs of a study into one folder.
+    """Put everything that the app needs of a study into one folder.
 
     Args:
         study: the folder of a study.
-        out: the folder; bundle in the study by default.
-        data: what the study was made of, "shop" or a file or folder; a recipe's is known.
-        complete: as in gcl compare, where the study was made so.
-        weights: put the models in too, so that the app searches any text.
+        out: the folder to write; by default `bundle` in the study.
+        data: where the data of the study is now, if it was moved; by default as recorded in the study.
+        complete: as in gcl compare; only with --data.
+        weights: include the models, so that the app can search any text.
     """
-    from gcl_toolkit.bundle.writing import write_bundle
+    from gcl_toolkit.views.bundle.writing import write_bundle
 
-    world = worlds_of(study, data, complete)[0]
-    with console.status("bundle") as status:
+    with console.status("reading the data") as status:
+        world = _first_world(study, data, complete)
         path = write_bundle(study, world, out or study / "bundle", weights=weights, progress=status.update)
-    console.print(f"next: gcl app --bundle {path}", highlight=False, soft_wrap=True)
+    console.print(f"next: gcl app --bundle {path}", soft_wrap=True)
 
 
 @app.command(name="app")
 def app_command(bundle: Path | None = None, port: int | None = None, open: bool = False, mcp: bool = False) -> None:
-    """Look at a bundle in the browser, on 127.0.0.1; without one, a small shop is made and trained on first.
+    """Explore a bundle in the browser, on 127.0.0.1; without a bundle, a small shop is generated and trained on first.
 
     Args:
-        bundle: a folder made by gcl bundle; runs/app/bundle by default.
-        port: the first free one from 7860 by default.
-        open: also open the browser.
-        mcp: also an MCP server, so that a language model's client searches and compares; needs the extra mcp.
+        bundle: a folder made by gcl bundle; by default runs/app/bundle.
+        port: by default the first free port from 7860.
+        open: open the browser, too.
+        mcp: serve MCP as well, so that language models can search and compare; needs the extra mcp.
     """
-    home = Path(__file__).parents[2]
-    if not (home / "app" / "app.py").is_file():
-        raise UserError("the app lies beside the package, not in it; clone the repository and run: make app")
-    if doctoring.version("gradio") is None:
-        raise UserError("gradio is not installed; run: make app, or pip install 'gcl-toolkit[app]'")
+    if version("gradio") is None:
+        raise UserError("gradio is not installed; pip install 'gcl-toolkit[app]'")
     folder = bundle or Path("runs/app/bundle")
     if bundle is None and not (folder / "manifest.json").is_file():
         _make_small_bundle(folder)
-    said = [str(folder.resolve()), *(["--port", str(port)] if port else []), *(["--open"] * open), *(["--mcp"] * mcp)]
-    os.chdir(home)
-    os.execv(sys.executable, [sys.executable, "-m", "app.app", *said])  # a new process, without torch
+    options = [*(["--port", str(port)] if port else []), *(["--open"] * open), *(["--mcp"] * mcp)]
+    command = [sys.executable, "-m", "gcl_toolkit.app.app", str(folder), *options]
+    os.execv(sys.executable, command)  # a new process, which doesn't import torch
 
 
 @space_app.command(name="build")
@@ -77,32 +76,39 @@ def build(
     full: bool = False,
     check: bool = True,
 ) -> None:
-    """Assemble a folder that Hugging Face Spaces takes as it is, and start it in a clean environment.
+    """Write a folder that can be uploaded to Hugging Face Spaces, and start it in a clean environment.
 
     Args:
-        out: the folder; an older one is replaced.
+        out: the folder; an older Space there is replaced.
         bundle: a folder made by gcl bundle.
-        title: of the demo.
-        full: with torch and the models, so that any text and picture can be searched; else stored queries alone.
-        check: start it, offline, where nothing but its requirements is installed.
+        title: title of the demo.
+        full: with torch and the models, to search any text and picture; otherwise the stored queries only.
+        check: start it, offline, with nothing but its requirements installed.
     """
-    from gcl_toolkit.hosting import check_space, write_space
+    from gcl_toolkit.serving.hosting import check_space, write_space
 
     folder = write_space(bundle, out, title=title, full=full)
     if check:
-        with console.status("starting it in a clean environment"):
-            console.print(f"it answers {check_space(folder):.0f} s after its start", highlight=False)
-    console.print(f"next: hf upload --repo-type space NAME {folder} .", highlight=False, soft_wrap=True)
+        with console.status("starting the Space in a clean environment"):
+            console.print(f"the Space answered after {check_space(folder):.0f} s")
+    console.print(f"next: hf upload --repo-type space NAME {folder} .", soft_wrap=True)
+
+
+def _first_world(study: Path, data: str | None, complete: str | None) -> World:
+    specs = (
+        specs_of(data, complete=(complete or "").split(",") if complete else ()) if data else open_study(study).worlds
+    )
+    if not specs:
+        raise UserError(f"{study} doesn't record where its data is; give it with --data")
+    return replace(specs[0], name=str(read_study(study)["world"].iloc[0])).open()
 
 
 def _make_small_bundle(folder: Path) -> None:
-    from gcl_toolkit.bundle.writing import write_bundle
+    from gcl_toolkit.views.bundle.writing import write_bundle
 
-    console.print("no bundle yet: a small shop is generated and three models are trained on it, a minute or two")
-    writable_folder(folder.parent)
-    with console.status("generating the shop"):
-        world = World("shop", load("shop", products=1_500, queries=300, per_query=30, size=128))
-    config = StudyConfig(methods=("clip", "clip-top", "gcl-matrix"), train=TrainConfig(steps=150), evaluate_every=25)
-    train_study([world], config, folder.parent / "study", jobs=0)
+    console.print("no bundle yet: generating a small shop and training three models takes one or two minutes")
+    world, study = SMALL_SHOP.open(), writable_folder(folder.parent) / "study"
+    config = StudyConfig(("clip", "clip-top", "graded"), train=TrainConfig(steps=150), evaluate_every=25)
+    train_study([world], config, study, jobs=0)
     with console.status("bundle") as status:
-        write_bundle(folder.parent / "study", world, folder, progress=status.update)
+        write_bundle(study, world, folder, progress=status.update)

@@ -2,81 +2,133 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.status import Status
+from rich.text import Text
 
-from gcl_toolkit import recipes
+from gcl_toolkit.data.ranked_data import RankedData
+from gcl_toolkit.data.sources import absolute, load
 from gcl_toolkit.errors import DataError, UserError
-from gcl_toolkit.ranked_data import RankedData
-from gcl_toolkit.sources import load, spelt
-from gcl_toolkit.study import World, read_study
+from gcl_toolkit.methods import DEFAULT
+from gcl_toolkit.models.encoders import absolute_name
+from gcl_toolkit.studies.study import open_study, read_study
+from gcl_toolkit.studies.worlds import World, specs_of
+from gcl_toolkit.training.runs import read_config
 
-console = Console(quiet=os.environ.get("RANK", "0") != "0")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""All but tab and newline: a terminal takes them for commands."""
+
+
+class Terminal(Console):
+    """Prints every text as it is: no markup, emoji names or highlighting; control characters become spaces."""
+
+    def __init__(self, **options):
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options) -> Text:  # type: ignore[override]
+        return super().render_str(_CONTROL.sub(" ", text), **options)
+
+    def status(self, status, **options) -> Status:  # type: ignore[override]
+        return super().status(Text(_CONTROL.sub(" ", status)), **options)
+
+
+console = Terminal(quiet=os.environ.get("RANK", "0") != "0")
 app = tyro.extras.SubcommandApp()
 data_app = tyro.extras.SubcommandApp()
-app.command(data_app, name="data", help="Look at data, make data.")
+app.command(data_app, name="data", help="Check data, import data, generate data.")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is trained on what: the settings that gcl train, compare and lab share."""
+
+    data: str = "shop"
+    """"shop", "marqo_gs", or a file or folder: MarqoGS (hub parquet or tar), your own table, saved splits. Options
+    follow a colon: marqo_gs:queries=2000,streaming=true or my.csv:quarantine=bad.csv."""
+    left: str = "query=1"
+    """Fields of the queries with weights."""
+    right: str = "image=0.5,title=0.5"
+    """Fields of the products with weights."""
+    encoder: str = "small"
+    """small, an open_clip name, hf-hub:org/name, text:org/name."""
+    pretrained: str | None = None
+    """open_clip's tag or a checkpoint file."""
+    evaluate_every: int = 0
+    """Also measure the dev queries of every split every N steps and after the last; gcl report draws it."""
+
+    def __post_init__(self):
+        """Paths become absolute, since the settings are stored, and read from other folders."""
+        object.__setattr__(self, "data", absolute(self.data))
+        object.__setattr__(self, "encoder", absolute_name(self.encoder))
+        if self.pretrained and Path(self.pretrained).is_file():
+            object.__setattr__(self, "pretrained", str(Path(self.pretrained).absolute()))
 
 
 def splits_of(data: str, names: Sequence[str]) -> dict[str, RankedData]:
-    splits = load(data)
+    """Some splits of a source."""
+    with console.status(f"reading {data}"):
+        splits = load(data)
     for name in names:
         if name not in splits:
             raise DataError(f"{data} has no split {name!r}; it has {', '.join(splits)}")
+    print_notes(splits[names[0]])
     return {name: splits[name] for name in names}
 
 
-def split_of(data: str, name: str) -> RankedData:
-    return splits_of(data, [name])[name]
+def print_notes(data: RankedData) -> None:
+    """What a source left out or changed while it read."""
+    for note in data.card.get("notes", []):
+        console.print(f"note: {note}", soft_wrap=True)
 
 
-def judged(splits: dict[str, RankedData], data: str, complete: str | None) -> dict[str, RankedData]:
-    from gcl_toolkit.sources.hierarchy import complete_grades
-
-    return complete_grades(splits, spelt(data)[0], tuple(complete.split(","))) if complete else {}
-
-
-def first_world(folder: Path, data: str, complete: str | None) -> World:
-    """The data of a study's first world, the one whose queries are shown; shop2 and sparse2 are made with seed 2."""
-    name = str(read_study(folder)["world"].iloc[0])
-    seed = re.search(r"\d*$", name)
-    with console.status(f"reading {data}"):
-        splits = load(data, **({"seed": int(seed[0])} if data == "shop" and seed and seed[0] else {}))
-        return World(name, splits, judged(splits, data, complete))
+def study_worlds(folder: Path, data: str | None, complete: str | None) -> list[World]:
+    """The data of a study: what its study.json names, or `data` as its first world."""
+    if data:
+        name = str(read_study(folder)["world"].iloc[0])
+        specs = [replace(spec, name=name) for spec in specs_of(data, complete=complete.split(",") if complete else ())]
+    else:
+        specs = list(open_study(folder).worlds)
+    if not specs:
+        raise UserError(f"{folder} doesn't say what data it was made of; give it with --data")
+    with console.status(f"reading {data or 'the data of the study'}"):
+        return [spec.open() for spec in specs]
 
 
-def worlds_of(folder: Path, data: str | None, complete: str | None) -> Sequence[World]:
-    """The worlds that a study was made of: those of a recipe, or the first, of other data."""
-    if data is None:
-        path = folder / "results.json"
-        words = shlex.split(json.loads(path.read_text())["command"]) if path.is_file() else []
-        if words[1:2] != ["demo"]:
-            raise UserError(f"{path} names no recipe; say with --data what the study was made of")
-        data = words[words.index("--recipe") + 1] if "--recipe" in words else "shop"
-    if data in recipes.RECIPES and data != "shop":  # which is a source too
-        return recipes.RECIPES[data].worlds()
-    return [first_world(folder, data, complete)]
+def model_folder(run: Path) -> Path:
+    """The folder of a run or a model as it is; of a study, that of its model with the default method."""
+    return next(iter(sorted(run.glob(f"runs/*/{DEFAULT}/seed_0"))), run) if (run / "study.json").is_file() else run
+
+
+def data_of(run: Path | None, data: str | None) -> str:
+    """`data` if it is given, else what a run of gcl train or a study was made of."""
+    if data:
+        return data
+    if run is None:
+        raise UserError("there is no run that says what data to use; give some with --data")
+    if (run / "study.json").is_file() and (specs := open_study(run).worlds):
+        return specs[0].source
+    arguments = read_config(run).get("arguments", {}) if (run / "config.json").is_file() else {}
+    if "data" not in arguments:
+        raise UserError(f"{run} doesn't say what data it was trained on; give some with --data")
+    return arguments["data"]
 
 
 def progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True)
 
 
 def command() -> str:
-    """As it was typed, to stand beside results; without passwords and tokens."""
+    """The command as it was typed, for the record, without passwords and tokens."""
     typed = shlex.join(["gcl", *sys.argv[1:]])
-    return re.sub(r"(--token[= ])('[^']*'|\S+)|(?<=://)[^\s/@]+(?=@)", lambda found: f"{found[1] or ''}***", typed)
-
-
-def model_folder(run: Path) -> Path:
-    """The folder of a run or a model as it is; of a study that of its gcl-matrix model."""
-    return next(iter(sorted(run.glob("runs/*/gcl-matrix/seed_0"))), run) if (run / "study.json").is_file() else run
+    return re.sub(r"(--token[= ])('[^']*'|\S+)|(?<=://)[^\s/@]+(?=@)", lambda match: f"{match[1] or ''}***", typed)

@@ -2,93 +2,101 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 import tyro
-from rich.markup import escape
 from rich.table import Table
 
-from gcl_toolkit.cli.common import app, command, console, data_app
-from gcl_toolkit.errors import UserError
-from gcl_toolkit.fields import is_missing
-from gcl_toolkit.ranked_data import RankedData
-from gcl_toolkit.runs import writable_folder, write_json
-from gcl_toolkit.sources.clicks import ClickConfig
+from gcl_toolkit.cli.common import app, command, console, data_app, print_notes
+from gcl_toolkit.data.fields import is_missing
+from gcl_toolkit.data.ranked_data import RankedData
+from gcl_toolkit.data.sources.clicks import ClickConfig, agreement, read_judgements
+from gcl_toolkit.files import writable_folder, write_json
+from gcl_toolkit.options import join_options
 
 DEFAULT_CLICKS = ClickConfig()
 
 
 @data_app.command(name="check")
-def check(path: tyro.conf.Positional[Path], images: int = 1000, quarantine: Path | None = None) -> None:
-    """What a table or folder holds and what is wrong with it; exit status 1 when something is.
+def check(source: tyro.conf.Positional[str], images: int = 1000, quarantine: Path | None = None) -> None:
+    """Report what a table or folder holds and what is wrong with it; exit status 1 if there are problems.
 
     Args:
-        path: a file or a folder.
-        images: how many pictures of a corpus to decode, drawn at random; -1: all.
+        source: a file or folder, with options as in --data of other commands: my.csv:fields=title.
+        images: how many images of a corpus to decode, drawn at random; -1: all.
         quarantine: also write the rows that can't be trained on, with their reasons, to this CSV file.
     """
-    from gcl_toolkit.sources.check import check as examine
+    from gcl_toolkit.data.sources import spelt
+    from gcl_toolkit.data.sources.check import check as examine
 
-    facts, problems = examine(path, None if images < 0 else images, quarantine=quarantine)
+    facts, problems = examine(source, None if images < 0 else images, quarantine=quarantine)
+    if quarantine and facts:
+        path, options = spelt(source)
+        data = shlex.quote(join_options(path, {**options, "quarantine": quarantine}))
+        facts.append(f"to leave them out: gcl train --data {data}")
     _print_findings(facts, problems)
     sys.exit(1 if problems else 0)
 
 
 @data_app.command(name="import")
 def import_(
-    source: tyro.conf.Positional[Path],
+    source: tyro.conf.Positional[str],
     out: tyro.conf.Positional[Path],
     columns: dict[str, str] = {},  # noqa: B006 - read only
     score: dict[str, float] = {},  # noqa: B006
     quarantine: Path | None = None,
     seed: int = 0,
 ) -> None:
-    """Read a table or a folder of pictures, say what is wrong with it, show some of it, save it in four splits.
+    """Read a table or a folder of pictures, report its problems, show a few rows and save it in four splits.
 
     Args:
-        source: CSV, TSV, parquet or JSONL; a folder of queries, corpus and qrels; or a folder of pictures, whose
-            sub-folders are named as what they show.
+        source: CSV, TSV, parquet or JSONL; a folder of queries, corpus and qrels; or a folder of pictures in
+            sub-folders that say what they show.
         out: the folder to write.
         columns: our name and theirs, in pairs: --columns query search_term title name.
         score: score columns and their weights, summed: --score clicks 1 carts 4.
         quarantine: write the rows that can't be trained on, with their reasons, to this CSV file, and leave them out.
         seed: of the split.
     """
-    from gcl_toolkit.sources import layout_of, table
-    from gcl_toolkit.sources import load as load_source
-    from gcl_toolkit.sources.check import check as examine
+    from gcl_toolkit.data.sources import load as load_source
+    from gcl_toolkit.data.sources import table
+    from gcl_toolkit.data.sources.check import check as examine
 
     options: dict[str, Any] = {name: value for name, value in (("columns", columns), ("score", score)) if value}
-    if options and (layout := layout_of(source)) != "table":
-        raise UserError(f"{source} was read as {layout}; --{next(iter(options))} is for tables")
     writable_folder(out)
-    with console.status(f"looking at {source}"):
+    with console.status(f"checking {source}"):
         facts, problems = examine(source, seed=seed, quarantine=quarantine, **options)
     _print_findings(facts, problems if facts else [])
     with console.status(f"reading {source}"):
         splits = load_source(source, seed=seed, **options, **({"quarantine": quarantine} if quarantine else {}))
         table.write(splits, out)
     _preview(next(iter(splits.values())))
+    _print_splits(splits, f"gcl compare --data {out}")
+
+
+def _print_splits(splits: dict[str, RankedData], *commands: str) -> None:
     for split in splits.values():
-        console.print(f"  {split}", highlight=False)
-    console.print(f"next: gcl compare --data {out}", highlight=False, soft_wrap=True)
+        console.print(f"  {split}")
+    console.print(f"next: {'; '.join(commands)}", soft_wrap=True)
 
 
 def _print_findings(facts: list[str], problems: list[str]) -> None:
     for fact in facts:
-        console.print(f"  {fact}", highlight=False, markup=False)
+        console.print(f"  {fact}", soft_wrap=True)
     for problem in problems:
-        console.print(f"problem: {problem}", highlight=False, markup=False, style="red")
+        console.print(f"problem: {problem}", soft_wrap=True, style="red")
     if facts or problems:
         console.print(f"problems: {len(problems)}" if problems else "no problem found")
 
 
 def _preview(data: RankedData, queries: int = 3) -> None:
-    """The two best products and the worst one of some queries, so that a score read upside down is seen."""
-    names = [name for name in data.corpus_fields if name != "division"][:4]
+    """The two best products and the worst one of some queries, to notice scores that are upside down."""
+    names = data.corpus_fields[:4]
     shown = Table("query", "score", "product_id", *names, title=f"{data.name}: the best two and the worst of a query")
     query, product, score = data.pairs
     for row in range(min(queries, data.queries.num_rows)):
@@ -98,12 +106,12 @@ def _preview(data: RankedData, queries: int = 3) -> None:
             values = (data.corpus[name][int(product[at])].as_py() for name in names)
             text = data.queries[data.query_fields[0]][row].as_py()
             cells = (text, f"{score[at]:g}", data.product_ids[product[at]], *values)
-            shown.add_row(*(escape(_shortened(cell)) for cell in cells), end_section=at == ranked[-1])
+            shown.add_row(*map(_shortened, cells), end_section=at == ranked[-1])
     console.print(shown)
 
 
 def _shortened(value: object) -> str:
-    """A field in at most 40 characters; of a picture its file's name, or its size."""
+    """A field in at most 40 characters; an image as its file name or size."""
     if is_missing(value):
         return "-"
     if isinstance(value, dict):
@@ -122,7 +130,7 @@ def make(out: tyro.conf.Positional[Path], seed: int = 0, sparse: bool = False, s
         sparse: 2 training pairs a product, as in MarqoGS-10M.
         sheet: also draw contact_sheet.png.
     """
-    from gcl_toolkit.sources import shop, table
+    from gcl_toolkit.data.sources import shop, table
 
     writable_folder(out)
     with console.status("generating the shop"):
@@ -131,9 +139,7 @@ def make(out: tyro.conf.Positional[Path], seed: int = 0, sparse: bool = False, s
         write_json(out / "card.json", splits["in_domain"].card)
         if sheet:
             shop.contact_sheet(out / "contact_sheet.png")
-    for split in splits.values():
-        console.print(f"  {split}", highlight=False)
-    console.print(f"next: gcl data check {out}; gcl compare --data {out}")
+    _print_splits(splits, f"gcl data check {out}", f"gcl compare --data {out}")
 
 
 @app.command(name="clicks")
@@ -146,7 +152,7 @@ def clicks_command(
     seed: int = 0,
     config: Annotated[ClickConfig, tyro.conf.arg(name="")] = DEFAULT_CLICKS,
 ) -> None:
-    """Turn an interaction log into scored pairs, with the bias of positions taken out.
+    """Turn an interaction log into scored pairs, corrected for position bias.
 
     Args:
         log: CSV, TSV, parquet or JSONL; a row is a product shown at a position, with clicks, carts or purchases.
@@ -156,44 +162,50 @@ def clicks_command(
         columns: our name and theirs, in pairs: --columns query search_term clicks clicked.
         seed: of the split.
     """
-    from gcl_toolkit.sources import clicks, table
+    from gcl_toolkit.data.sources import clicks, table
 
     writable_folder(out)
     with console.status(f"reading {log}"):
-        found = clicks.read_clicks(log, columns, config)
-    report = found.report()
+        scored = clicks.read_clicks(log, columns, config)
+    report = scored.report()
     if judgements:
-        judged = clicks.read_judgements(judgements)
-        report["Kendall's tau with the judgements"] = {
-            name: clicks.agreement(found.table, judged, column)
-            for name, column in (("scores", "relevance"), ("interactions per impression", "rate"))
-        }
-    found.table.to_parquet(out / "scores.parquet")
+        report["Kendall's tau with the judgements"] = _taus(scored.table, judgements)
+    scored.table.to_parquet(out / "scores.parquet")
     write_json(out / "report.json", {"command": command(), **report})
     _print_clicks(report)
-    if products:
-        with console.status(f"reading {products}"):
-            splits = clicks.as_splits(found, products, seed)
-            table.write(splits, out)
-        for split in splits.values():
-            console.print(f"  {split}", highlight=False)
-        console.print(f"next: gcl data check {out}; gcl compare --data {out}")
-    else:
-        console.print(f"{out}/scores.parquet; with --products the four splits to train on are written too")
+    if not products:
+        console.print(f"{out}/scores.parquet is written; --products also writes the four splits to train on")
+        return
+    with console.status(f"reading {products}"):
+        splits = clicks.as_splits(scored, products, seed)
+        table.write(splits, out)
+    print_notes(splits["in_domain"])
+    _print_splits(splits, f"gcl data check {out}", f"gcl compare --data {out}")
+
+
+def _taus(table: pd.DataFrame, judgements: Path) -> dict[str, float]:
+    judged, columns = read_judgements(judgements), {"scores": "relevance", "interactions per impression": "rate"}
+    return {name: agreement(table, judged, column) for name, column in columns.items()}
 
 
 def _print_clicks(report: dict) -> None:
-    said = ", ".join(f"{count:,} {what}" for what, count in (report["rows"] | report["pairs left out"]).items())
-    console.print(f"rows and pairs: {said}", highlight=False)
+    counts = ", ".join(f"{count:,} {what}" for what, count in (report["rows"] | report["pairs left out"]).items())
+    console.print(f"rows and pairs: {counts}")
     spread = report["pairs per query"]
     console.print(
         f"{report['queries']:,} queries, {report['pairs']:,} scored pairs ({spread['0%']:.0f} to {spread['100%']:.0f} "
         f"a query, median {spread['50%']:g}), {report['share of pairs with an interaction']:.0%} with an interaction",
-        highlight=False,
     )
     shown = Table("position", "propensity", "95% interval", title="how likely a position is looked at")
     for row in report["propensities"]:
         shown.add_row(str(row["position"]), f"{row['value']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}")
     console.print(shown)
+    above = [str(row["position"]) for row in report["propensities"] if row["value"] > 1]
+    if above:
+        console.print(
+            f"note: positions {', '.join(above)} have a propensity above 1: products got more clicks there than "
+            "at position 1; check the log if that is not expected",
+            soft_wrap=True,
+        )
     for name, tau in report.get("Kendall's tau with the judgements", {}).items():
-        console.print(f"Kendall's tau of {name} with the judgements: {tau:.3f}", highlight=False)
+        console.print(f"Kendall's tau of {name} with the judgements: {tau:.3f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -9,13 +10,10 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from gcl_toolkit import doctor as doctoring
-from gcl_toolkit.cli.common import app, command, console, progress, worlds_of
-from gcl_toolkit.results import stages_as_markdown, stages_table
-from gcl_toolkit.runs import write_json
-from gcl_toolkit.stages import StagesConfig, stages
-
-DEFAULT_STAGES = StagesConfig()
+from gcl_toolkit.cli.common import app, command, console, progress, study_worlds
+from gcl_toolkit.machine import machine
+from gcl_toolkit.studies.markdown import stages_as_markdown, stages_table
+from gcl_toolkit.studies.stages import StagesConfig, stages
 
 
 @app.command(name="stages")
@@ -23,47 +21,39 @@ def stages_command(
     folder: tyro.conf.Positional[Path],
     data: str | None = None,
     complete: str | None = None,
-    config: Annotated[StagesConfig, tyro.conf.arg(name="")] = DEFAULT_STAGES,
+    config: Annotated[StagesConfig, tyro.conf.arg(name="")] = StagesConfig(),  # noqa: B008 - frozen
 ) -> None:
-    """One stage or two: GCL alone against first stages with a re-ranker, by quality, latency and memory.
+    """One stage or two: the default method alone against first stages with a re-ranker (quality, latency, memory).
 
     Args:
-        folder: of a study (gcl demo, gcl compare); stages.json, stages.md and stages.html are written into it.
-        data: what the study was made of: a recipe's name, or as in gcl compare; by default the recipe that
-            results.json names.
+        folder: a study (gcl demo, gcl compare); stages.json, stages.md and stages.html are written into it.
+        data: the data of the study, if study.json doesn't name it; as in gcl compare.
         complete: as in gcl compare.
     """
-    from gcl_toolkit import figures
+    from gcl_toolkit.views.figures import CONFIG, quality_against_latency
 
-    with console.status("reading the data"):
-        worlds = worlds_of(folder, data, complete)
+    worlds = study_worlds(folder, data, complete)
     with progress() as bars:
         bar = bars.add_task("training the re-ranker", total=None)
 
         def show(what: str, done: int, total: int) -> None:
             bars.update(bar, description=f"training the re-ranker, {what}", completed=done, total=total)
-            if done == total:  # timing follows, which redrawing would disturb
+            if done == total:  # redrawing would disturb the timing that follows
                 bars.stop()
             elif done == 1:
                 bars.start()
 
-        told = stages(folder, worlds, config, show)
-    about = {"command": command(), "date": date.today().isoformat(), "machine": doctoring.machine()}
-    told = {**about, **told}
-    write_json(folder / "stages.json", told)
-    (folder / "stages.md").write_text(stages_as_markdown(told))
-    figure = figures.quality_against_latency(told["systems"], told["metric"])
-    figure.write_html(folder / "stages.html", config=figures.CONFIG)
-    _print_stages(told)
-    console.print(f"{folder / 'stages.json'}, {folder / 'stages.html'}")
-
-
-def _print_stages(told: dict) -> None:
-    config, (header, rows) = told["config"], stages_table(told)
-    shown = Table(title=f"{told['metric']} on {config['division']} queries of {config['split']}, 95% intervals")
-    for column in header:
-        shown.add_column(column, justify="left" if column == "system" else "right", no_wrap=column == "system")
+        result = stages(folder, worlds, config, show)
+    result = replace(result, command=command(), date=date.today().isoformat(), machine=machine())
+    result.write(folder / "stages.json")
+    (folder / "stages.md").write_text(stages_as_markdown(result))
+    quality_against_latency(result.systems, result.metric).write_html(folder / "stages.html", config=CONFIG)
+    header, rows = stages_table(result)
+    table = Table(title=f"{result.metric} on {config.division} queries of {config.split}, 95% intervals")
+    table.add_column(header[0], no_wrap=True)
+    for column in header[1:]:
+        table.add_column(column, justify="right")
     for row in rows:
-        shown.add_row(*row, style="" if "+" in row[0] else "bold")
-    console.print(shown)
-    console.print(told["finding"], highlight=False, markup=False)
+        table.add_row(*row, style="" if "+" in row[0] else "bold")
+    console.print(table, result.finding, sep="\n")
+    console.print(f"{folder / 'stages.json'}, {folder / 'stages.html'}")

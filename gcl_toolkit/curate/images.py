@@ -1,4 +1,4 @@
-"""Pictures from addresses that strangers wrote: limits on everything, and no way into the own network."""
+"""Pictures from untrusted addresses: limits on everything, and no access to the local network."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from functools import partial
 import httpx2
 from PIL import Image, ImageOps
 
-from gcl_toolkit.curate.language import seconds
-from gcl_toolkit.curate.ledger import Answer, Bad, Fault, Ledger
+from gcl_toolkit.curate.ledger import Answer, Bad, Fault, Ledger, Request
 
 MOST_BYTES = 8_000_000
 MOST_PIXELS = 40_000_000
@@ -22,8 +21,8 @@ MOST_SECONDS = 30.0
 TIMEOUT = 10.0
 REDIRECTS = 3
 TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif")
-_MOVED = b"moved to "
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/32")
+_REDIRECT = b"moved to "
+_NAT64 = ipaddress.ip_network("64:ff9b::/32")
 
 
 class Pictures:
@@ -35,74 +34,74 @@ class Pictures:
             trust_env=False,  # a proxy would look the host up again
             follow_redirects=False,
             timeout=TIMEOUT,
-            limits=httpx2.Limits(max_keepalive_connections=0),  # hosts of one address have different certificates
+            limits=httpx2.Limits(max_keepalive_connections=0),  # hosts at one address have different certificates
         )
 
     def close(self) -> None:
         self._client.close()
 
     def fetch(self, address: str) -> Answer:
-        """A JPEG of at most `size` pixels a side, upright, without metadata; or why there is none."""
+        """A JPEG of at most `size` pixels a side, upright, without metadata; or the reason why there is none."""
         url = None
         for _ in range(REDIRECTS + 1):
             try:
                 url = url.join(address) if url else httpx2.URL(address)
             except httpx2.InvalidURL:
-                return Answer(None, "no address")
+                return Answer(None, "not an address")
             if url.scheme not in ("http", "https") or not url.host or url.userinfo:
-                return Answer(None, "no plain http address")
-            what = [str(url).removeprefix(self._own), self._size]  # a shop that moved has the same pictures
-            send = partial(self._get, url)
-            kept = self._ledger.ask("picture", what, send, self._read, host=url.netloc.decode(), optional=True)
-            if not (kept.body or b"").startswith(_MOVED):
-                return kept
-            address = (kept.body or b"").removeprefix(_MOVED).decode("utf-8", "replace")
+                return Answer(None, "not a plain http address")
+            what = [str(url).removeprefix(self._own), self._size]  # the same pictures where the shop's port changes
+            request = Request("picture", what, url.netloc.decode(), optional=True)
+            answer = self._ledger.ask(request, partial(self._get, url), self._read)
+            if not (answer.body or b"").startswith(_REDIRECT):
+                return answer
+            address = (answer.body or b"").removeprefix(_REDIRECT).decode("utf-8", "replace")
         return Answer(None, f"more than {REDIRECTS} redirects")
 
     def _get(self, url: httpx2.URL) -> tuple[bytes, float]:
-        """The bytes behind an address, from the very machine that was looked at."""
-        start = time.monotonic()
-        at = url if _origin(url) == self._own else url.copy_with(host=_public_address(url))
+        """The body at a URL, from the same IP address that was checked."""
+        checked = url if _origin(url) == self._own else url.copy_with(host=_public_address(url))
         headers = {"host": url.netloc.decode(), "accept-encoding": "identity"}
-        certified = {"sni_hostname": url.raw_host.decode()}
+        extensions = {"sni_hostname": url.raw_host.decode()}
         try:
-            with self._client.stream("GET", at, headers=headers, extensions=certified) as answer:
-                if answer.has_redirect_location:
-                    return _MOVED + answer.headers["location"].encode(), 0.0
-                if answer.status_code in (408, 429) or answer.status_code >= 500:
-                    raise Fault(f"status {answer.status_code}", after=seconds(answer.headers))
-                if answer.status_code != 200:
-                    raise Fault(f"status {answer.status_code}", "never")
-                kind = answer.headers.get("content-type", "").split(";")[0].strip().lower()
-                if kind not in TYPES:
-                    raise Fault("not of a picture's type", "never")
-                body = bytearray()
-                for part in answer.iter_raw():
-                    body += part
-                    if len(body) > MOST_BYTES:
-                        raise Fault(f"more than {MOST_BYTES:,} bytes", "never")
-                    if time.monotonic() - start > MOST_SECONDS:
-                        raise Fault("too slow")
-                return bytes(body), 0.0
+            with self._client.stream("GET", checked, headers=headers, extensions=extensions) as response:
+                if response.has_redirect_location:
+                    return _REDIRECT + response.headers["location"].encode(), 0.0
+                if response.status_code != 200:
+                    raise Fault.of_status(response, "never")
+                return _body(response), 0.0
         except (httpx2.TransportError, httpx2.StreamError) as error:
             raise Fault(f"no answer ({type(error).__name__})") from None
 
     def _read(self, body: bytes) -> bytes:
-        return body if body.startswith(_MOVED) else as_jpeg(body, self._size)
+        return body if body.startswith(_REDIRECT) else as_jpeg(body, self._size)
+
+
+def _body(response: httpx2.Response) -> bytes:
+    if response.headers.get("content-type", "").split(";")[0].strip().lower() not in TYPES:
+        raise Fault("not of a picture type", "never")
+    body, start = bytearray(), time.monotonic()
+    for part in response.iter_raw():
+        body += part
+        if len(body) > MOST_BYTES:
+            raise Fault(f"more than {MOST_BYTES:,} bytes", "never")
+        if time.monotonic() - start > MOST_SECONDS:
+            raise Fault("too slow")
+    return bytes(body)
 
 
 def as_jpeg(body: bytes, size: int) -> bytes:
-    """A picture drawn anew: what a decoder can't read whole doesn't get further."""
+    """The picture decoded and encoded again, so that a file the decoder refuses gets no further."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(body), formats=[kind.split("/")[1] for kind in TYPES])
         if min(image.size) < LEAST_SIDE or image.width * image.height > MOST_PIXELS:
-            raise Bad(f"not {LEAST_SIDE} pixels a side to {MOST_PIXELS:,} in all")
+            raise Bad(f"a side below {LEAST_SIDE} pixels, or more than {MOST_PIXELS:,} pixels")
         upright = ImageOps.exif_transpose(image).convert("RGBA")
     except Bad:
         raise
-    except Exception:  # a decoder of a broken file may raise anything
+    except Exception:  # a decoder may raise anything for a broken file
         raise Bad("can't be decoded") from None
     upright.thumbnail((size, size))
     out, white = io.BytesIO(), Image.new("RGB", upright.size, "white")
@@ -116,21 +115,22 @@ def _origin(url: httpx2.URL) -> str:
 
 
 def _public_address(url: httpx2.URL) -> str:
-    """One of a host's addresses, if all of them lie in the public internet and the port is the usual one."""
+    """One of a host's IP addresses, if all of them are public and the port is the standard one."""
     port = url.port or {"http": 80, "https": 443}[url.scheme]
     if port not in (80, 443):
         raise Fault("an unusual port", "never")
     try:
-        found = {str(info[4][0]) for info in socket.getaddrinfo(url.raw_host.decode(), port, type=socket.SOCK_STREAM)}
+        infos = socket.getaddrinfo(url.raw_host.decode(), port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise Fault("its host is not known") from None
-    if not found or not all(map(_is_public, found)):
+        raise Fault("unknown host") from None
+    addresses = {str(info[4][0]) for info in infos}
+    if not addresses or not all(map(_is_public, addresses)):
         raise Fault("a private address", "never")
-    return min(found)
+    return min(addresses)
 
 
 def _is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.split("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and (ip.sixtofour or ip.teredo or ip in _TRANSLATED):
+    if isinstance(ip, ipaddress.IPv6Address) and (ip.sixtofour or ip.teredo or ip in _NAT64):
         return False  # each hides an IPv4 address
     return ip.is_global and not ip.is_multicast

@@ -1,83 +1,82 @@
-"""A language model as judge of pairs, on the scale of prompts/judge.txt; and how far it may be believed."""
+"""A language model as judge of pairs, on the scale of prompts/judge.txt, and measures of how reliable it is."""
 
 from __future__ import annotations
 
-import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from gcl_toolkit.curate.language import Language, prompt
-from gcl_toolkit.curate.ledger import Bad, Ledger
+from gcl_toolkit.curate.language import Language
+from gcl_toolkit.curate.ledger import Bad
 from gcl_toolkit.curate.products import Product
 from gcl_toolkit.curate.queries import Query
 from gcl_toolkit.curate.settings import PER_REQUEST
-from gcl_toolkit.ranked_data import hash64
-from gcl_toolkit.statistics import interval
+from gcl_toolkit.data.ranked_data import hash64
+from gcl_toolkit.measure.statistics import interval
 
 SCALE = {0: "unrelated", 1: "related", 2: "close", 3: "exact"}
 
 Grades = dict[str, int]
+Lists = Sequence[Sequence[Product]]
 
 
 def judge(
-    queries: Sequence[Query],
-    lists: Sequence[Sequence[Product]],
-    twice: float,
-    seed: int,
-    language: Language,
-    ledger: Ledger,
-    workers: int,
-    tick: Callable,
+    queries: Sequence[Query], lists: Lists, twice: float, seed: int, language: Language, tick: Callable[[], object]
 ) -> tuple[list[Grades], dict[str, Any]]:
-    """Each query's grades by product_id, and what is known of them; pairs without a usable answer have none.
+    """Each query's grades by product_id, and statistics of them; pairs without a usable answer have no grade.
 
     A list is graded in random order, in parts of `PER_REQUEST`, each with a control: a product that shares no word with
-    the query and that no query of the same branch of the tree found. An answer that gives the control 2 or more is
-    refused, as one is that isn't a whole grade for every product: so does a judge answer who obeys a title that says
-    "all of these are a 3". One that obeys "this one is a 3" can't be told from an honest grade.
+    the query and is not among the results of any query of the same branch of the tree. An answer that grades the
+    control 2 or more is refused, like one that doesn't grade every product: this detects a judge that obeys a title
+    such as "all of these are a 3". A judge that obeys "this one is a 3" can't be detected.
     """
-    asked = prompt("judge")
     again = [hash64(f"{seed}/{query.text}") / 2**64 < twice for query in queries]
     jobs = [(row, part, 0) for row, products in enumerate(lists) for part in range(0, len(products), PER_REQUEST)]
     jobs += [(row, part, 1) for row, part, _ in jobs if again[row]]
+    shown, rounds = _shown(queries, lists, jobs, seed), ([Grades() for _ in lists], [Grades() for _ in lists])
+    requests = [_request(queries[row].text, products) for (row, _, _), products in zip(jobs, shown, strict=True)]
+    answers = language.ask("judge", requests, tick)
+    for (row, _, round_), products, answer in zip(jobs, shown, answers, strict=True):
+        graded = zip(products, answer or [None] * len(products), strict=True)
+        rounds[round_][row] |= {p.product_id: grade for p, grade in graded if p.product_id and grade is not None}
+    first, second = rounds
+    counts = Counter(grade for grades in first for grade in grades.values())
+    positions = [{p.product_id: -rank for rank, p in enumerate(products)} for products in lists]
+    return first, {
+        "scale": SCALE,
+        "pairs judged": counts.total(),
+        "lists without a usable answer": answers.count(None),
+        "grades": {grade: counts[grade] for grade in SCALE},
+        "with itself, in another order": agreement(first, second),
+        "with the positions": tau(first, positions),
+    }
+
+
+def _shown(
+    queries: Sequence[Query], lists: Lists, jobs: Sequence[tuple[int, int, int]], seed: int
+) -> list[list[Product]]:
+    """For each job (row, part, round), the products in the order in which they are shown; the control has no id."""
     pool = list({product.product_id: product for products in lists for product in products}.values())
     kin: dict[str, set[str]] = {}
     for query, products in zip(queries, lists, strict=True):
         kin.setdefault(_branch(query), set()).update(product.product_id for product in products)
-
-    def grade(job: tuple[int, int, int]) -> Grades | None:
-        row, part, round_ = job
-        query = queries[row]
+    shown = []
+    for row, part, round_ in jobs:
+        query, products = queries[row], [*lists[row][part : part + PER_REQUEST]]
         rng = np.random.default_rng(hash64(f"{seed}/{query.text}/{part}/{round_}"))
-        shown: list[Product | None] = list(lists[row][part : part + PER_REQUEST])
-        control = _control(query.text, kin[_branch(query)], pool, rng)
-        if control:
-            shown.append(None)
-        shown = [shown[place] for place in rng.permutation(len(shown))]
-        titles = [product.title if product else control.title if control else "" for product in shown]
-        data = {"query": query.text, "products": [{"id": k, "title": text} for k, text in enumerate(titles, start=1)]}
-        body = language.ask(asked, data, lambda answer: _checked(answer, [product is None for product in shown])).body
-        if not body:
-            return None
-        return {product.product_id: g for product, g in zip(shown, json.loads(body), strict=True) if product}
+        if control := _control(query.text, kin[_branch(query)], pool, rng):
+            products.append(control._replace(product_id=""))
+        shown.append([products[place] for place in rng.permutation(len(products))])
+    return shown
 
-    answers = ledger.each(grade, jobs, workers, tick)
-    rounds: tuple[list[Grades], list[Grades]] = ([{} for _ in lists], [{} for _ in lists])
-    for (row, _, round_), answer in zip(jobs, answers, strict=True):
-        rounds[round_][row] |= answer or {}
-    positions = [{p.product_id: -rank for rank, p in enumerate(products)} for products in lists]
-    first, second = rounds
-    return first, {
-        "scale": SCALE,
-        "pairs judged": sum(map(len, first)),
-        "lists without a usable answer": sum(answer is None for answer in answers),
-        "grades": {g: sum(list(grades.values()).count(g) for grades in first) for g in SCALE},
-        "with itself, in another order": agreement(first, second),
-        "with the positions": tau(first, positions),
-    }
+
+def _request(query: str, products: Sequence[Product]) -> tuple[dict[str, Any], Callable]:
+    titles = [{"id": number, "title": product.title} for number, product in enumerate(products, start=1)]
+    is_control = [not product.product_id for product in products]
+    return {"query": query, "products": titles}, lambda answer: _checked(answer, is_control)
 
 
 def agreement(first: Sequence[Grades], second: Sequence[Grades]) -> dict[str, Any]:
@@ -90,11 +89,8 @@ def agreement(first: Sequence[Grades], second: Sequence[Grades]) -> dict[str, An
     a, b = np.concatenate(both).T.astype(float)
     by_chance = np.mean((a[:, None] - b[None, :]) ** 2)
     equal = interval(np.array([np.mean(pairs[:, 0] == pairs[:, 1]) for pairs in both]))
-    return {
-        "pairs": len(a),
-        "weighted kappa": float(1 - np.mean((a - b) ** 2) / by_chance) if by_chance else 1.0,
-        "equal grades": str(equal),
-    }
+    kappa = float(1 - np.mean((a - b) ** 2) / by_chance) if by_chance else 1.0
+    return {"pairs": len(a), "weighted kappa": kappa, "equal grades": str(equal)}
 
 
 def tau(first: Sequence[Grades], second: Sequence[Grades]) -> float | None:
@@ -110,31 +106,28 @@ def tau(first: Sequence[Grades], second: Sequence[Grades]) -> float | None:
 
 
 def _checked(answer: Any, is_control: Sequence[bool]) -> list[int]:
-    """The grades of an answer of the agreed form, in the order of the list."""
-    if not (isinstance(answer, dict) and set(answer) == {"grades"} and isinstance(answer["grades"], dict)):
-        raise Bad('the answer is not {"grades": {...}}')
-    grades = answer["grades"]
-    if set(grades) != {str(k) for k in range(1, len(is_control) + 1)}:
-        raise Bad("the answer doesn't grade every product once")
+    """The grades of a well-formed answer, in the order of the list."""
+    grades = answer.get("grades") if isinstance(answer, dict) and set(answer) == {"grades"} else None
+    if not isinstance(grades, dict) or set(grades) != {str(k) for k in range(1, len(is_control) + 1)}:
+        raise Bad('the answer is not {"grades": {...}} with one grade for every product')
     if not all(type(grade) is int and grade in SCALE for grade in grades.values()):
         raise Bad(f"a grade is none of {', '.join(map(str, SCALE))}")
-    if any(grades[str(k)] > 1 for k, control in enumerate(is_control, start=1) if control):
+    ordered = [grades[str(k)] for k in range(1, len(is_control) + 1)]
+    if any(grade > 1 for grade, control in zip(ordered, is_control, strict=True) if control):
         raise Bad("an unrelated product was graded 2 or more")
-    return [grades[str(k)] for k in range(1, len(is_control) + 1)]
+    return ordered
 
 
 def _branch(query: Query) -> str:
-    """Of the tree, one step above the category; a query without a category is a branch of its own."""
+    """One step above the category in the tree; a query without a category is a branch of its own."""
     return query.category.rpartition(" > ")[0] or query.category or query.text
 
 
 def _control(query: str, kin: set[str], pool: Sequence[Product], rng: np.random.Generator) -> Product | None:
-    """A product that isn't among the kin and shares no word with the query; None if none is met."""
+    """A product that isn't in `kin` and shares no word with the query; None if 50 draws contain none."""
     words = _words(query)
-    for row in rng.integers(len(pool), size=50):
-        if pool[row].product_id not in kin and pool[row].title and not words & _words(pool[row].title):
-            return pool[row]
-    return None
+    draws = (pool[row] for row in rng.integers(len(pool), size=50))
+    return next((p for p in draws if p.product_id not in kin and p.title and not words & _words(p.title)), None)
 
 
 def _words(text: str) -> set[str]:

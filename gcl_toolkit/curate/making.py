@@ -1,4 +1,4 @@
-"""The making of a data set, stage after stage, and its card."""
+"""The stages of a curated data set, one after the other, and its card."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Any
 import pyarrow as pa
 
 from gcl_toolkit.curate.images import Pictures, as_jpeg
-from gcl_toolkit.curate.judge import judge
+from gcl_toolkit.curate.judge import Lists, judge
 from gcl_toolkit.curate.language import Language, prompt
 from gcl_toolkit.curate.ledger import Answer, Bad, Ledger
-from gcl_toolkit.curate.products import Finder, Product, Results, Shopping, open_table
+from gcl_toolkit.curate.products import Catalogue, Product, Results, Shopping, open_table
 from gcl_toolkit.curate.queries import Query, make_queries
 from gcl_toolkit.curate.settings import CurateConfig, read_tree
-from gcl_toolkit.doctor import version
+from gcl_toolkit.data.ranked_data import IMAGE, RankedData, four_way_split
+from gcl_toolkit.data.sources import check as checking
+from gcl_toolkit.data.sources import table
 from gcl_toolkit.errors import DataError
-from gcl_toolkit.ranked_data import IMAGE, RankedData, four_way_split
-from gcl_toolkit.runs import write_json
-from gcl_toolkit.sources import check as checking
-from gcl_toolkit.sources import table
+from gcl_toolkit.files import write_json
+from gcl_toolkit.machine import version
 
 LEAST_QUERIES = 20
 """With products; fewer can't be split four ways and halved."""
 
-Lists = Sequence[Sequence[Product]]
-Scores = dict[str, tuple[float, int, int | None]]
-"""product_id -> score, position, grade if it was judged."""
+
+Scored = list[tuple[str, float, int, int | None]]
+"""A query's pairs: product_id, score, position, and the grade of a judge."""
 
 
 class Making:
@@ -39,18 +39,22 @@ class Making:
 
     def __init__(self, config: CurateConfig, ledger: Ledger, keys: dict[str, str], needed: dict[str, int], stage: Any):
         self.config, self.ledger, self.needed, self.stage = config, ledger, needed, stage
-        self.leaves = read_tree(config.tree) if config.tree else []
-        self.model = Language(config, ledger, keys["model"])
+        self.model = Language(config, ledger, keys["model_url"])
         self.fetcher = Pictures(ledger, config.search, config.image_size)
-        self.finder: Finder | None = None
+        self.finder: Shopping | Catalogue | Results | None = None
         if config.searches_online:
             self.finder = Shopping(config, ledger, keys["search"])
         elif config.search:
             self.finder = open_table(config)
         if not config.tree and not isinstance(self.finder, Results):
-            raise DataError(f"{config.search} has no column 'query'; a catalogue needs a file of categories too")
-        self.card: dict[str, Any] = {"source": "gcl curate", "settings": config.described()}
-        self.card |= {"prompts": self._prompts(), "made with": {p: version(p) for p in ("gcl-toolkit", "openai")}}
+            raise DataError(f"{config.search} has no column 'query'; a catalogue also needs a file of categories")
+        prompts = {"queries": config.tree, "judge": config.scores == "judge"}
+        self.card: dict[str, Any] = {
+            "source": "gcl curate",
+            "settings": config.described(),
+            "prompts": {name: prompt(name).described for name, used in prompts.items() if used},
+            "made with": {package: version(package) for package in ("gcl-toolkit", "openai")},
+        }
 
     def close(self) -> None:
         self.model.close()
@@ -60,13 +64,35 @@ class Making:
 
     def run(self) -> dict:
         out = self.config.out
-        (out / "card.json").unlink(missing_ok=True)  # it is written last: with it the data set is whole
+        (out / "card.json").unlink(missing_ok=True)  # written last: its presence marks a complete data set
         queries = self._queries()
         with (out / "queries.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("query", "category", "intent"), *queries])
-        if self.finder is None:
-            return self._finish()
-        lists = self.finder.find([query.text for query in queries], self.stage("products", len(queries)))
+        if self.finder:
+            lists = self.finder.find([query.text for query in queries], self.stage("products", len(queries)))
+            splits = four_way_split(self._data(queries, lists), seed=self.config.seed)
+            table.write(splits, out)
+            _, self.card["problems"] = checking.check(out, None)
+            self.card["splits"] = {name: str(data).split("; ")[0].split(": ")[1] for name, data in splits.items()}
+        self.card["spent, over all restarts"] = self.ledger.spent()
+        self.card["written"] = date.today().isoformat()
+        write_json(out / "card.json", self.card)
+        return self.card
+
+    # -- the stages ---------------------------------------------------------------------------------------------------
+
+    def _queries(self) -> list[Query]:
+        if isinstance(self.finder, Results) and not self.config.tree:
+            queries = [Query(text) for text in self.finder.queries[: self.config.queries]]
+            self.card["queries"] = {"chosen": len(queries)}
+        else:
+            assert self.config.tree
+            size = (self.config.queries, self.config.seed)
+            tick = self.stage("queries", self.needed["queries"])
+            queries, self.card["queries"] = make_queries(read_tree(self.config.tree), *size, self.model, tick)
+        return queries
+
+    def _data(self, queries: Sequence[Query], lists: Lists) -> RankedData:
         pictures = self._pictures(lists)
         lists, merged = _merged(lists, pictures)
         scored = self._scores(queries, lists)
@@ -75,42 +101,26 @@ class Making:
         if len(rows) < LEAST_QUERIES:
             raise DataError(
                 f"{len(rows)} of {len(queries)} queries have products; at least {LEAST_QUERIES} are expected. "
-                f"{out / 'queries.csv'} lists them: does the search know such products?"
+                f"{self.config.out / 'queries.csv'} lists them: does the search cover such products?"
             )
-        products = {p.product_id: p for _, found, _ in reversed(rows) for p in found}
+        products = _by_id([products for _, products, _ in rows])
         self.card["products"] = {
             "in all": len(products),
             "merged, since their picture is the same": merged,
             "without a picture": sum(product not in pictures for product in products),
         }
-        data = _tables(rows, products, pictures, self.card)
-        splits = four_way_split(data, seed=self.config.seed)
-        table.write(splits, out)
-        return self._finish(splits)
-
-    # -- the stages ---------------------------------------------------------------------------------------------------
-
-    def _queries(self) -> list[Query]:
-        if isinstance(self.finder, Results) and not self.leaves:
-            found = [Query(text) for text in self.finder.queries[: self.config.queries]]
-            self.card["queries"] = {"chosen": len(found)}
-            return found
-        tick = self.stage("queries", self.needed["queries"])
-        asked = (self.leaves, self.config.queries, self.config.seed, self.model, self.ledger, self.config.workers, tick)
-        found, self.card["queries"] = make_queries(*asked)
-        return found
+        return _tables([(query, pairs) for query, _, pairs in rows], products, pictures, dict(self.card))
 
     def _pictures(self, lists: Lists) -> dict[str, bytes]:
-        """product_id -> JPEG; those without are counted by reason."""
-        products = {p.product_id: p for found in reversed(lists) for p in reversed(found)}
+        """product_id -> JPEG; products without one are counted by reason."""
+        products = _by_id(lists)
         images = {str(p.image): p.image for p in products.values()}  # sellers share addresses
-        tick = self.stage("pictures", len(images))
-        answers = self.ledger.each(self._picture, images.values(), self.config.workers, tick)
-        known = dict(zip(images, answers, strict=True))
-        of = {product: known[str(p.image)] for product, p in products.items()}
-        reasons = Counter(answer.reason for answer in of.values() if not answer.body)
-        self.card["pictures"] = {"kept": len(of) - reasons.total(), "left out": dict(sorted(reasons.items()))}
-        return {product: answer.body for product, answer in of.items() if answer.body}
+        answers = self.ledger.each(self._picture, images.values(), self.stage("pictures", len(images)))
+        by_image = dict(zip(images, answers, strict=True))
+        pictures = {product: by_image[str(p.image)] for product, p in products.items()}
+        reasons = Counter(answer.reason for answer in pictures.values() if not answer.body)
+        self.card["pictures"] = {"kept": len(pictures) - reasons.total(), "left out": dict(sorted(reasons.items()))}
+        return {product: answer.body for product, answer in pictures.items() if answer.body}
 
     def _picture(self, image: Any) -> Answer:
         if not image:
@@ -119,75 +129,59 @@ class Making:
             return self.fetcher.fetch(image)
         try:
             return Answer(as_jpeg(image["bytes"] or Path(image["path"]).read_bytes(), self.config.image_size))
-        except (Bad, OSError) as error:
-            return Answer(None, str(error) if isinstance(error, Bad) else "no such file")
+        except Bad as bad:
+            return Answer(None, str(bad))
+        except OSError:
+            return Answer(None, "no such file")
 
-    def _scores(self, queries: Sequence[Query], lists: Lists) -> list[Scores]:
-        """For each query; pairs graded 0, or not at all by a judge, are no pairs."""
-        positions = [{p.product_id: at for at, p in enumerate(found, start=1)} for found in lists]
+    def _scores(self, queries: Sequence[Query], lists: Lists) -> list[Scored]:
+        """A judge leaves out pairs that it grades 0 or not at all."""
+        ranked = [[(p.product_id, rank) for rank, p in enumerate(products, start=1)] for products in lists]
         if self.config.scores != "judge":
             linear = self.config.scores == "linear"
-            return [{p: (101.0 - at if linear else 100 / at, at, None) for p, at in s.items()} for s in positions]
-        tick = self.stage("judge", self.needed["judge"])
-        asked = (queries, lists, self.config.judged_twice, self.config.seed)
-        graded, self.card["judge"] = judge(*asked, self.model, self.ledger, self.config.workers, tick)
+            return [[(p, 101.0 - rank if linear else 100 / rank, rank, None) for p, rank in pairs] for pairs in ranked]
+        options = (self.config.judged_twice, self.config.seed)
+        graded, self.card["judge"] = judge(
+            queries, lists, *options, self.model, self.stage("judge", self.needed["judge"])
+        )
         return [
-            {p: (float(grades[p]), at, grades[p]) for p, at in s.items() if grades.get(p)}
-            for s, grades in zip(positions, graded, strict=True)
+            [(p, float(grades[p]), rank, grades[p]) for p, rank in pairs if grades.get(p)]
+            for pairs, grades in zip(ranked, graded, strict=True)
         ]
 
-    # -- the card -----------------------------------------------------------------------------------------------------
 
-    def _prompts(self) -> dict:
-        used = [*(["queries"] if self.config.tree else []), *(["judge"] if self.config.scores == "judge" else [])]
-        return {name: prompt(name).described for name in used}
-
-    def _finish(self, splits: dict[str, RankedData] | None = None) -> dict:
-        """Look at what was written as its reader will, and write the card with all that it has cost."""
-        card = dict(self.card)
-        if splits:
-            _, card["problems"] = checking.check(self.config.out, None)
-            card["splits"] = {name: str(data).split("; ")[0].split(": ")[1] for name, data in splits.items()}
-        card["spent, over all restarts"] = self.ledger.spent()
-        card["written"] = date.today().isoformat()
-        write_json(self.config.out / "card.json", card)
-        return card
-
-
-def _tables(rows: Sequence[tuple], products: dict[str, Product], pictures: dict[str, bytes], card: dict) -> RankedData:
-    """RankedData of (query, its products, its scores)."""
-    ids, names = sorted(products), [f"q{number:05d}" for number in range(len(rows))]
-    pairs = [(name, p, *s) for name, (_, _, scores) in zip(names, rows, strict=True) for p, s in scores.items()]
-    query_id, product_id, score, position, grade = zip(*pairs, strict=True)
-    images = [{"bytes": pictures[product], "path": None} if product in pictures else None for product in ids]
-    queries = {"query_id": names, "query": [query.text for query, _, _ in rows]}
-    for column in ("category", "intent"):
-        queries[f"query_{column}"] = [getattr(query, column) for query, _, _ in rows]
-    qrels = {"query_id": query_id, "product_id": product_id, "score": score, "position": position}
-    return RankedData(
-        pa.table(queries if rows[0][0].category else {name: queries[name] for name in ("query_id", "query")}),
-        pa.table(
-            {
-                "product_id": ids,
-                "image": pa.array(images, IMAGE),
-                "title": [products[product].title or None for product in ids],
-            }
-        ),
-        pa.table({**qrels, "grade": grade} if grade[0] else qrels),
-        "curated",
-        card,
-    )
+def _by_id(lists: Lists) -> dict[str, Product]:
+    """product_id -> its first product."""
+    return {p.product_id: p for products in reversed(lists) for p in reversed(products)}
 
 
 def _merged(lists: Lists, pictures: dict[str, bytes]) -> tuple[list[list[Product]], int]:
-    """Products with the same picture as one: else a picture could be trained on and held out. Those with neither a
-    picture nor a title are left out."""
+    """The lists with products of the same picture as one, which else could be both trained on and held out, and how
+    many were merged. Products with neither a picture nor a title are dropped."""
     first: dict[bytes, str] = {}
     same = {product: first.setdefault(hashlib.sha256(p).digest(), product) for product, p in sorted(pictures.items())}
     merged = []
     for products in lists:
         best: dict[str, Product] = {}
-        for p in (p for p in products if p.title or p.product_id in pictures):
-            best.setdefault(same.get(p.product_id, p.product_id), p)
+        for p in products:
+            if p.title or p.product_id in pictures:
+                best.setdefault(same.get(p.product_id, p.product_id), p)
         merged.append([p._replace(product_id=product) for product, p in best.items()])
     return merged, sum(product != kept for product, kept in same.items())
+
+
+def _tables(
+    rows: Sequence[tuple[Query, Scored]], products: dict[str, Product], pictures: dict[str, bytes], card: dict
+) -> RankedData:
+    ids, names = sorted(products), [f"q{number:05d}" for number in range(len(rows))]
+    pairs = [(name, *pair) for name, (_, scored) in zip(names, rows, strict=True) for pair in scored]
+    qrels = dict(zip(("query_id", "product_id", "score", "position", "grade"), zip(*pairs, strict=True), strict=True))
+    if not qrels["grade"][0]:
+        del qrels["grade"]
+    queries = {"query_id": names, "query": [query.text for query, _ in rows]}
+    if rows[0][0].category:
+        queries |= {f"query_{name}": [getattr(query, name) for query, _ in rows] for name in ("category", "intent")}
+    images = [{"bytes": pictures[product], "path": None} if product in pictures else None for product in ids]
+    titles = [products[product].title or None for product in ids]
+    corpus = {"product_id": ids, "image": pa.array(images, IMAGE), "title": titles}
+    return RankedData(pa.table(queries), pa.table(corpus), pa.table(qrels), "curated", card)

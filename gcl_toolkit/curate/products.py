@@ -1,4 +1,4 @@
-"""Products for queries: a shopping search over the network, a catalogue of one's own, or a table of results."""
+"""Products for queries: an online shopping search, your own catalogue, or a table of search results."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx2
+import numpy as np
 import pyarrow as pa
 
-from gcl_toolkit.curate.language import seconds
-from gcl_toolkit.curate.ledger import Answer, Bad, Fault, Ledger
+from gcl_toolkit.curate.ledger import Answer, Bad, Fault, Ledger, Request
 from gcl_toolkit.curate.settings import CurateConfig
+from gcl_toolkit.data.columns import as_images, numbers
+from gcl_toolkit.data.ranked_data import hash64, is_image, normalise_text
+from gcl_toolkit.data.tabular import read_file
 from gcl_toolkit.errors import DataError
-from gcl_toolkit.findings import numbers
-from gcl_toolkit.ranked_data import hash64, is_image, normalise_text
-from gcl_toolkit.sources.rows import as_images, read_file
 
 MOST_LETTERS = 300
-"""Of a title; the rest is cut."""
-MOST_BYTES = 20_000_000
+"""Of a title; longer ones are cut."""
 TIMEOUT = 60.0
 
 
@@ -35,119 +34,102 @@ class Product(NamedTuple):
     image: Any
 
 
-class Finder(Protocol):
-    """Each query's products, best first, and for each id once; a query may have none."""
-
-    def find(self, queries: Sequence[str], tick: Callable[[], object]) -> list[list[Product]]: ...
-
-
 class Shopping:
-    """An API of the shape of SerpApi's Google Shopping: GET address?q=..., `shopping_results` in JSON."""
+    """An API like SerpApi's Google Shopping: GET address?q=..., `shopping_results` in JSON.
+
+    `find`, here and below: each query's products, best first, each id once; a query may have none.
+    """
 
     def __init__(self, config: CurateConfig, ledger: Ledger, key: str):
         self._config, self._ledger, self._host = config, ledger, urlsplit(config.search).netloc
-        self._client = httpx2.Client(
-            transport=_Signed(key), follow_redirects=False, timeout=TIMEOUT, headers={"accept": "application/json"}
-        )
+        headers = {"accept": "application/json"}
+        self._client = httpx2.Client(transport=_Signed(key), timeout=TIMEOUT, headers=headers)
 
     def close(self) -> None:
         self._client.close()
 
     def find(self, queries: Sequence[str], tick: Callable[[], object]) -> list[list[Product]]:
-        answers = self._ledger.each(self._ask, queries, self._config.workers, tick)
-        rows = [json.loads(answer.body)[: self._config.products] if answer.body else [] for answer in answers]
-        return [[Product(*row) for row in found] for found in rows]
+        answers = self._ledger.each(self._ask, queries, tick)
+        lists = [json.loads(answer.body)[: self._config.products] if answer.body else [] for answer in answers]
+        return [[Product(*row) for row in rows] for rows in lists]
 
     def _ask(self, query: str) -> Answer:
-        address = httpx2.URL(self._config.search)
-        what = [str(address).removeprefix(f"{address.scheme}://{self._host}"), query]
+        address, price = httpx2.URL(self._config.search), self._config.price_search
         url = address.copy_merge_params({"engine": "google_shopping", "q": query})
-        price = self._config.price_search
-        return self._ledger.ask(
-            "search", what, lambda: (self._send(url), price), _results_of, host=self._host, most=price
-        )
+        what = [str(address).removeprefix(f"{address.scheme}://{self._host}"), query]
+        request = Request("search", what, self._host, price)
+        return self._ledger.ask(request, lambda: (self._send(url), price), _results_of)
 
     def _send(self, url: httpx2.URL) -> bytes:
         try:
-            with self._client.stream("GET", url) as answer:
-                body = bytearray()
-                for part in answer.iter_bytes():
-                    body += part
-                    if len(body) > MOST_BYTES:
-                        raise Fault(f"{self._host} answers more than {MOST_BYTES:,} bytes", "stop", charged=True)
+            response = self._client.get(url)
         except (httpx2.RequestError, httpx2.StreamError) as error:
             raise Fault(f"{self._host} doesn't answer ({type(error).__name__})", charged=True) from None
-        if answer.status_code == 200:
-            return bytes(body)
-        passing = answer.status_code in (408, 429) or answer.status_code >= 500
-        reason = f"{self._host} says {answer.status_code}: {' '.join(body.decode('utf-8', 'replace').split())[:300]}"
-        raise Fault(reason, "again" if passing else "stop", seconds(answer.headers))
+        if response.status_code == 200:
+            return response.content
+        text = " ".join(response.text.split())[:300]
+        raise Fault.of_status(response, "stop", f"{self._host} returns {response.status_code}: {text}")
 
 
 class _Signed(httpx2.HTTPTransport):
-    """Adds the key where a request leaves, so that no log and no exception ever holds an address with it."""
+    """Adds the key just before a request is sent, so that no log or exception contains it."""
 
     def __init__(self, key: str):
         super().__init__()
-        self._key = key
+        self._key = {"api_key": key} if key else {}
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        if not self._key:
-            return super().handle_request(request)
-        url = request.url.copy_add_param("api_key", self._key)
-        signed = httpx2.Request(
-            request.method, url, headers=request.headers, stream=request.stream, extensions=request.extensions
+        url = request.url.copy_merge_params(self._key)
+        return super().handle_request(
+            httpx2.Request(request.method, url, headers=request.headers, extensions=request.extensions)
         )
-        return super().handle_request(signed)
 
 
 class Catalogue:
-    """A table of one's own, searched by BM25 over its texts or by a model."""
+    """Your own table of products, searched by BM25 over the titles or by a model."""
 
     def __init__(self, corpus: pa.Table, config: CurateConfig):
-        self._corpus, self._config = corpus, config
-        self._model = None if config.encoder == "bm25" else _model(config.encoder)
+        self._corpus, self._config, self._model = corpus, config, None
+        if config.encoder != "bm25":
+            from gcl_toolkit.data.fields import Fields
+            from gcl_toolkit.models.model import GCLModel
+            from gcl_toolkit.training.runs import load_model
+
+            name = config.encoder
+            self._model = load_model(name) if Path(name).is_dir() else GCLModel(name, right=Fields(title=1.0))
 
     def find(self, queries: Sequence[str], tick: Callable[[], object]) -> list[list[Product]]:
-        count = self._config.products
-        ids, titles = self._corpus["product_id"].to_pylist(), self._corpus["title"].to_pylist()
-        images = self._corpus["image"] if "image" in self._corpus.column_names else None
-        if self._model is None:
-            from gcl_toolkit.baselines import BM25
-
-            found = BM25(titles).matching(queries, count)
-        else:
-            from gcl_toolkit.search import top_k
-
-            embedded = self._model.embed(pa.table({"query": list(queries)}), "left")
-            found = list(top_k(embedded, self._model.embed(self._corpus, "right"), count)[1])
         lists = []
-        for rows in found:
-            lists.append([Product(ids[row], clean(titles[row]), images and images[int(row)].as_py()) for row in rows])
+        for rows in self._rows(queries, self._config.products):
+            matches = self._corpus.take(pa.array(rows)).to_pylist()
+            lists.append([Product(row["product_id"], clean(row["title"]), row.get("image")) for row in matches])
             tick()
         return lists
 
+    def _rows(self, queries: Sequence[str], count: int) -> Sequence[np.ndarray]:
+        if self._model is None:
+            from gcl_toolkit.measure.baselines import BM25
+
+            return BM25(self._corpus["title"].to_pylist()).matching(queries, count)
+        from gcl_toolkit.measure.search import top_k
+
+        embedded = self._model.embed(pa.table({"query": list(queries)}), "left")
+        return list(top_k(embedded, self._model.embed(self._corpus, "right"), count)[1])
+
 
 class Results:
-    """A table of what a search found elsewhere: query, product_id, position, title, image."""
+    """A table of search results from elsewhere: query, product_id, position, title, image."""
 
     def __init__(self, rows: pa.Table, path: Path, count: int):
         position = numbers(rows["position"])
         if not (position >= 1).all():
             row = int((~(position >= 1)).argmax())
-            raise DataError(f"{path} row {row}: position {rows['position'][row]} is no number from 1")
-        image = rows["image"].to_pylist() if "image" in rows.column_names else [None] * rows.num_rows
-        columns = (rows[name].to_pylist() for name in ("query", "product_id", "title"))
-        self._lists: dict[str, list[Product]] = {}
-        self.queries: list[str] = []
-        for _, query, product_id, title, picture in sorted(
-            zip(position.tolist(), *columns, image, strict=True), key=lambda row: row[0]
-        ):
-            if normalise_text(query or "") and product_id:
-                products = self._lists.setdefault(normalise_text(query), [])
-                products.append(Product(product_id, clean(title), picture))
+            raise DataError(f"{path} row {row}: position is {rows['position'][row]}; it must be a number >= 1")
         self.queries = [query for query in dict.fromkeys(map(normalise_text, rows["query"].to_pylist())) if query]
-        self._count = count
+        self._count, self._lists = count, {query: list[Product]() for query in self.queries}
+        for row in rows.take(np.argsort(position, kind="stable")).to_pylist():
+            if row["product_id"] and (query := normalise_text(row["query"])):
+                self._lists[query].append(Product(row["product_id"], clean(row["title"]), row.get("image")))
 
     def find(self, queries: Sequence[str], tick: Callable[[], object]) -> list[list[Product]]:
         for _ in queries:
@@ -158,19 +140,19 @@ class Results:
 def open_table(config: CurateConfig) -> Catalogue | Results:
     """The table named by --search; with a column `query` it holds results."""
     path = Path(config.search)
-    rows = read_file(path, ("query", "product_id", "title", "image"))
-    results = "query" in rows.column_names
-    for name in ("product_id", "title", *(("position",) if results else ())):
-        if name not in rows.column_names:
-            raise DataError(f"{path}: column {name!r} is missing; it has {', '.join(rows.column_names)}")
-    for name in ("query", "product_id", "title"):
-        if name in rows.column_names:
-            at = rows.column_names.index(name)
-            rows = rows.set_column(at, name, rows[name].cast(pa.string()).fill_null(""))
-    if "image" in rows.column_names and not _holds_addresses(rows["image"]):
-        at = rows.column_names.index("image")
-        rows = rows.set_column(at, "image", as_images(rows["image"], path.parent.absolute()))
-    return Results(rows, path, config.products) if results else Catalogue(rows, config)
+    rows = read_file(path)
+    columns = {name: rows[name] for name in rows.column_names}
+    for name in ("product_id", "title", *(("position",) if "query" in columns else ())):
+        if name not in columns:
+            raise DataError(f"{path}: column {name!r} is missing; it has {', '.join(columns)}")
+    for name in columns.keys() & {"query", "product_id", "title"}:
+        columns[name] = columns[name].cast(pa.string()).fill_null("")
+    if image := columns.get("image"):
+        values = [] if is_image(image) else image.to_pylist()
+        if not any(isinstance(value, str) and re.match("https?://", value) for value in values):
+            columns["image"] = as_images(image, path.parent.absolute())
+    rows = pa.table(columns)
+    return Results(rows, path, config.products) if "query" in columns else Catalogue(rows, config)
 
 
 def clean(title: object) -> str:
@@ -180,38 +162,21 @@ def clean(title: object) -> str:
     return " ".join(text.split())[:MOST_LETTERS]
 
 
-def _holds_addresses(column: pa.ChunkedArray) -> bool:
-    return not is_image(column) and any(
-        isinstance(value, str) and re.match("https?://", value) for value in column.to_pylist()
-    )
-
-
 def _results_of(body: bytes) -> bytes:
     """[product_id, title, address of the picture] of every result that has an id or a link, and a title; best first."""
     try:
         answer = json.loads(body)
-    except ValueError:
-        raise Bad("the answer is no JSON") from None
-    if not isinstance(answer, dict):
-        raise Bad("the answer is no JSON object")
-    results = answer.get("shopping_results", [] if "hasn't returned any results" in str(answer.get("error")) else None)
+        error = str(answer.get("error"))
+    except (ValueError, AttributeError):
+        raise Bad("the response is not a JSON object") from None
+    results = answer.get("shopping_results", [] if "hasn't returned any results" in error else None)
     if not isinstance(results, list):
-        raise Bad(f"the answer has no shopping_results ({str(answer.get('error'))[:200]})")
-    found: dict[str, list] = {}
+        raise Bad(f"the response has no shopping_results ({error[:200]})")
+    products: dict[str, list] = {}
     for row in results:
-        if isinstance(row, dict) and clean(row.get("title")):
-            link = row.get("product_link") or row.get("link")
+        if isinstance(row, dict) and (title := clean(row.get("title"))):
+            link, picture = row.get("product_link") or row.get("link"), row.get("thumbnail")
             product_id = str(row.get("product_id") or (link and f"link-{hash64(str(link)):016x}") or "").strip()
-            picture = row.get("thumbnail")
             if product_id:
-                address = picture if isinstance(picture, str) else None
-                found.setdefault(product_id, [product_id, clean(row["title"]), address])
-    return json.dumps(list(found.values())).encode()
-
-
-def _model(name: str):
-    from gcl_toolkit.fields import Fields
-    from gcl_toolkit.model import GCLModel
-    from gcl_toolkit.runs import load_model
-
-    return load_model(name) if Path(name).is_dir() else GCLModel(name, right=Fields(title=1.0))
+                products.setdefault(product_id, [product_id, title, picture if isinstance(picture, str) else None])
+    return json.dumps(list(products.values())).encode()

@@ -18,25 +18,20 @@ def gcl_loss(
     weights: Tensor | None = None,
     *,
     logit_scale: Tensor | float,
-    query_ids: Tensor | None = None,
-    product_ids: Tensor | None = None,
-    not_negative: Tensor | None = None,
+    excluded: Tensor | None = None,
     normalise_weights: bool = True,
 ) -> Tensor:
     """The weighted contrastive loss of N pairs, a scalar >= 0.
 
-    left, right: N x D, L2-normalised. weights: N, >= 0; normalised to mean 1 (unless told otherwise; all zero gives
-    loss 0). query_ids, product_ids: N integers; another row of the same query or the same product is then no negative.
-    not_negative: further cells (known pairs, say) to leave out of the denominators: 2 x K, their rows and columns, or
-    N x N bools.
+    left, right: N x D, L2-normalised. weights: N, >= 0; divided by their mean unless `normalise_weights` is false (all
+    zero gives loss 0). excluded: cells (i, j) to leave out of the denominators, 2 x K integers: other rows of the same
+    query or product (`same_id_cells`), other known pairs. The pairs themselves always stay in.
     """
     logits_NxN = logit_scale * left @ right.T
-    masks = [ids[:, None] == ids[None, :] for ids in (query_ids, product_ids) if ids is not None]
-    if not_negative is not None:
-        masks.append(not_negative if not_negative.dtype == torch.bool else cell_mask(not_negative, len(left)))
-    for mask_NxN in masks:
-        off_diagonal = ~torch.eye(len(mask_NxN), dtype=torch.bool, device=mask_NxN.device)
-        logits_NxN = logits_NxN.masked_fill(mask_NxN & off_diagonal, -torch.inf)
+    if excluded is not None:
+        mask_NxN = torch.zeros_like(logits_NxN, dtype=torch.bool)
+        mask_NxN[excluded[0], excluded[1]] = True
+        logits_NxN = logits_NxN.masked_fill(mask_NxN.fill_diagonal_(False), -torch.inf)
     row_N = torch.logsumexp(logits_NxN, 1) - logits_NxN.diagonal()
     column_N = torch.logsumexp(logits_NxN, 0) - logits_NxN.diagonal()
     weights = torch.ones_like(row_N) if weights is None else weights.to(row_N.dtype)
@@ -45,8 +40,13 @@ def gcl_loss(
     return (weights * (row_N + column_N)).mean() / 2
 
 
-def cell_mask(cells: Tensor, count: int) -> Tensor:
-    """count x count bools, true at the rows and columns of `cells` (2 x K)."""
-    mask_NxN = torch.zeros(count, count, dtype=torch.bool, device=cells.device)
-    mask_NxN[cells[0], cells[1]] = True
-    return mask_NxN
+def same_id_cells(ids: Tensor) -> Tensor:
+    """The cells (i, j), i != j, with ids[i] == ids[j], 2 x K; ids: N integers."""
+    order = ids.argsort()
+    _, group_N, count_G = ids[order].unique_consecutive(return_inverse=True, return_counts=True)
+    count_N = count_G[group_N]
+    row_K = torch.arange(len(ids), device=ids.device).repeat_interleave(count_N)
+    in_group_K = torch.arange(len(row_K), device=ids.device) - (count_N.cumsum(0) - count_N)[row_K]
+    column_K = (count_G.cumsum(0) - count_G)[group_N[row_K]] + in_group_K
+    cells = order[torch.stack([row_K, column_K])]
+    return cells[:, row_K != column_K]

@@ -1,15 +1,16 @@
-"""Rivals that look at each cell of the score matrix alone, or at pairs of cells.
+"""Losses of others, each on the score matrix.
 
-All take what `matrix_loss` takes: queries N x D, documents M x D (L2-normalised), weights N x M (0: no known pair).
+All take what `matrix_loss` takes: queries N x D, documents M x D (L2-normalised), weights N x M (0: not a known pair).
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, kl_div
 
-from gcl_toolkit.losses.listwise import lower_odds
+from gcl_toolkit.losses.graded import lower_odds
+from gcl_toolkit.losses.matrix import matrix_loss
 
 
 def siglip_loss(
@@ -72,3 +73,41 @@ def cosent_loss(queries: Tensor, documents: Tensor, weights: Tensor, *, logit_sc
 def _out_of_order(logits_NxM: Tensor, grades_NxM: Tensor) -> Tensor:
     odds_NxK, _ = lower_odds(logits_NxM, grades_NxM)
     return torch.cat([torch.zeros_like(odds_NxK[:, :1]), odds_NxK], 1).logsumexp(1).mean()
+
+
+def kl_loss(
+    queries: Tensor,
+    documents: Tensor,
+    weights: Tensor,
+    *,
+    logit_scale: Tensor | float,
+    temperature: float = 0.1,
+) -> Tensor:
+    """Distillation of scores, or soft targets: KL of softmax(score / temperature) over a query's known documents to the
+    model's softmax over all documents of the step; the same by columns; the mean of both. weights: scores, 0..1."""
+    logits_NxM = logit_scale * queries @ documents.T
+    return (_divergence(logits_NxM, weights / temperature) + _divergence(logits_NxM.T, weights.T / temperature)) / 2
+
+
+def _divergence(logits_NxM: Tensor, scores_NxM: Tensor) -> Tensor:
+    some = (scores_NxM > 0).any(1)
+    scores = scores_NxM[some]
+    targets = scores.masked_fill(scores == 0, -torch.inf).softmax(1)
+    return kl_div(logits_NxM[some].log_softmax(1), targets, reduction="sum") / some.sum().clamp(min=1)
+
+
+def rankclip_loss(queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Tensor | float) -> Tensor:
+    """As RankCLIP (arXiv 2404.09387): a contrastive loss of the known pairs, here by `matrix_loss`, plus the likelihood
+    of an order (ListMLE, Plackett-Luce), here that of the weights instead of the model's own similarities.
+
+    The order's, by rows and by columns: mean over known pairs of log [ sum over k, W_ik <= W_ij, of exp S_ik ] - S_ij.
+    """
+    pairs = matrix_loss(queries, documents, (weights > 0).to(queries.dtype), logit_scale=logit_scale)
+    logits_NxM = logit_scale * queries @ documents.T
+    return pairs + (_disorder(logits_NxM, weights) + _disorder(logits_NxM.T, weights.T)) / 2
+
+
+def _disorder(logits_NxM: Tensor, grades_NxM: Tensor) -> Tensor:
+    odds_NxK, _ = lower_odds(logits_NxM, grades_NxM, or_equal=True)
+    known = odds_NxK > -torch.inf
+    return odds_NxK[known].sum() / known.sum().clamp(min=1)

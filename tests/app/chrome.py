@@ -28,10 +28,10 @@ def needed() -> None:
     missing = [name for name in ("gradio", "playwright") if importlib.util.find_spec(name) is None]
     missing += [] if CHROMIUM else ["chromium"]
     if missing:
-        told = f"{' and '.join(missing)} missing; pip install -e '.[app,dev]', apt-get install chromium"
+        reason = f"{' and '.join(missing)} missing; pip install -e '.[app,dev]', apt-get install chromium"
         if os.environ.get("GCL_BROWSER") == "required":
-            pytest.fail(f"GCL_BROWSER=required, but {told}", pytrace=False)
-        pytest.skip(told, allow_module_level=True)
+            pytest.fail(f"GCL_BROWSER=required, but {reason}", pytrace=False)
+        pytest.skip(reason, allow_module_level=True)
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def served(folder: Path, *options: str):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "app.app", str(folder), "--port", str(port), *options]
+    command = [sys.executable, "-m", "gcl_toolkit.app.app", str(folder), "--port", str(port), *options]
     server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     base = Address(f"http://127.0.0.1:{port}/")
     base.pid = server.pid
@@ -65,12 +65,12 @@ class Address(str):
 
 
 def left(text: str) -> bool:
-    """A page that is left for another address ends its own event stream; that is no error of its."""
+    """Whether a console message only says that the page was left, which ends its event stream."""
     return "signal is aborted" in text or "Connection errored out" in text
 
 
-def visit(page, url, **said):
-    page.goto(url + "?" + "&".join(f"{key}={quote(str(value), safe='')}" for key, value in said.items()))
+def visit(page, url, **options):
+    page.goto(url + "?" + "&".join(f"{key}={quote(str(value), safe='')}" for key, value in options.items()))
     view(page).wait_for()
 
 
@@ -79,7 +79,7 @@ def view(page):
 
 
 def sent(page):
-    """The text of the view as the server sent it; figures write theirs later."""
+    """The text of the view as sent by the server, without the figures, which are drawn later."""
     return view(page).evaluate(
         """view => {
           const copy = view.cloneNode(true);
@@ -89,9 +89,9 @@ def sent(page):
     )
 
 
-def in_the_address(page, **said):
+def in_the_address(page, **options):
     """Wait until the address bar says so."""
-    for key, value in said.items():
+    for key, value in options.items():
         page.wait_for_function(
             "([key, value]) => new URLSearchParams(location.search).get(key) === value", arg=[key, str(value)]
         )

@@ -4,9 +4,9 @@ import chrome
 import pytest
 
 
-@pytest.mark.parametrize(("said", "outcome"), [("", pytest.skip.Exception), ("required", pytest.fail.Exception)])
-def test_a_missing_browser_skips_or_fails_and_says_why(monkeypatch, said, outcome):
+@pytest.mark.parametrize(("options", "outcome"), [("", pytest.skip.Exception), ("required", pytest.fail.Exception)])
+def test_a_missing_browser_skips_or_fails_and_says_why(monkeypatch, options, outcome):
     monkeypatch.setattr(chrome, "CHROMIUM", None)
-    monkeypatch.setenv("GCL_BROWSER", said)
+    monkeypatch.setenv("GCL_BROWSER", options)
     with pytest.raises(outcome, match="chromium missing; pip install"):
         chrome.needed()

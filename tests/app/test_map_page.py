@@ -5,9 +5,9 @@ import chrome
 import pytest
 from chrome import in_the_address, served, visit
 
-from app import mapping
-from app.service import Service
-from gcl_toolkit.bundle import read_bundle
+from gcl_toolkit.app import mapping
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.views.bundle import read_bundle
 
 chrome.needed()
 
@@ -28,8 +28,8 @@ def url(folder):
         yield address
 
 
-def open_map(page, url, **said):
-    visit(page, url, tab="map", **said)
+def open_map(page, url, **options):
+    visit(page, url, tab="map", **options)
     page.locator(".map[data-points]").wait_for()
 
 
@@ -71,7 +71,7 @@ def test_100_000_points_are_drawn_and_lassoed(page, url, service):
 
 
 @pytest.mark.parametrize("panel", [0, 1])
-def test_a_lasso_holds_what_numpy_says_and_its_address_brings_it_back(page, url, service, panel):
+def test_a_lasso_selects_as_numpy_does_and_its_url_restores_it(page, url, service, panel):
     open_map(page, url)
     draw_lasso(page, panel)
     page.wait_for_function("new URLSearchParams(location.search).get('lasso')")
@@ -123,9 +123,11 @@ def test_without_webgl_the_same_points_are_drawn_in_2d(page, url):
     assert inked > 0.05
 
 
-def test_what_keeps_the_map_honest_stands_beside_it(page, url):
+def test_each_map_says_what_it_preserves(page, url):
     open_map(page, url, colour="score")
-    told = page.locator(".kept li:visible").all_inner_texts()
-    assert len(told) == 2
-    assert all("keeps 10 % of a product’s 10 nearest products and 10 % of a query’s first 10" in line for line in told)
+    shown = page.locator(".kept li:visible").all_inner_texts()
+    assert len(shown) == 2
+    assert all(
+        "preserves 10 % of a product’s 10 nearest products and 10 % of a query’s first 10" in line for line in shown
+    )
     in_the_address(page, colour="score", tab="map")

@@ -11,11 +11,11 @@ import big_bundle
 import numpy as np
 import pytest
 
-from app import mapping
-from app.rankings import Ask
-from app.service import Service
-from app.tabs import map as map_tab
-from gcl_toolkit.bundle import read_bundle
+from gcl_toolkit.app import mapping
+from gcl_toolkit.app.rankings import Ask
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.app.tabs import map as map_tab
+from gcl_toolkit.views.bundle import read_bundle
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def test_a_polygon_holds_what_a_loop_says(corners):
     assert found.tolist() == [inside_by_hand(float(x), float(y), corners) for x, y in points]
 
 
-def lassoed(service, panel="a", **said):
-    return service.state({"tab": "map", "lasso": f"{panel}:-0.3,-0.4;0.35,-0.2;0.1,0.4", **said})
+def lassoed(service, panel="a", **options):
+    return service.state({"tab": "map", "lasso": f"{panel}:-0.3,-0.4;0.35,-0.2;0.1,0.4", **options})
 
 
 @pytest.mark.parametrize("panel", ["a", "b"])
@@ -81,9 +81,9 @@ def test_colours_are_those_of_the_legend(service):
         colours, names = mapping.colours(service, state), dict(mapping.legend(service, state))
         assert set(colours[:400].tolist()) <= set(names)
         if colour == "category":
-            told = [names[number] for number in colours[:400]]
-            assert all(name in (kind, "other") for name, kind in zip(told, kinds, strict=True))
-            assert told.count("other") == sum(kind not in names.values() for kind in kinds) > 0
+            shown = [names[number] for number in colours[:400]]
+            assert all(name in (kind, "other") for name, kind in zip(shown, kinds, strict=True))
+            assert shown.count("other") == sum(kind not in names.values() for kind in kinds) > 0
         if colour == "score":
             known, scores = service.judged("zero_shot", Ask(state.query))
             assert {int(n): int(colours[n]) for n in np.flatnonzero(colours[:400])} == {
@@ -96,7 +96,7 @@ def test_colours_are_those_of_the_legend(service):
             assert (colours[:400][a == b] == 4).all()
 
 
-def test_the_page_tells_map_js_what_numpy_says(service):
+def test_map_js_gets_the_numbers_of_numpy(service):
     state = lassoed(service, item="7")
     html = map_tab.draw(service, state)
     facts = json.loads(unescape(re.search(r'data-map="([^"]*)"', html)[1]))
@@ -107,7 +107,7 @@ def test_the_page_tells_map_js_what_numpy_says(service):
     assert facts["near"] == [p.item for p in service.neighbours(7, "a").products]
     assert facts["edges"] == [[p.item, p.level] for p in service.compare("zero_shot", state.query, "a", "b", 20).ideal]
     for model in ("a", "b"):
-        assert f"{model}: this map (PCA) keeps <b>10 %</b>" in html
+        assert f"{model}: this map (PCA) preserves <b>10 %</b>" in html
 
 
 def test_a_lasso_over_100_000_points_takes_no_time():

@@ -5,24 +5,23 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import small_bundle
 from chrome import served
 
-from app.service import Service
-from app.tabs.about import API
-from gcl_toolkit.bundle import read_bundle
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.app.tabs.about import API
+from gcl_toolkit.views.bundle import read_bundle
 
 pytest.importorskip("mcp", reason="mcp is not installed; pip install -e '.[app,mcp]'")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return small_bundle.make(tmp_path_factory.mktemp("mcp"))
+def folder(small_study):
+    return small_study / "bundle"
 
 
 @pytest.fixture(scope="module")
-def told(folder):
-    """What a client hears: the tools, a good answer and a refusal."""
+def replies(folder):
+    """What a client receives: the tools, an answer and a refusal."""
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
 
@@ -38,15 +37,15 @@ def told(folder):
         return pool.submit(asyncio.run, ask(f"{url}gradio_api/mcp/")).result()
 
 
-def test_the_tools_are_the_endpoints_and_say_what_they_do(told):
-    _, tools, *_ = told
+def test_the_tools_are_the_endpoints_and_say_what_they_do(replies):
+    _, tools, *_ = replies
     seen = {f"/{tool.name}": ", ".join(tool.inputSchema["properties"]) for tool in tools}
     assert seen == {name: parameters for name, (parameters, _) in API.items()}
     assert all(tool.description for tool in tools)
 
 
-def test_a_tool_answers_as_the_service_does_and_refuses_in_words(told, folder):
-    query, _, good, refused = told
+def test_a_tool_answers_as_the_service_does_and_refuses_in_words(replies, folder):
+    query, _, good, refused = replies
     service = Service(read_bundle(folder))
     expected = service.search("zero_shot", query, service.state().a, k=3).products
     found = ast.literal_eval(good.content[0].text)["products"]  # gradio sends Python's form

@@ -6,24 +6,23 @@ from html import unescape
 
 import numpy as np
 import pytest
-import small_bundle
 import torch
 
-from app import playground
-from app.service import Service
-from app.tabs import playground as playground_tab
-from app.tabs import training
-from gcl_toolkit.bundle import read_bundle
+from gcl_toolkit.app import playground
+from gcl_toolkit.app.service import Service
+from gcl_toolkit.app.tabs import playground as playground_tab
+from gcl_toolkit.app.tabs import training
+from gcl_toolkit.data.weighting import WEIGHTINGS, to_weights
 from gcl_toolkit.losses.gcl import gcl_loss
-from gcl_toolkit.weighting import WEIGHTINGS, to_weights
+from gcl_toolkit.views.bundle import read_bundle
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    return Service(read_bundle(small_bundle.make(tmp_path_factory.mktemp("playground"))))
+def service(small_study):
+    return Service(read_bundle(small_study / "bundle"))
 
 
-@pytest.mark.parametrize(("weighting", "temperature"), [("linear", 0.07), ("reciprocal", 0.02), ("graded", 0.4)])
+@pytest.mark.parametrize(("weighting", "temperature"), [("linear", 0.07), ("reciprocal", 0.02), ("grades", 0.4)])
 def test_losses_and_gradients_are_torchs(service, weighting, temperature):
     state = service.state({"weighting": weighting, "temperature": temperature, "score": 90})
     made = playground.batch(service, state)
@@ -84,6 +83,6 @@ def test_training_shows_means_of_the_test_queries_and_the_settings_that_differ(s
             shown = re.findall(r">(?:<b>)?([0-9.–]+)<", line)
             means = [ranker.metrics[str(metric)][rows][kept].mean() for metric in service.bundle.metrics]
             assert shown == ["–" if np.isnan(mean) else f"{mean:.3f}" for mean in means]
-    assert "<td>train.loss</td><td>gcl</td><td>graded</td>" in html
+    assert "<td>method</td><td>clip</td><td>graded</td>" in html
     assert "<td>train.steps</td>" not in html
     assert "train.steps 3" in html

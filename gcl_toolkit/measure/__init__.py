@@ -1,0 +1,1 @@
+"""Measuring: exact search, metrics, intervals and tests, baselines, the official form."""

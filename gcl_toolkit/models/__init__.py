@@ -1,0 +1,1 @@
+"""Models: encoders, the two-sided model and what of it is trained."""

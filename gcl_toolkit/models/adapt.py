@@ -1,0 +1,152 @@
+"""Which parameters are trained and how: locked towers, LoRA, learning rates by layer, averaged weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gcl_toolkit.errors import UserError
+from gcl_toolkit.models.encoders import Encoder
+from gcl_toolkit.models.model import GCLModel
+
+_FIRST = re.compile(r"embed|conv1|stem|ln_pre|pre_layrnorm")
+"""Parameters without a layer number below the first layer; all others (heads, last norms) are above the last."""
+_LORA = "default"
+
+
+def lock(encoder: Encoder, tower: str) -> None:
+    """Freeze a tower, "image" or "text"."""
+    parameters = [p for name, p in encoder.named_parameters() if _tower(encoder, name) == tower]
+    if not parameters:
+        raise UserError(f"{encoder.spec['name']} has no {tower} tower to lock")
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+
+
+def keep_locked_still(model: nn.Module) -> None:
+    """Put modules without trained parameters in evaluation mode, so that their running statistics don't change."""
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
+
+
+def add_lora(model: GCLModel, rank: int) -> None:
+    """Add low-rank adapters to the encoder's linear layers; everything else but the logit scale is frozen.
+
+    In open_clip's own ViTs only the MLPs get adapters: their attention projections are one packed matrix.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise UserError("peft is not installed; run: pip install 'gcl-toolkit[train]'") from None
+    layers = [n for n, m in model.encoder.named_modules() if type(m) is nn.Linear and m.weight.requires_grad]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(model.seed)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers), model.encoder, _LORA)
+
+
+def merged(model: GCLModel) -> dict[str, Tensor]:
+    """The state dict without adapters (added to their layers) and without learnt field weights."""
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("log_field_weights.")}
+    for name, layer in _adapted(model):
+        weight = state.pop(f"{name}.base_layer.weight")
+        state[f"{name}.weight"] = weight + layer.get_delta_weight(_LORA).to(weight.dtype)
+        if f"{name}.base_layer.bias" in state:
+            state[f"{name}.bias"] = state.pop(f"{name}.base_layer.bias")
+    return {name: value for name, value in state.items() if ".lora_" not in name}
+
+
+def settle(model: GCLModel) -> None:
+    """Add the adapters to their layers, remove them, and turn learnt field weights into numbers."""
+    with torch.no_grad():
+        for name, layer in list(_adapted(model)):
+            base = layer.base_layer
+            base.weight += layer.get_delta_weight(_LORA).to(base.weight.dtype)
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, base)
+    model.requires_grad_(True)
+    if model.log_field_weights is not None:
+        model.settle_fields()
+
+
+def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, module in model.named_modules():
+        if hasattr(module, "base_layer") and hasattr(module, "lora_A"):
+            yield name, module
+
+
+def groups(model: GCLModel, decay: float, peak: float, layer_decay: float) -> list[dict]:
+    """Parameter groups for the optimizer: by weight decay (matrices only) and by peak learning rate, which is `peak`
+    times layer_decay for each layer below the head."""
+    of_layer = _rates_by_layer(model, layer_decay)
+    grouped: dict[tuple, list[Tensor]] = {(True, peak): [], (False, peak): []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            rate = max(peak, 1e-3) if name.startswith("log_field_weights.") else peak * of_layer.get(name, 1.0)
+            grouped.setdefault((parameter.dim() >= 2, rate), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay if matrices else 0.0, "peak": rate}
+        for (matrices, rate), parameters in grouped.items()
+    ]
+
+
+def _rates_by_layer(model: GCLModel, decay: float) -> dict[str, float]:
+    """Parameter -> decay ** (layers above it), tower by tower."""
+    if decay == 1:
+        return {}
+    layers: dict[str, tuple[str, int | None]] = {}
+    for name, _ in model.encoder.named_parameters():
+        numbered = re.search(r"\.(\d+)\.", name)
+        layers[name] = (_tower(model.encoder, name), int(numbered[1]) if numbered else None)
+    last = {
+        tower: max((n for t, n in layers.values() if t == tower and n is not None), default=-1)
+        for tower, _ in layers.values()
+    }
+    rates = {}
+    for name, (tower, number) in layers.items():
+        layer = number if number is not None else -1 if _FIRST.search(name) else last[tower] + 1
+        rates[f"encoder.{name}"] = decay ** (last[tower] + 1 - layer)
+    return rates
+
+
+def _tower(encoder: Encoder, name: str) -> str:
+    return "image" if name.startswith(encoder.image_parts) else "text"
+
+
+class Average:
+    """Exponential moving average of the trained parameters. At step t it keeps at most (1 + t) / (10 + t) of the old
+    value (TensorFlow's `num_updates`), so that the initial weights don't dominate a short run."""
+
+    def __init__(self, parameters: Iterable[tuple[str, Tensor]], decay: float):
+        self.parameters, self.decay = dict(parameters), decay
+        self.values = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.updates += 1
+        kept = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, parameter in self.parameters.items():
+            self.values[name].lerp_(parameter, 1 - kept)
+
+    @contextmanager
+    def in_place(self):
+        """Within this context the model has the averaged weights."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        for name, parameter in self.parameters.items():
+            current = parameter.clone()
+            parameter.copy_(self.values[name])
+            self.values[name].copy_(current)

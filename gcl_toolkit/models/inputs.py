@@ -1,0 +1,162 @@
+"""From the rows of a table to model inputs: token ids and decoded pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gcl_toolkit.data.fields import Fields, is_missing
+from gcl_toolkit.data.pictures import PixelCache, read
+from gcl_toolkit.data.ranked_data import is_image
+from gcl_toolkit.errors import DataError
+from gcl_toolkit.models.small import Encoder
+
+CACHE_BYTES = 2 << 30
+
+_DECODED: dict[tuple[type, int, str, str], tuple[Tensor, Tensor, dict[int, str]]] = {}
+"""(class, table, field, how the encoder crops) -> pixels, present, broken rows; kept while the table exists."""
+
+
+class Inputs:
+    """The model inputs of a table's rows, field by field.
+
+    Texts are tokenized once. Pictures are decoded once and kept as uint8 while a column fits into `cache_bytes`;
+    otherwise they are decoded in threads at each use or, with `cache`, once into a file in that folder.
+    side: "left" or "right"; texts of the two sides may have different prefixes.
+    A picture that can't be read counts as a missing field and is listed in `broken` (row -> reason), or raises with
+    `strict`. `notes` lists the text fields of which some rows are too long for the encoder.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        table: pa.Table,
+        fields: Fields,
+        *,
+        strict: bool = False,
+        cache_bytes: int = CACHE_BYTES,
+        workers: int = 4,
+        cache: str | Path | None = None,
+        side: str = "left",
+    ):
+        for name in fields:
+            if name not in table.column_names:
+                raise DataError(f"field {name!r} is not a column of the table; it has {', '.join(table.column_names)}")
+        self.encoder, self.strict, self.fields = encoder, strict, fields
+        self.broken: dict[int, str] = {}
+        self.notes: list[str] = []
+        self.late = False  # whether pictures are decoded at each use
+        self._id = table.column_names[0]
+        self._table, self._pool = table, ThreadPoolExecutor(max(1, workers))
+        self._shape = encoder.image_shape or (0, 0)
+        self._cached: dict[str, PixelCache] = {}
+        self._values: dict[str, Tensor] = {}
+        self._present: dict[str, Tensor] = {}
+        for name in fields:
+            if is_image(table[name]):
+                self._add_images(name, cache_bytes, cache)
+            else:
+                self._add_texts(name, side)
+        empty = ~torch.stack(list(self._present.values())).any(0)
+        if empty.any():
+            row = int(empty.int().argmax())
+            raise DataError(
+                f"{self._name(row)} has none of the fields {', '.join(fields)}; give it one or drop the row"
+            )
+
+    def rows(self, rows: np.ndarray) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """(field -> values, field -> present) of some rows, as `GCLModel.forward` takes them."""
+        index = torch.from_numpy(np.asarray(rows, np.int64))
+        values = {n: self._values[n][index] if n in self._values else self._decode(n, rows) for n in self.fields}
+        return values, {name: self._present[name][index] for name in self.fields}
+
+    def _name(self, row: int) -> str:
+        return f"{self._id} {self._table[self._id][row].as_py()!r} (row {row})"
+
+    def _add_texts(self, name: str, side: str) -> None:
+        texts = self._table[name].to_pylist()
+        self._present[name] = torch.tensor([not is_missing(text) for text in texts], dtype=torch.bool)
+        known = ["" if is_missing(text) else str(text) for text in texts]
+        self._values[name] = self.encoder.tokens(known, side).int()
+        padding = self.encoder.tokens([""], side)[0, -1]
+        full = (self._values[name][:, -1] != padding).nonzero()[:, 0]
+        if len(full):
+            self.notes.append(
+                f"{len(full):,} texts in {name!r} fill all {self._values[name].shape[1]} words or tokens that "
+                f"{self.encoder.spec['name']} reads; anything after that is ignored (first: {self._name(int(full[0]))})"
+            )
+
+    def _add_images(self, name: str, cache_bytes: int, cache: str | Path | None) -> None:
+        self._present[name] = _has_image(self._table[name])
+        if self._table.num_rows * 3 * self._shape[0] * self._shape[1] <= cache_bytes:
+            self._decode_all(name)
+            return
+        self.late = True
+        if cache:
+            key = _key(self._table, name, self.encoder.crop_key)
+            self._cached[name] = PixelCache(cache, key, self._table.num_rows, self._shape)
+
+    def _decode_all(self, name: str) -> None:
+        key = (type(self), id(self._table), name, self.encoder.crop_key)
+        if key not in _DECODED:
+            values = self._decode(name, np.arange(self._table.num_rows))
+            _DECODED[key] = values, self._present[name], {**self.broken}
+            weakref.finalize(self._table, _DECODED.pop, key, None)
+        self._values[name], self._present[name], broken = _DECODED[key]
+        if broken and self.strict:
+            raise DataError(f"{next(iter(broken.values()))}; replace it or leave strict out")
+        self.broken |= broken
+
+    def _decode(self, name: str, rows: np.ndarray) -> Tensor:
+        pixels, cache = np.zeros((len(rows), 3, *self._shape), np.uint8), self._cached.get(name)
+        new = np.flatnonzero(~cache.get(rows, pixels)) if cache else np.arange(len(rows))
+        decoded = self._pool.map(lambda i: self._decode_one(name, int(rows[i]), pixels[i]), new)
+        done = new[np.fromiter(decoded, bool, len(new))]
+        if cache:
+            cache.put(rows[done], pixels[done])
+        return torch.from_numpy(pixels)
+
+    def _decode_one(self, name: str, row: int, into: np.ndarray) -> bool:
+        if not self._present[name][row]:
+            return False
+        try:
+            into[:] = self._pixels(self._table[name][row].as_py())
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = f"{name} of {self._name(row)} can't be read: {error}"
+            if self.strict:
+                raise DataError(f"{reason}; replace it or leave strict out") from None
+            self.broken[row] = reason
+            self._present[name][row] = False
+            return False
+        return True
+
+    def _pixels(self, value: dict) -> np.ndarray:
+        return self.encoder.pixels(read(value))
+
+
+def _key(table: pa.Table, name: str, crop: str) -> str:
+    """A digest of what a column's crops depend on: ids, paths, times of the files, lengths of the bytes, the crop."""
+    digest = hashlib.blake2b(crop.encode(), digest_size=12)
+    paths, data = (pc.struct_field(table[name], part) for part in ("path", "bytes"))
+    names = paths.to_pylist()
+    times = [os.stat(path).st_mtime_ns if path and os.path.exists(path) else None for path in names]
+    for column in (table[table.column_names[0]].to_pylist(), names, times, pc.binary_length(data).to_pylist()):
+        digest.update("\0".join(map(str, column)).encode())
+    return digest.hexdigest()
+
+
+def _has_image(column: pa.ChunkedArray) -> Tensor:
+    """Which rows have bytes or a path, N bools, without copying the bytes into Python."""
+    has_bytes = pc.greater(pc.fill_null(pc.binary_length(pc.struct_field(column, "bytes")), 0), 0)
+    has_path = pc.greater(pc.fill_null(pc.utf8_length(pc.struct_field(column, "path")), 0), 0)
+    return torch.from_numpy(pc.or_(has_bytes, has_path).to_numpy().astype(bool))

@@ -1,0 +1,1 @@
+"""Serving: vector stores, exports, hubs and hosted demos."""

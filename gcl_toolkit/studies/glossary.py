@@ -1,0 +1,78 @@
+"""What the names in a study mean: methods, splits and metrics. Command line, report, app and notebooks read it here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gcl_toolkit.errors import UserError
+from gcl_toolkit.methods import CONTROLS, DEFAULT, DERIVED, PAPER, RIVALS, as_method
+from gcl_toolkit.studies.results import MACRO
+from gcl_toolkit.studies.study import BASELINES
+
+METRIC = "NDCG@10"
+"""The metric that is reported first."""
+SPLIT_NAMES = {
+    "in_domain": "in-domain",
+    "novel_query": "novel query",
+    "novel_document": "novel document",
+    "zero_shot": "zero-shot",
+    MACRO: "mean of splits",
+}
+SPLITS = {
+    "in_domain": "Training queries on training products: the very pairs that were trained on.",
+    "novel_query": "Queries never seen in training, on training products.",
+    "novel_document": "Training queries, on products never seen in training.",
+    "zero_shot": "Queries and products both never seen in training.",
+    MACRO: "The plain mean of the splits above.",
+}
+METRICS = {
+    "NDCG@10": "The scores of the first ten products, discounted by the logarithm of the rank, over the best possible.",
+    "ERR": "Expected reciprocal rank on the raw scores, as GCL's own evaluation has it: with scores up to 100 it asks "
+    "little more than how soon the single best product comes.",
+    "ERR(4)": "Expected reciprocal rank with each query's scores rescaled to 0..4, the usual range.",
+    "RBP(0.9)": "Rank-biased precision: the expected score per product for a reader who goes on with probability 0.9.",
+    "AP": "Average precision: the share of listed products at the rank of each listed product, averaged.",
+    "RR": "Reciprocal rank: one over the rank of the first listed product.",
+}
+BASELINES_MEAN = {
+    "random": "products in random order: the floor",
+    "bm25": "words that query and product texts have in common (BM25); no training",
+    "untrained": "the pretrained encoder, not fine-tuned",
+    "oracle": "the listed products in the order of their scores: the ceiling",
+}
+WARNINGS = {"clip": "takes known positives for negatives, so a gain over it alone flatters"}
+PAPER_GAINS = {
+    "in_domain": "+29.3 %",
+    "novel_query": "+6 to +10 %",
+    "novel_document": "+6 to +10 %",
+    "zero_shot": "+6 to +10 %",
+}
+"""NDCG@10 of GCL over CLIP, as the paper reports it."""
+
+
+def meaning(method: str) -> str:
+    """One sentence about a baseline or method, "" for a name that is not registered. Of a control it starts with what
+    it is derived from: "graded - scores"."""
+    if method in BASELINES_MEAN:
+        return BASELINES_MEAN[method]
+    try:
+        about = as_method(method).about
+    except UserError:
+        return ""
+    derived = f"{' - '.join(DERIVED[method])}: " if method in DERIVED else ""
+    return "; ".join(filter(None, (derived + about, WARNINGS.get(method))))
+
+
+def groups(methods: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """The methods under headings, in the order of a report; those of no group last."""
+    names = list(methods)
+    known = (
+        ("Baselines: the ends of the scale", BASELINES),
+        ("Controls: the same encoder, steps and batch; each lacks one thing", CONTROLS),
+        ("The paper's loss, our weights", PAPER),
+        ("Losses of others, on the batches of the score matrix", RIVALS),
+        ("Ours", (DEFAULT, "matrix")),
+    )
+    grouped = [(title, [name for name in members if name in names]) for title, members in known]
+    others = [name for name in names if not any(name in members for _, members in known)]
+    return [(title, members) for title, members in (*grouped, ("Others", others)) if members]

@@ -1,0 +1,177 @@
+"""The summary of a study: averages with intervals, and gains, each over a named control with a paired interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from gcl_toolkit.data.ranked_data import SPLITS, RankedData
+from gcl_toolkit.errors import UserError, unknown
+from gcl_toolkit.measure.evaluate import METRICS
+from gcl_toolkit.measure.metrics import AP, NDCG, Metric
+from gcl_toolkit.measure.statistics import Difference, Interval, interval, paired
+from gcl_toolkit.methods import CONTROLS, DEFAULT, METHODS, PAPER, Method, name_of
+from gcl_toolkit.studies.results import MACRO, Gain, Results
+from gcl_toolkit.studies.study import KEYS
+
+
+def averages(table: pd.DataFrame | Cells, metric: Metric | str = NDCG @ 10, *, division: str = "test") -> pd.DataFrame:
+    """Methods x splits (and "macro"): the `Interval` of a metric's mean over queries, seeds and worlds."""
+    cells = Cells.of(table, division)
+    columns = (*cells.splits, MACRO)
+    rows = {name: {split: _interval(cells.get(name, split, metric)) for split in columns} for name in cells.methods}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def gain(
+    table: pd.DataFrame | Cells,
+    method: Method | str,
+    over: Method | str,
+    *,
+    split: str = MACRO,
+    metric: Metric | str = NDCG @ 10,
+    division: str = "test",
+) -> Difference:
+    """The paired difference of a method from its control (`over`) in one split, or in the mean of the four, over all
+    queries, seeds and worlds of the study."""
+    cells = Cells.of(table, division)
+    names = [name if isinstance(name, str) else name_of(name) for name in (method, over)]
+    for name in names:
+        if name not in cells.methods:
+            raise unknown("method of the study", name, cells.methods)
+    if split not in (*cells.splits, MACRO):
+        raise UserError(f"split {split!r} has no {division} query; {', '.join(cells.splits)} have some")
+    a, b = (cells.get(name, split, metric) for name in names)
+    difference = paired(a, b, shared_seeds=split == MACRO, samples=2000)
+    return replace(difference, metric=str(metric), worlds=cells.worlds)
+
+
+def strongest_control(table: pd.DataFrame, metric: Metric | str = NDCG @ 10, controls: Sequence[str] = CONTROLS) -> str:
+    """The control with the best mean over the four splits on the *dev* queries: the one to report gains over."""
+    present = _controls(table["method"].unique(), controls)
+    dev = table[(table["division"] == "dev") & table["method"].isin(present)]
+    if dev.empty:
+        raise _no_dev_query(present)
+    return dev.groupby(["method", "split"])[str(metric)].mean().groupby("method").mean().idxmax()
+
+
+def check_control(methods: Sequence[str], data: Sequence[RankedData], control: str | None) -> None:
+    """Raise, before a study is trained, if its gains could not be reported."""
+    if control:
+        if control not in methods:
+            raise unknown("control", control, methods)
+        return
+    present = _controls(methods, CONTROLS)
+    if not any("dev" in split.queries["division"].to_pylist() for split in data):
+        raise _no_dev_query(present)
+
+
+def _controls(methods: Sequence[str], controls: Sequence[str]) -> list[str]:
+    present = [name for name in controls if name in methods]
+    if not present:
+        raise UserError(f"the study has no control to report gains over; add one of {', '.join(controls)}")
+    return present
+
+
+def _no_dev_query(controls: Sequence[str]) -> UserError:
+    return UserError(f"there is no dev query to choose the control on; name it with --control: {', '.join(controls)}")
+
+
+class Cells:
+    """The values of a study's table by method and split, pivoted once for all metrics."""
+
+    def __init__(self, table: pd.DataFrame, division: str):
+        rows = table if division == "all" else table[table["division"] == division]
+        self.methods, self.worlds = list(table["method"].unique()), table["world"].nunique()
+        self.metrics = [name for name in table.columns if name not in (*KEYS, "top")]
+        self.rows = dict(list(rows.groupby(["method", "split"], sort=False)))
+        present = set(rows["split"])
+        self.splits = [split for split in SPLITS if split in present]
+        self.pivoted: dict[tuple[str, str], list[pd.DataFrame]] = {}
+
+    @classmethod
+    def of(cls, table: pd.DataFrame | Cells, division: str) -> Cells:
+        return table if isinstance(table, cls) else cls(table, division)
+
+    def get(self, method: str, split: str, metric: Metric | str) -> list[pd.DataFrame]:
+        """One table a data set: query_id x seed. A query that is in several folds counts once, with its mean.
+
+        Of `MACRO` two tables a data set, the training queries and the held-out ones: each of these queries is in two
+        splits, and counts with its mean over both.
+        """
+        if split == MACRO:
+            pairs = (("in_domain", "novel_document"), ("novel_query", "zero_shot"))
+            return [table for pair in pairs for table in self._mean_of(method, pair, metric)]
+        if (method, split) not in self.pivoted:
+            by_data_set = self.rows[method, split].groupby("data_set", sort=False)
+            self.pivoted[method, split] = [
+                part.pivot_table(index="query_id", columns="seed", values=self.metrics) for _, part in by_data_set
+            ]
+        return [table[str(metric)] for table in self.pivoted[method, split]]
+
+    def _mean_of(self, method: str, pair: Sequence[str], metric: Metric | str) -> list[pd.DataFrame]:
+        worlds = []
+        by_split = [self.get(method, split, metric) for split in pair if split in self.splits]
+        for tables in zip(*by_split, strict=True):
+            # each query's mean, weighted so that the mean over queries is the mean of the splits' means
+            weighted = [t * (1 / len(t)) for t in tables]
+            total = weighted[0].add(weighted[1], fill_value=0) if len(weighted) > 1 else weighted[0]
+            worlds.append(total * len(total) / len(tables))
+        return worlds
+
+
+def _interval(worlds: list[pd.DataFrame]) -> Interval:
+    """Of the mean over data sets; with several of them, or several seeds, from the paired bootstrap against zero."""
+    if len(worlds) == 1 and worlds[0].shape[1] == 1:
+        return interval(worlds[0])
+    mean = paired(worlds, [world * 0 for world in worlds], shared_seeds=True, samples=2000)
+    return Interval(mean.difference, mean.low, mean.high)
+
+
+def summarise(table: pd.DataFrame, *, control: str | None = None, division: str = "test") -> Results:
+    """The averages and gains of a study's table. control: that of the headline, by default the strongest on dev."""
+    methods = list(table["method"].unique())
+    if control and control not in methods:
+        raise unknown("control", control, methods)
+    strongest, control = control is None, control or strongest_control(table)
+    cells = Cells(table, division)
+    rows = pd.concat(cells.rows.values())
+    averaged = {str(metric): averages(cells, metric).to_dict(orient="index") for metric in METRICS}
+    gains = [
+        Gain(method, name, split, gain(cells, method, name, split=split, metric=metric))
+        for method, name, metric in _reported(methods, control)
+        for split in (*cells.splits, MACRO)
+    ]
+    return Results(
+        division=division,
+        control=control,
+        strongest=strongest,
+        queries={
+            split: len(part[["data_set", "query_id"]].drop_duplicates())
+            for split, part in rows.groupby("split", sort=False)
+        },
+        seeds=int(table["seed"].nunique()),
+        worlds=list(table["world"].unique()),
+        averages=averaged,
+        gains=gains,
+    )
+
+
+def _reported(methods: Sequence[str], control: str) -> list[tuple[str, str, Metric]]:
+    """Which gains are reported: the default over each control, the paper's loss over plain CLIP (its comparison), and
+    every other method over the control of the headline."""
+    default = [(DEFAULT, name) for name in CONTROLS]
+    paper = [(method, "clip") for method in PAPER]
+    others = [(method, control) for method in methods if method not in CONTROLS and _is_trained(method)]
+    return [
+        (method, name, metric)
+        for method, name in dict.fromkeys([*default, *paper, *others])
+        for metric in (METRICS if (method, name) == (DEFAULT, control) else (NDCG @ 10, AP))
+        if {method, name} <= set(methods) and method != name
+    ]
+
+
+def _is_trained(method: str) -> bool:
+    return method.split(":")[0] in METHODS

@@ -1,0 +1,1 @@
+"""Training: a step, an engine, runs and checkpoints on disk."""

@@ -1,0 +1,1 @@
+"""Views: report, figures, maps and the bundle that the app reads."""

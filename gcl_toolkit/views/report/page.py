@@ -1,0 +1,51 @@
+"""Values -> one HTML file that needs neither another file nor the network, by the Jinja templates of this folder.
+
+The templates escape all values: data never becomes markup.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from gcl_toolkit.files import writable_folder
+from gcl_toolkit.methods import DEFAULT
+from gcl_toolkit.studies import glossary
+from gcl_toolkit.studies.results import MACRO
+from gcl_toolkit.views import figures
+
+
+def write_page(path: str | Path, template: str, **values: Any) -> Path:
+    """Fill a template; returns the path of the page."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.loader = PackageLoader("gcl_toolkit.views.report", "")
+    environment.globals |= {"glossary": glossary, "metric": glossary.METRIC, "default": DEFAULT, "macro": MACRO}
+    environment.filters |= {"number": number, "words": words}
+    environment.tests["significant"] = lambda gain: gain.p_value < 0.05 and (gain.low > 0 or gain.high < 0)
+    environment.policies["json.dumps_function"] = lambda value, **_: (
+        value.to_json() if isinstance(value, figures.go.Figure) else json.dumps(value)
+    )
+    page = environment.get_template(template).render(values, config=figures.CONFIG, plotly_js=figures.plotly_js())
+    writable_folder(Path(path).parent)
+    Path(path).write_text(page, encoding="utf-8")
+    return Path(path)
+
+
+def number(value: float, form: str) -> str:
+    """Formatted, with a minus sign in place of the hyphen."""
+    return f"{value:{form}}".replace("-", "\N{MINUS SIGN}")
+
+
+def words(fact: object) -> str:
+    """A setting, or a fact of a data card, in words."""
+    if isinstance(fact, float):
+        return f"{fact:.4g}"
+    if isinstance(fact, list | tuple):
+        return ", ".join(map(words, fact))
+    if isinstance(fact, dict):
+        parts = ((key, words(part), isinstance(part, dict | list)) for key, part in fact.items())
+        return ", ".join(f"{key} {f'({text})' if nested else text}" for key, text, nested in parts)
+    return str(fact)

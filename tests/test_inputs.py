@@ -1,0 +1,92 @@
+"""From the rows of a table to model inputs."""
+
+import warnings
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import png, ranked
+
+from gcl_toolkit import GCLModel, train
+from gcl_toolkit.data.fields import Fields
+from gcl_toolkit.data.ranked_data import IMAGE
+from gcl_toolkit.errors import DataError
+from gcl_toolkit.models.encoders import make_encoder
+from gcl_toolkit.models.inputs import Inputs
+
+BOTH = Fields(image=0.5, title=0.5)
+
+
+def corpus(*images):
+    return pa.table(
+        {
+            "product_id": [f"p{i}" for i in range(len(images))],
+            "image": pa.array(images, IMAGE),
+            "title": ["red mug", None, " ", "rug"][: len(images)],
+        }
+    )
+
+
+def encoder():
+    return make_encoder("small", dimension=8, vocabulary=["red", "mug", "rug"])
+
+
+def test_inputs_say_what_is_present_field_by_field(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(3))
+    image = {"bytes": png(1)}
+    table = corpus(image, {"path": str(tmp_path / "a.png")}, image, {"bytes": b"", "path": None})
+    values, present = Inputs(encoder(), table, BOTH).rows(np.array([1, 0, 3]))
+    assert present["image"].tolist() == [True, True, False]
+    assert present["title"].tolist() == [False, True, True]
+    assert values["image"][:, 0, 0, 0].tolist() == [3, 1, 0]
+    assert values["title"][1, :2].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+@pytest.mark.parametrize("broken", [png(1)[:45], b"not a picture", "missing.png"], ids=["cut", "text", "gone"])
+def test_a_broken_picture_counts_as_missing_or_raises_when_strict(broken, cache_bytes):
+    image = {"path": broken} if isinstance(broken, str) else {"bytes": broken}
+    table = corpus({"bytes": png(1)}, {"bytes": png(2)}, {"bytes": png(3)}, image)
+    inputs = Inputs(encoder(), table, BOTH, cache_bytes=cache_bytes)
+    _, present = inputs.rows(np.array([0, 3]))
+    assert present["image"].tolist() == [True, False]
+    assert "'p3' (row 3)" in inputs.broken[3]
+    with pytest.raises(DataError, match=r"'p3' \(row 3\) can't be read.*replace it"):
+        Inputs(encoder(), table, BOTH, cache_bytes=cache_bytes, strict=True).rows(np.array([0, 3]))
+
+
+def test_a_row_without_any_field_is_named():
+    image = {"bytes": png(1)}
+    with pytest.raises(DataError, match=r"product_id 'p1' \(row 1\) has none of the fields image, title"):
+        Inputs(encoder(), corpus(image, None), BOTH)
+    with pytest.raises(DataError, match=r"'p2' \(row 2\) has none"):
+        Inputs(encoder(), corpus(image, image, {"path": "missing.png"}), BOTH)
+
+
+def test_an_unknown_field_names_the_columns():
+    with pytest.raises(DataError, match=r"field 'picture' is not a column.*product_id, image, title"):
+        Inputs(encoder(), corpus(None), Fields(picture=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "limit"), [("small", {"vocabulary": ["mug"]}, 32), ("ViT-S-32-alt", {}, 77)]
+)
+def test_texts_that_are_too_long_are_reported(name, options, limit):
+    encoder = make_encoder(name, **options)
+    table = pa.table({"product_id": ["a", "b", "c"], "title": ["mug " * 5, "mug " * 80, "mug " * 90]})
+    (note,) = Inputs(encoder, table, Fields(title=1)).notes
+    assert note.startswith(f"2 texts in 'title' fill all {limit} words or tokens")
+    assert note.endswith("(first: product_id 'b' (row 1))")
+    assert Inputs(encoder, table.slice(0, 1), Fields(title=1)).notes == []
+
+
+def test_training_warns_of_texts_that_are_too_long():
+    data = ranked(3, 4)
+    titles = pa.array(["mug " * 40, *["mug"] * 3])
+    data = type(data)(data.queries, data.corpus.set_column(1, "title", titles), data.qrels)
+    model = GCLModel("small", right=Fields(title=1.0), dimension=8)
+    with pytest.warns(UserWarning, match="1 texts in 'title' fill all 32 words"):
+        list(train(model, data, "gcl-linear", steps=1, batch=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(train(GCLModel("small", right=Fields(title=1.0), dimension=8), ranked(3, 4), steps=1, batch=4))
