@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,16 @@ def test_public_names_are_not_hidden_by_modules():
     assert not [name for name in gcl_toolkit.__all__ if inspect.ismodule(getattr(gcl_toolkit, name))]
     folders = {path.stem for path in PACKAGE.iterdir()}
     assert not folders & set(gcl_toolkit.__all__)
+
+
+def test_identifiers_and_prose_are_plain_english():
+    """Words of version 0.1's idiom, for summary, options, engine, corrupt, not fine-tuned, every N steps."""
+    words = re.compile(r"\b(t[o]ld|s[a]id|m[o]tor|t[o]rn|as it c[a]me|so o[f]ten)\b", re.IGNORECASE)
+    kinds = {".py", ".md", ".toml", ".html", ".css", ".js"}
+    places = ("gcl_toolkit", "app", "benchmarks", "docs", "data", "tests", "notebooks", "*.md")
+    files = (path for place in places for path in (ROOT.glob(place) if "*" in place else (ROOT / place).rglob("*")))
+    found = []
+    for path in files:
+        if path.suffix in kinds and not {"v0_1", "student", "downloads"} & {*path.parts}:
+            found += [f"{path.relative_to(ROOT)}: {word}" for word in words.findall(path.read_text())]
+    assert not found

@@ -186,7 +186,7 @@ def test_compare_writes_a_table_that_names_the_control(capsys, table, tmp_path):
     methods = ("--methods", "random", "clip", "clip-top", "graded")
     status, out, error = gcl(capsys, *arguments, *methods, "--control", "clip")
     assert status == 0, error
-    assert "graded over clip:" in out
+    assert "graded over clip (gcl-linear - scores: one known pair a row, with weight 1;" in out
     results = read_results(tmp_path / "study" / "results.json")
     assert results.control == "clip"
     assert results.machine["versions"]["torch"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gcl_toolkit.cli.common import app, console
 from gcl_toolkit.machine import PACKAGES, fast_bfloat16, machine, memory_gb, version
-from gcl_toolkit.studies.recipes import RECIPES
+from gcl_toolkit.studies.recipes import RECIPES, Recipe
 
 REFERENCE_STEP_SECONDS = 0.075
 """`step_seconds` of the machine on which the recipes' minutes were measured (docs/BENCHMARKS.md)."""
@@ -27,12 +27,16 @@ def doctor() -> None:
     facts, problems = examine()
     for fact in facts:
         console.print(f"  {fact}")
-    minutes = RECIPES["shop"].minutes * step_seconds() / REFERENCE_STEP_SECONDS
-    console.print(f"  gcl demo: about {max(1, minutes):.0f} minutes on this machine at present")
+    console.print(f"  gcl demo: about {minutes_here(RECIPES['shop'])} minutes on this machine at present")
     for problem in problems:
         console.print(f"problem: {problem}", style="red")
     console.print(f"problems: {len(problems)}" if problems else "nothing is missing: gcl demo")
     sys.exit(1 if problems else 0)
+
+
+def minutes_here(recipe: Recipe) -> int:
+    """Minutes that a recipe will take, from a few training steps measured now."""
+    return max(1, round(recipe.minutes * step_seconds() / REFERENCE_STEP_SECONDS))
 
 
 def examine(folder: str | Path = ".") -> tuple[list[str], list[str]]:

@@ -15,12 +15,14 @@ from rich.table import Table
 
 from gcl_toolkit import machine
 from gcl_toolkit.cli.common import Source, app, command, console, print_notes, progress, study_worlds
+from gcl_toolkit.cli.doctor import minutes_here
 from gcl_toolkit.data.fields import Fields
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.files import writable_folder
 from gcl_toolkit.measure.statistics import Interval
 from gcl_toolkit.methods import DEFAULT
 from gcl_toolkit.studies import recipes
+from gcl_toolkit.studies.glossary import meaning
 from gcl_toolkit.studies.markdown import as_markdown, order_and_recall
 from gcl_toolkit.studies.results import Results
 from gcl_toolkit.studies.study import (
@@ -48,8 +50,8 @@ def demo(out: Path = Path("runs/demo"), recipe: str = "shop", jobs: int = 0) -> 
         jobs: runs side by side, each with one thread; 0: one a core (one with a GPU).
     """
     chosen = recipes.recipe(recipe)
-    console.print(f"{chosen.about}; about {chosen.minutes:g} minutes on two idle cores")
     writable_folder(out)
+    console.print(f"{chosen.about}; about {minutes_here(chosen)} minutes on this machine")
     _run_study(chosen.worlds, chosen.study, out, jobs)
     for line in chosen.missed(read_study(out)):
         console.print(f"not as expected: {line}", style="yellow")
@@ -242,9 +244,8 @@ def _print_study(results: Results) -> None:
     for cells in rows:
         shown.add_row(*cells)
     console.print(shown)
-    remark = "; flatters, since plain CLIP takes known positives for negatives"
-    for method, control, note in ((DEFAULT, results.control, ""), ("gcl-linear", "clip", remark)):
+    for method, control in ((DEFAULT, results.control), ("gcl-linear", "clip")):
         if gains := results.gains_of(method, control, "NDCG@10"):
-            console.print(f"{method} over {control}{note}:")
+            console.print(f"{method} over {control} ({meaning(control)}):")
         for split, difference in gains.items():
             console.print(f"  {split:15s} {difference}")
