@@ -1,9 +1,9 @@
-# make setup | demo | test | app | notebooks | docs | bench: each makes .venv and what it needs by itself.
+# make setup | demo | test | numerics | app | notebooks | docs | bench: each makes .venv and what it needs by itself.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: setup demo test app notebooks docs bench clean
+.PHONY: setup demo test numerics app notebooks docs bench clean
 
 setup: .venv/base
 
@@ -24,6 +24,10 @@ test: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+
+numerics: .venv/dev  # what rounding could change, as on a processor without AVX
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default $(BIN)/pytest -n auto \
+	  tests/test_losses.py tests/test_tiled.py tests/test_search.py tests/test_stages.py tests/test_rerank.py
 
 app: .venv/app .venv/map
 	$(BIN)/gcl app

@@ -20,7 +20,7 @@ def fine_tuned(model, steps=2, folder=None, tuning=None, **machine):
     return list(train(model, ranked(3, 4), GCL(), config, machine=machine, run=Run(folder) if folder else None))
 
 
-@pytest.mark.parametrize("name", ["ViT-S-32-alt", "MobileCLIP-S1"])
+@pytest.mark.parametrize("name", ["ViT-S-32-alt", pytest.param("MobileCLIP-S1", marks=pytest.mark.slow)])
 def test_an_open_clip_model_is_fine_tuned_saved_and_opened(name, tmp_path):
     """ViT-B-32 differs from ViT-S-32-alt in its widths alone."""
     model = GCLModel(name, right=BOTH)

@@ -41,6 +41,7 @@ def test_100_clients_at_once_get_right_answers_or_a_clean_refusal_within_600_mb(
     assert max(load_result.memory) < 600, load_result
 
 
+@pytest.mark.slow
 def test_of_many_visitors_the_last_are_kept(folder):
     """Gradio keeps the state of 10,000 by default, which is more than a gigabyte."""
     code = f"""

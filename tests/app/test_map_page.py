@@ -51,6 +51,7 @@ def draw_lasso(page, panel=0, size=90):
     page.locator(".selection .count").wait_for()
 
 
+@pytest.mark.slow
 def test_100_000_points_are_drawn_and_lassoed(page, url, service):
     open_map(page, url, panels="a")
     assert page.locator(".frame").get_attribute("data-renderer") == "webgl2"
