@@ -1,6 +1,6 @@
 """ViT-B/32 training on a GPU: pairs a second, memory, and how long the GPU waits for pictures from 16 cores.
 
-python benchmarks/gpu_train.py [--small]    (torch with CUDA; without open_clip, a transformer of the same shape is used)
+python benchmarks/gpu_train.py [--small]    (torch with CUDA; without open_clip, a transformer of its shape is used)
 """
 
 from __future__ import annotations
