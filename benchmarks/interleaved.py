@@ -47,3 +47,8 @@ def faster(what: str, ours: float, peer: str, seconds: float, bar: float | None 
     ratio = seconds / ours
     met = "" if bar is None else "yes" if ratio >= bar else "no"
     print(f"| {what} | {ours:.3f} s | {peer} {seconds:.3f} s | {ratio:.1f}x | {f'>= {bar}x' if bar else ''} | {met} |")
+
+
+def gpu_row(what: str, value: str, bar: str = "", met: bool | None = None) -> None:
+    """A row of the table that gpu_all.py prints at the end."""
+    print(f"| {what} | {value} | {bar} | {'' if met is None else 'yes' if met else 'no'} |", flush=True)

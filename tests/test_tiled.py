@@ -263,7 +263,7 @@ MUTANTS = {
     "excluded cells ignored": ("tiled", "excluded = excluded.to(left.device)", "excluded = None"),
     "unweighted": ("tiled", "(weights[way.kept] * softplus(", "(softplus("),
     "weights not normalised": ("tiled", "if normalise_weights", "if not normalise_weights"),
-    "rows only": ("tiled", "Way(column_M, own_K, cells[1], slice(None))", "Way(row_N, own_K, cells[0], slice(None))"),
+    "rows only": ("tiled", "Way(column_M, own_K, column_K, slice(None))", "Way(row_N, own_K, row_K, slice(None))"),
     "half forgotten": ("tiled", "loss / (2 * count)", "loss / count"),
     "left detached": ("tiled", "log_sum_exps(left, right, ", "log_sum_exps(left.detach() + 0 * left, right, "),
     "transposed": ("tiles", "gradient_RxC.T, self.left[tile.rows]", "gradient_RxC.T, self.right[tile.rows]"),

@@ -9,29 +9,33 @@ import pytest
 import torch
 from test_tiled import unit
 
-from gcl_toolkit.losses import gcl_loss, matrix_loss, same_id_cells
-from gcl_toolkit.losses.fast.tiled import tiled_gcl_loss, tiled_matrix_loss
+from gcl_toolkit.losses import gcl_loss, graded_loss, matrix_loss, same_id_cells
+from gcl_toolkit.losses.fast.tiled import tiled_gcl_loss, tiled_graded_loss, tiled_matrix_loss
 
 
 def half_precision_case(rows, columns, scale, device="cpu", dimension=72):
-    """(tiled in bfloat16, dense in float64 on the same numbers): value and gradients of both losses."""
+    """(by the kernels in bfloat16, dense in float64 on the same numbers): value and gradients of the losses."""
     left, right = (unit(count, seed, dimension, torch.bfloat16) for count, seed in ((rows, 0), (columns, 1)))
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, rows // 3, (rows,), generator=generator)
-    weights = torch.rand(rows, columns, generator=generator) * (torch.rand(rows, columns, generator=generator) < 0.05)
+    weights = torch.rand(rows, columns, generator=generator) * (torch.rand(rows, columns, generator=generator) < 0.5)
+    weights = (weights * 4).ceil() / 4 * (torch.rand(rows, columns, generator=generator) < 0.1)
+    weights[3], weights[:, 2] = 0, 0  # unknown to all
+    weights[4] = 1  # known throughout: nothing is left of its row
+    count = min(rows, columns)
     out = []
-    for forms, dtype in (
-        ((tiled_gcl_loss, tiled_matrix_loss), torch.bfloat16),
-        ((gcl_loss, matrix_loss), torch.double),
+    for (pairs, *matrices), dtype in (
+        ((tiled_gcl_loss, tiled_matrix_loss, tiled_graded_loss), torch.bfloat16),
+        ((gcl_loss, matrix_loss, graded_loss), torch.double),
     ):
         a, b = (side.to(device, dtype).requires_grad_() for side in (left, right))
         s = torch.tensor(scale, dtype=torch.promote_types(dtype, torch.float32), device=device, requires_grad=True)
-        own = weights.diagonal().to(s) + 0.1
-        count = min(rows, columns)
-        values = (
-            forms[0](a[:count], b[:count], own[:count], logit_scale=s, excluded=same_id_cells(ids[:count].to(device))),
-            forms[1](a, b, weights.to(s), logit_scale=s),
-        )
+        own, cells = weights.diagonal()[:count].to(s) + 0.1, same_id_cells(ids[:count].to(device))
+        values = [
+            pairs(a[:count], b[:count], own, logit_scale=s),
+            pairs(a[:count], b[:count], own, logit_scale=s, excluded=cells),
+            *(loss(a, b, weights.to(s), logit_scale=s) for loss in matrices),
+        ]
         out.append([part.detach().double() for v in values for part in (v, *torch.autograd.grad(v, (a, b, s)))])
     return zip(*out, strict=True)
 
@@ -48,11 +52,13 @@ def run_alone(code, **environment):
 def test_triton_kernels_in_the_interpreter():
     """With small blocks, and strips of 64 rows."""
     code = """
-from gcl_toolkit.losses.fast import kernels, log_sum_exps
+import torch
+from gcl_toolkit.losses.fast import kernels, log_sum_exps, rival_kernels, tiled
 from test_tiled_gpu import half_precision_case
-kernels.BLOCK, kernels.STRIP_BYTES = (32, 32), 2 * 64 * 100
-log_sum_exps.tiles_of = kernels.TritonTiles
-for case in ((100, 70, 10.0), (70, 100, 100.0), (70, 70, 300.0)):
+kernels.BLOCK, kernels.STRIP_BYTES, rival_kernels.CELLS = (32, 32), 2 * 32 * 50, 8
+log_sum_exps.has_kernels = tiled.has_kernels = lambda embeddings: embeddings.dtype == torch.bfloat16
+for *case, tma in ((70, 50, 10.0, True), (50, 70, 100.0, False), (50, 50, 3000.0, True)):
+    kernels.has_tma = lambda _, tma=tma: tma
     for found, expected in half_precision_case(*case):
         assert (found - expected).norm() <= 1e-2 * expected.norm(), (case, found, expected)
 """
@@ -60,23 +66,38 @@ for case in ((100, 70, 10.0), (70, 100, 100.0), (70, 70, 300.0)):
 
 
 def test_triton_kernels_compile_for_hopper(tmp_path):
-    """Without a GPU: both use the matrix unit (wgmma), neither spills registers."""
+    """Without a GPU: with the matrix unit (wgmma), and with the copy engine where that is asked for."""
     code = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from gcl_toolkit.losses.fast import kernels as gpu
-for kernel in (gpu._sums_kernel, gpu._gradient_kernel):
-    sizes = dict(zip(("BLOCK_R", "BLOCK_C", "BLOCK_D"), (*gpu.BLOCK, gpu.BLOCK_D), strict=True))
-    kinds = {"left": "*bf16", "right": "*bf16", "gradient": "*bf16", "starts": "*i64", "cell_rows": "*i32",
-             "cell_columns": "*i32", "rows": "i32", "columns": "i32", "width": "i32", "scale2": "fp32",
-             "shift2": "fp32"}
-    names = kernel.arg_names
-    kinds = {name: "constexpr" if name in sizes else kinds.get(name, "*fp32") for name in names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if "*" in kinds[name] or name == "width"}
-    source = ASTSource(kernel, kinds, {(names.index(name),): size for name, size in sizes.items()}, aligned)
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=gpu.LAUNCH)
-    assert "wgmma" in made.asm["ptx"] and ".local" not in made.asm["ptx"], made.asm["ptx"]
+from gcl_toolkit.losses.fast import kernels, rival_kernels
+cells = {"starts": "*i64", "cell_rows": "*i32", "cell_columns": "*i32"}
+numbers = dict.fromkeys(("in_rows", "in_columns", "rows", "columns", "first", "stride"), "i32")
+(R, C), D = kernels.BLOCK, kernels.BLOCK_D
+sizes = {"left": (R, D), "right": (C, D), "gradient": (R, C)}
+blocks = {name: f"tensordesc<bf16[{rows}, {columns}]>" for name, (rows, columns) in sizes.items()}
+for tma, halves, warps in ((True, blocks, 4), (False, dict.fromkeys(blocks, "*bf16"), 8)):
+    for kernel in (kernels._sums_kernel, kernels._gradient_kernel):
+        for special in ({"DIAGONAL": True, **dict.fromkeys(cells)}, {"DIAGONAL": False}):
+            names = kernel.arg_names
+            constants = {"R": R, "C": C, "BLOCK_D": D, "WIDTH": 512, "TMA": tma, **special}
+            kinds = {name: {**cells, **numbers, **halves}.get(name, "*fp32") for name in names}
+            kinds |= {name: "constexpr" for name in names if name in constants}
+            values = {(names.index(name),): value for name, value in constants.items() if name in names}
+            aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if "*" in kinds[name]}
+            source, options = ASTSource(kernel, kinds, values, aligned), {"num_warps": warps, "num_stages": 3}
+            made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+            assert "wgmma" in made.asm["ptx"], made.asm["ptx"]
+            assert ("cp.async.bulk.tensor" in made.asm["ptx"]) == tma, made.asm["ptx"]
+for kernel in (rival_kernels._rivals_kernel, rival_kernels._rivals_gradient_kernel):
+    for graded in (False, True):
+        names, constants = kernel.arg_names, {"GRADED": graded, "SIZE": rival_kernels.CELLS}
+        constants |= {} if graded else {"grades": None}
+        kinds = {name: "*i64" if name in ("order", "starts") else "*fp32" for name in names}
+        kinds |= {name: "constexpr" for name in constants}
+        source = ASTSource(kernel, kinds, {(names.index(name),): value for name, value in constants.items()})
+        triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
 """
     run_alone(code, TRITON_CACHE_DIR=str(tmp_path), TRITON_DEFAULT_FP_FUSION="1", TRITON_INTERPRET="0")
 

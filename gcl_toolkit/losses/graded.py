@@ -38,7 +38,7 @@ def lower_odds(logits_NxM: Tensor, grades_NxM: Tensor, *, or_equal: bool = False
     or_equal: cells of equal grade, the cell itself included, count as lower.
     """
     known_NxM = grades_NxM > 0
-    most = max(1, int(known_NxM.sum(1).max()))
+    most = known_NxM.shape[1] if known_NxM.is_cuda else max(1, int(known_NxM.sum(1).max()))  # a GPU isn't waited for
     grades_NxK, column_NxK = (best.flip(1) for best in grades_NxM.topk(most, 1))
     unknown_Nx1 = logits_NxM.masked_fill(known_NxM, NEVER).logsumexp(1, keepdim=True)
     own_NxK = logits_NxM.gather(1, column_NxK)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gcl_toolkit.losses.fast.log_sum_exps import has_kernels
 from gcl_toolkit.losses.fast.ranks import ranks, whole_batch
 
-DENSE_CELLS = 1 << 21
-"""Above this many cells of the score matrix the tiled form is also the faster one, measured on a CPU."""
+DENSE_CELLS, DENSE_GPU_CELLS = 1 << 21, 1 << 19
+"""Above this many cells of the score matrix the tiled form is also the faster one: on a CPU, and with kernels."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class Forms:
 
     def __call__(self, left: Tensor, right: Tensor, weights: Tensor, *, half: bool = False, **settings) -> Tensor:
         """This rank's share of the loss. weights: of the whole batch, N or N x M, sparse only where there is a tiled
-        form. half: the tiled form may multiply in bfloat16, on a GPU."""
+        form. half: the tiled form may multiply in bfloat16, on a GPU that can."""
+        fast = half and has_kernels(left, torch.bfloat16)
         cells = len(weights) ** 2 if weights.dim() == 1 else weights.shape[0] * weights.shape[1]
-        if self.tiled is None or (ranks() == 1 and cells <= DENSE_CELLS):
+        few = cells <= (DENSE_GPU_CELLS if fast else DENSE_CELLS)
+        if self.tiled is None or (few and ranks() == 1):
             dense = self.dense if ranks() == 1 else whole_batch(self.dense)
             return dense(left, right, weights.to_dense(), **settings)
-        if half and left.is_cuda and cells > DENSE_CELLS:
+        if fast and not few:
             left, right = left.to(torch.bfloat16), right.to(torch.bfloat16)
         return self.tiled(left, right, weights, **settings)

@@ -1,7 +1,9 @@
-"""Two Triton kernels for log_sum_exps.py on a GPU: bfloat16 products, float32 exponentials, strips of whole rows.
+"""The losses' work on a GPU in Triton: bfloat16 products, float32 exponentials, never more of S than a strip of its
+gradient.
 
-One kernel sums exp(S - shift) over the rows and columns of a strip and stores nothing else; one writes the gradient of
-a strip in bfloat16, for two matrix products of the library. No tile is kept.
+The host never waits for the GPU: scale and sums stay there. Every sum has a maximum of its own, so that no term is
+lost. Backward writes the gradient of a strip of S in bfloat16, for two matrix products of the library: 8 N M D
+operations for both passes.
 """
 
 from __future__ import annotations
@@ -12,117 +14,311 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
-from gcl_toolkit.losses.fast.tiles import Cells, Tile, Tiles
+try:
+    from triton.tools.tensor_descriptor import TensorDescriptor
+except ImportError:  # before Triton 3.4
+    TensorDescriptor = None
 
 STRIP_BYTES = 2 << 30
 """Of the gradient of one strip."""
 BLOCK = 128, 128
 """Rows and columns of S that one program makes."""
 BLOCK_D = 64
-LAUNCH = {"num_warps": 8, "num_stages": 3}
-LOG2E = math.log2(math.e)
+CELLS = 32
+"""Cells whose own logits one program makes."""
+GROUP = tl.constexpr(16)
+"""Rows of blocks that are made column by column, so that their embeddings stay in the cache."""
+LOG2E = tl.constexpr(math.log2(math.e))
+NEVER = tl.constexpr(-1e30)
+SPREAD = tl.constexpr(100.0)
+"""Factors of 2 between sums that one exponential serves without loss."""
+
+
+# -- log-sum-exps ------------------------------------------------------------------------------------------------------
+
+
+def log_sum_exps(
+    left: Tensor, right: Tensor, scale: Tensor, cells: Tensor | None, ignored: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As log_sum_exps.py's, of bfloat16, in float32. cells: None is the diagonal, whose cells need no sorting."""
+    if not left.is_cuda:  # Triton's interpreter can't multiply bfloat16
+        left, right = left.float(), right.float()
+    if extra := -left.shape[1] % BLOCK_D:
+        left, right = pad(left, (0, extra)), pad(right, (0, extra))
+    given = [x for x in (cells, ignored) if x is not None and x.shape[1]]
+    listed = torch.cat(given, 1) if given else None
+    return _LogSumExps.apply(left.contiguous(), right.contiguous(), scale.float(), cells, listed)
+
+
+class _LogSumExps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, left, right, scale, cells, listed):
+        (rows, width), columns, diagonal = left.shape, len(right), cells is None
+        in_rows, in_columns = _blocks(rows, 0), _blocks(columns, 1)
+        *in_blocks, order_L = _by_block(listed, in_rows, in_columns)
+        row_CxN = left.new_empty(in_columns, rows, dtype=torch.float32)
+        column_RxM = left.new_empty(in_rows, columns, dtype=torch.float32)
+        _sums_kernel[(in_rows * in_columns,)](
+            *_operands(left, right), scale, row_CxN, column_RxM, *in_blocks, in_rows, in_columns, rows, columns,
+            diagonal, width, *BLOCK, BLOCK_D, has_tma(left), **_launch(left),
+        )  # fmt: skip
+        row_N, column_M = _joined(row_CxN), _joined(column_RxM)
+        own_K = left.new_empty(rows if diagonal else cells.shape[1], dtype=torch.float32)
+        if len(own_K):
+            grid = (triton.cdiv(len(own_K), CELLS),)
+            listed = None if diagonal else cells.contiguous()
+            _own_kernel[grid](left, right, scale, listed, own_K, len(own_K), diagonal, width, CELLS, BLOCK_D)
+        ctx.save_for_backward(left, right, scale, row_N, column_M, order_L, *in_blocks)
+        ctx.diagonal = diagonal
+        return row_N, column_M, own_K
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, by_row_N, by_column_M, by_own_K):
+        left, right, scale, row_N, column_M, order_L, *in_blocks = ctx.saved_tensors
+        rows, columns = len(left), len(right)
+        height = min(rows, max(1, STRIP_BYTES // (2 * columns * BLOCK[0])) * BLOCK[0])
+        if order_L is not None and not ctx.diagonal:  # in the order of the blocks; 0 for those that are only ignored
+            by_own_K = pad(by_own_K, (0, len(order_L) - len(by_own_K)))[order_L]
+        factors = row_N, column_M, *(x.contiguous() for x in (by_row_N, by_column_M, by_own_K))
+        stride = triton.cdiv(columns, 8) * 8  # 16 bytes, as the copy engine wants it
+        gradient_HxM = left.new_empty(height, stride)[:, :columns]
+        sides, tma = _operands(left, right), has_tma(left)
+        by_left, by_right = torch.empty_like(left), torch.zeros_like(right, dtype=torch.float32)
+        for start in range(0, rows, height):
+            part = slice(start, min(start + height, rows))
+            gradient_RxM = gradient_HxM[: part.stop - start]
+            in_rows, in_columns = _blocks(len(gradient_RxM), 0), _blocks(columns, 1)
+            _gradient_kernel[(in_rows * in_columns,)](
+                *sides, scale, *factors, _blockwise(gradient_RxM, BLOCK) if tma else gradient_RxM, *in_blocks,
+                start // BLOCK[0], in_rows, in_columns, rows, columns, stride,
+                ctx.diagonal, left.shape[1], *BLOCK, BLOCK_D, tma, **_launch(left),
+            )  # fmt: skip
+            torch.mm(gradient_RxM, right, out=by_left[part])
+            by_right += _float_product(gradient_RxM.T, left[part])
+        by_scale = torch.linalg.vecdot(by_left.float(), left.float()).sum() / scale
+        return by_left, by_right.to(right.dtype), by_scale, None, None
+
+
+def has_tma(embeddings: Tensor) -> bool:
+    """Whether blocks are copied by the copy engine of a Hopper GPU (or newer), without a register for an address."""
+    if TensorDescriptor is None or not embeddings.is_cuda:
+        return False
+    return torch.cuda.get_device_capability(embeddings.device) >= (9, 0)
+
+
+def _operands(left: Tensor, right: Tensor) -> tuple:
+    if not has_tma(left):
+        return left, right
+    return tuple(_blockwise(x, (size, BLOCK_D)) for x, size in zip((left, right), BLOCK, strict=True))
+
+
+def _blockwise(matrix: Tensor, block: tuple[int, int]):
+    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), list(block))
+
+
+def _launch(embeddings: Tensor) -> dict[str, int]:
+    return {"num_warps": 4 if has_tma(embeddings) else 8, "num_stages": 3}
+
+
+def _blocks(count: int, axis: int) -> int:
+    return triton.cdiv(count, BLOCK[axis])
+
+
+def _by_block(listed: Tensor | None, in_rows: int, in_columns: int) -> tuple[Tensor | None, ...]:
+    """(where the cells of each block start, their rows, their columns, their order), sorted by block."""
+    if listed is None:
+        return None, None, None, None
+    block_L = listed[0] // BLOCK[0] * in_columns + listed[1] // BLOCK[1]
+    block_L, order_L = block_L.sort()
+    starts = torch.searchsorted(block_L, torch.arange(in_rows * in_columns + 1, device=listed.device))
+    return starts, *listed[:, order_L].int(), order_L
+
+
+def _joined(parts_BxN: Tensor) -> Tensor:
+    """The log-sum-exp, N, of the parts of each sum, which are logarithms to the base of 2."""
+    joined_N = parts_BxN.new_empty(parts_BxN.shape[1])
+    _joined_kernel[(triton.cdiv(len(joined_N), 128),)](parts_BxN, joined_N, *parts_BxN.shape, 128)
+    return joined_N
+
+
+def _float_product(a: Tensor, b: Tensor) -> Tensor:
+    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a @ b
 
 
 @triton.jit
-def _product(left, right, row_R, column_C, rows, columns, width, BLOCK_D: tl.constexpr):
-    """The rows of `left` times the rows of `right`, R x C, float32."""
-    d = tl.arange(0, BLOCK_D)
-    out_RxC = tl.zeros((row_R.shape[0], column_C.shape[0]), tl.float32)
-    for start in range(0, width, BLOCK_D):
-        there = (start + d < width)[None, :]
-        left_RxD = tl.load(
-            left + row_R[:, None].to(tl.int64) * width + (start + d)[None, :], (row_R < rows)[:, None] & there, 0.0
-        )
-        right_CxD = tl.load(
-            right + column_C[:, None].to(tl.int64) * width + (start + d)[None, :],
-            (column_C < columns)[:, None] & there,
-            0.0,
-        )
-        out_RxC = tl.dot(left_RxD, right_CxD.T, out_RxC)
+def _block(in_rows, in_columns):
+    """Which block, by row and column, this program makes."""
+    program, in_group = tl.program_id(0), GROUP * in_columns
+    first = program // in_group * GROUP
+    height = min(in_rows - first, GROUP)
+    return first + program % in_group % height, program % in_group // height
+
+
+@triton.jit
+def _product(
+    left,
+    right,
+    row,
+    column,
+    rows,
+    columns,
+    WIDTH: tl.constexpr,
+    R: tl.constexpr,
+    C: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    TMA: tl.constexpr,
+):
+    """Rows of left, from `row` on, times rows of right, R x C, float32."""
+    out_RxC = tl.zeros((R, C), tl.float32)
+    if TMA:
+        for start in range(0, WIDTH, BLOCK_D):
+            out_RxC = tl.dot(left.load([row, start]), right.load([column, start]).T, out_RxC)
+    else:
+        d = tl.arange(0, BLOCK_D)
+        left_RxD = left + ((row + tl.arange(0, R)) % rows * WIDTH)[:, None] + d[None, :]
+        right_DxC = right + ((column + tl.arange(0, C)) % columns * WIDTH)[None, :] + d[:, None]
+        for start in range(0, WIDTH, BLOCK_D):
+            out_RxC = tl.dot(tl.load(left_RxD + start), tl.load(right_DxC + start), out_RxC)
     return out_RxC
 
 
 @triton.jit
-def _sums_kernel(
-    left, right, row_sums, column_sums, starts, cell_rows, cell_columns, rows, columns, width, scale2, shift2,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr,
+def _is(cell, cell_rows, cell_columns, row_R, column_C):
+    """Where in a block a listed cell is, R x C."""
+    return (row_R == tl.load(cell_rows + cell))[:, None] & (column_C == tl.load(cell_columns + cell))[None, :]
+
+
+@triton.jit
+def _others(
+    left, right, scale, starts, cell_rows, cell_columns, block_r, block_c, in_columns, rows, columns,
+    DIAGONAL: tl.constexpr, WIDTH: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BLOCK_D: tl.constexpr,
+    TMA: tl.constexpr,
 ):  # fmt: skip
-    """Of each block of exp2(scale2 * S - shift2): its row sums into row_sums[block column, row], its column sums into
-    column_sums[block row, column]; cells are not counted."""
-    block_r, block_c = tl.program_id(0), tl.program_id(1)
-    row_R, column_C = block_r * BLOCK_R + tl.arange(0, BLOCK_R), block_c * BLOCK_C + tl.arange(0, BLOCK_C)
-    exp_RxC = tl.exp2(_product(left, right, row_R, column_C, rows, columns, width, BLOCK_D) * scale2 - shift2)
-    exp_RxC = tl.where((row_R < rows)[:, None] & (column_C < columns)[None, :], exp_RxC, 0.0)
-    block = block_r * tl.num_programs(1) + block_c
-    for cell in range(tl.load(starts + block), tl.load(starts + block + 1)):
-        is_row_R, is_column_C = row_R == tl.load(cell_rows + cell), column_C == tl.load(cell_columns + cell)
-        exp_RxC = tl.where(is_row_R[:, None] & is_column_C[None, :], 0.0, exp_RxC)
-    tl.store(row_sums + block_c.to(tl.int64) * rows + row_R, tl.sum(exp_RxC, 1), row_R < rows)
-    tl.store(column_sums + block_r.to(tl.int64) * columns + column_C, tl.sum(exp_RxC, 0), column_C < columns)
+    """A block of S times log2(e), R x C, -inf outside, on the diagonal and at the listed cells."""
+    row, column, block = block_r * R, block_c * C, block_r * in_columns + block_c
+    row_R, column_C = row + tl.arange(0, R), column + tl.arange(0, C)
+    logits_RxC = _product(left, right, row, column, rows, columns, WIDTH, R, C, BLOCK_D, TMA) * (tl.load(scale) * LOG2E)
+    there = (row_R < rows)[:, None] & (column_C < columns)[None, :]
+    if DIAGONAL:
+        there = there & (row_R[:, None] != column_C[None, :])
+    logits_RxC = tl.where(there, logits_RxC, float("-inf"))
+    if starts is not None:
+        cell, end = tl.load(starts + block), tl.load(starts + block + 1)
+        while cell < end:
+            logits_RxC = tl.where(_is(cell, cell_rows, cell_columns, row_R, column_C), float("-inf"), logits_RxC)
+            cell += 1
+    return logits_RxC
+
+
+@triton.jit
+def _sums_kernel(
+    left, right, scale, row_sums, column_sums, starts, cell_rows, cell_columns, in_rows, in_columns, rows, columns,
+    DIAGONAL: tl.constexpr, WIDTH: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BLOCK_D: tl.constexpr,
+    TMA: tl.constexpr,
+):  # fmt: skip
+    """Of each block of S less the diagonal and the listed cells: the log2-sum-exp of its rows into row_sums[block
+    column, row], that of its columns into column_sums[block row, column]."""
+    block_r, block_c = _block(in_rows, in_columns)
+    row_R, column_C = block_r * R + tl.arange(0, R), block_c * C + tl.arange(0, C)
+    logits_RxC = _others(
+        left, right, scale, starts, cell_rows, cell_columns, block_r, block_c, in_columns, rows, columns,
+        DIAGONAL, WIDTH, R, C, BLOCK_D, TMA,
+    )  # fmt: skip
+    top_R = tl.maximum(tl.max(logits_RxC, 1), NEVER)
+    exp_RxC = tl.exp2(logits_RxC - top_R[:, None])
+    tl.store(row_sums + block_c.to(tl.int64) * rows + row_R, top_R + tl.log2(tl.sum(exp_RxC, 1)), row_R < rows)
+    top = tl.max(top_R, 0)
+    sum_C = tl.sum(exp_RxC * tl.exp2(top_R - top)[:, None], 0)
+    to = column_sums + block_r.to(tl.int64) * columns + column_C
+    if tl.min(tl.where(column_C < columns, tl.log2(sum_C), 0.0), 0) > -SPREAD:
+        tl.store(to, top + tl.log2(sum_C), column_C < columns)
+    else:  # some column is so far below the block's top that terms may have been lost
+        logits_RxC = _others(
+            left, right, scale, starts, cell_rows, cell_columns, block_r, block_c, in_columns, rows, columns,
+            DIAGONAL, WIDTH, R, C, BLOCK_D, TMA,
+        )  # fmt: skip
+        top_C = tl.maximum(tl.max(logits_RxC, 0), NEVER)
+        sum_C = tl.sum(tl.exp2(logits_RxC - top_C[None, :]), 0)
+        tl.store(to, top_C + tl.log2(sum_C), column_C < columns)
 
 
 @triton.jit
 def _gradient_kernel(
-    left, right, a, b, gradient, rows, columns, width, scale2, shift2,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr,
+    left, right, scale, row_sums, column_sums, by_row, by_column, by_own, gradient, starts, cell_rows, cell_columns,
+    first, in_rows, in_columns, rows, columns, stride,
+    DIAGONAL: tl.constexpr, WIDTH: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BLOCK_D: tl.constexpr,
+    TMA: tl.constexpr,
 ):  # fmt: skip
-    """exp2(scale2 * S - shift2) * (a + b) into gradient, rows x columns, bfloat16."""
-    row_R = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
-    column_C = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    exp_RxC = tl.exp2(_product(left, right, row_R, column_C, rows, columns, width, BLOCK_D) * scale2 - shift2)
-    a_R, b_C = tl.load(a + row_R, row_R < rows, 0.0), tl.load(b + column_C, column_C < columns, 0.0)
-    there = (row_R < rows)[:, None] & (column_C < columns)[None, :]
-    to = gradient + row_R[:, None].to(tl.int64) * columns + column_C[None, :]
-    tl.store(to, (exp_RxC * (a_R[:, None] + b_C[None, :])).to(tl.bfloat16), there)
+    """scale * (softmax of the rows * by_row + softmax of the columns * by_column), and scale * by_own at the diagonal
+    or the listed cells, into gradient, whose first row is that of block `first`."""
+    block_r, block_c = _block(in_rows, in_columns)
+    block_r += first
+    row_R, column_C = block_r * R + tl.arange(0, R), block_c * C + tl.arange(0, C)
+    logits_RxC = _others(
+        left, right, scale, starts, cell_rows, cell_columns, block_r, block_c, in_columns, rows, columns,
+        DIAGONAL, WIDTH, R, C, BLOCK_D, TMA,
+    )  # fmt: skip
+    last_R, last_C = tl.minimum(row_R, rows - 1), tl.minimum(column_C, columns - 1)
+    sum_R, sum_C = tl.load(row_sums + last_R) * LOG2E, tl.load(column_sums + last_C) * LOG2E
+    by_row_R, by_column_C = tl.load(by_row + last_R), tl.load(by_column + last_C)
+    top = tl.max(sum_R, 0)
+    if (tl.min(sum_R, 0) > top - SPREAD) & (tl.min(sum_C, 0) > top - SPREAD):
+        factor_RxC = by_row_R[:, None] + tl.exp2(sum_R - top)[:, None] * (tl.exp2(top - sum_C) * by_column_C)[None, :]
+        out_RxC = tl.exp2(logits_RxC - sum_R[:, None]) * factor_RxC
+    else:
+        sum_R, sum_C = tl.maximum(sum_R, NEVER), tl.maximum(sum_C, NEVER)
+        out_RxC = tl.exp2(logits_RxC - sum_R[:, None]) * by_row_R[:, None]
+        out_RxC += tl.exp2(logits_RxC - sum_C[None, :]) * by_column_C[None, :]
+    if DIAGONAL:
+        out_RxC = tl.where(row_R[:, None] == column_C[None, :], tl.load(by_own + last_R)[:, None], out_RxC)
+    elif starts is not None:
+        block = block_r * in_columns + block_c
+        cell, end = tl.load(starts + block), tl.load(starts + block + 1)
+        while cell < end:  # added, since a cell may be listed twice
+            is_cell_RxC = _is(cell, cell_rows, cell_columns, row_R, column_C)
+            out_RxC += tl.where(is_cell_RxC, tl.load(by_own + cell), 0.0)
+            cell += 1
+    out_RxC = (out_RxC * tl.load(scale)).to(gradient.dtype if TMA else gradient.dtype.element_ty)
+    if TMA:
+        gradient.store([(block_r - first) * R, block_c * C], out_RxC)
+    else:
+        to = gradient + (row_R - first * R)[:, None].to(tl.int64) * stride + column_C[None, :]
+        tl.store(to, out_RxC, (row_R < rows)[:, None] & (column_C < columns)[None, :])
 
 
-class TritonTiles(Tiles):
-    """Tiles that are strips: some rows (a multiple of a block's) and all columns."""
-
-    def __init__(self, left: Tensor, right: Tensor, scale: Tensor | float, cells: Tensor):
-        height = max(1, STRIP_BYTES // (2 * len(right) * BLOCK[0])) * BLOCK[0]
-        super().__init__(left, right, scale, cells, (height, len(right)))
-        self.left_half, self.right_half = (x.to(torch.bfloat16).contiguous() for x in (left, right))
-        if not left.is_cuda:  # Triton's interpreter can't multiply bfloat16
-            self.left_half, self.right_half = self.left_half.float(), self.right_half.float()
-
-    def sums(self, keep_bytes: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-        sums_N, sums_M = (self.left.new_zeros(count, dtype=torch.float64) for count in self.shape)
-        blocks = Cells(self.cells, self.shape, BLOCK)
-        row_K, column_K = self.cells[:, blocks.order].int()
-        for tile in self:
-            height, first = tile.rows.stop - tile.rows.start, tile.rows.start // BLOCK[0]
-            row_sums_BxR = self.left.new_empty(blocks.across, height)
-            column_sums_BxM = self.left.new_empty(-(-height // BLOCK[0]), self.shape[1])
-            starts = blocks.starts[first * blocks.across :]
-            self._launch(_sums_kernel, tile, row_sums_BxR, column_sums_BxM, starts, row_K - tile.rows.start, column_K)
-            sums_N[tile.rows] = row_sums_BxR.sum(0, dtype=torch.float64)
-            sums_M += column_sums_BxM.sum(0, dtype=torch.float64)
-        return sums_N, sums_M, []
-
-    def _memory(self) -> Tensor:
-        return self.left.new_empty(min(self.shape[0], self.size[0]) * self.shape[1], dtype=torch.bfloat16)
-
-    def _gradient(self, tile: Tile, a_R: Tensor, b_C: Tensor, kept_RxC: Tensor | None, memory: Tensor) -> Tensor:
-        gradient_RxM = memory[: self._area(tile)].view(-1, self.shape[1])
-        self._launch(_gradient_kernel, tile, a_R, b_C, gradient_RxM)
-        return gradient_RxM
-
-    def _add_products(self, tile: Tile, gradient_RxC: Tensor, by_left: Tensor, by_right: Tensor) -> None:
-        by_left[tile.rows] = _float_product(gradient_RxC, self.right_half)
-        by_right += _float_product(gradient_RxC.T, self.left_half[tile.rows])
-
-    def _launch(self, kernel, tile: Tile, *arguments) -> None:
-        left_RxD, right_CxD = self.left_half[tile.rows], self.right_half[tile.columns]
-        shape = len(left_RxD), len(right_CxD)
-        grid = tuple(-(-count // block) for count, block in zip(shape, BLOCK, strict=True))
-        kernel[grid](
-            left_RxD, right_CxD, *arguments, *shape, left_RxD.shape[1], self.scale * LOG2E, self.shift * LOG2E,
-            *BLOCK, BLOCK_D, **LAUNCH,
-        )  # fmt: skip
+@triton.jit
+def _joined_kernel(parts, joined, blocks, count, SIZE: tl.constexpr):
+    which = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    top, total = tl.zeros((SIZE,), tl.float32) + NEVER, tl.zeros((SIZE,), tl.float32)
+    while blocks > 0:
+        part = tl.load(parts + which, which < count, NEVER)
+        higher = tl.maximum(top, part)
+        total = total * tl.exp2(top - higher) + tl.exp2(part - higher)
+        top = higher
+        parts += count
+        blocks -= 1
+    tl.store(joined + which, (top + tl.log2(total)) / LOG2E, which < count)
 
 
-def _float_product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b of bfloat16 in float32."""
-    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
+@triton.jit
+def _own_kernel(
+    left, right, scale, cells, own, count,
+    DIAGONAL: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """S at the cells."""
+    which = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    there = which < count
+    if DIAGONAL:
+        row, column = which.to(tl.int64), which.to(tl.int64)
+    else:
+        row, column = tl.load(cells + which, there, 0), tl.load(cells + count + which, there, 0)
+    d, total = tl.arange(0, BLOCK_D), tl.zeros((SIZE,), tl.float32)
+    for start in range(0, WIDTH, BLOCK_D):
+        left_KxD = tl.load(left + row[:, None] * WIDTH + (start + d)[None, :], there[:, None], 0.0)
+        right_KxD = tl.load(right + column[:, None] * WIDTH + (start + d)[None, :], there[:, None], 0.0)
+        total += tl.sum(left_KxD.to(tl.float32) * right_KxD.to(tl.float32), 1)
+    tl.store(own + which, total * tl.load(scale), there)

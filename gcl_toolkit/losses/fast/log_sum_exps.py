@@ -21,19 +21,32 @@ KEEP_BYTES = 96 << 20
 
 
 def log_sum_exps(
-    left: Tensor, right: Tensor, scale: Tensor | float, cells: Tensor, ignored: Tensor | None = None, *,
+    left: Tensor, right: Tensor, scale: Tensor | float, cells: Tensor | None, ignored: Tensor | None = None, *,
     keep_bytes: int = KEEP_BYTES,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(row_N, column_M, cell_K): log sum exp of each row and column less the listed cells, and S at `cells`; float64.
 
-    left: N x D, right: M x D. cells: 2 x K, rows and columns of S. ignored: the same for cells that are in no sum and
-    not wanted either; a cell may be listed twice. A row or column with nothing left is -inf. Differentiable once, in
-    left, right and scale. Multiplied in float32 or float64; on a GPU in bfloat16 if left and right are.
+    left: N x D, right: M x D. cells: 2 x K, rows and columns of S; None: its diagonal. ignored: the same for cells that
+    are in no sum and not wanted either; a cell may be listed twice. A row or column with nothing left is -inf.
+    Differentiable once, in left, right and scale. Multiplied in float32 or float64; by Triton's kernels, if left and
+    right are bfloat16 on a GPU, in that, and the results are float32.
     """
     scale = torch.as_tensor(scale, device=left.device)
-    ignored = cells[:, :0] if ignored is None else ignored
     with torch.autocast(left.device.type, enabled=False):
+        if has_kernels(left):
+            from gcl_toolkit.losses.fast import kernels
+
+            return kernels.log_sum_exps(left, right, scale, cells, ignored)
+        cells = torch.arange(len(left), device=left.device).expand(2, -1) if cells is None else cells
+        ignored = cells[:, :0] if ignored is None else ignored
         return _LogSumExps.apply(left, right, scale, cells, ignored, keep_bytes)
+
+
+def has_kernels(embeddings: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether there are Triton kernels for such embeddings in this dtype (by default theirs): bfloat16 on a GPU."""
+    if not embeddings.is_cuda or (dtype or embeddings.dtype) != torch.bfloat16 or find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(embeddings.device) >= (8, 0)
 
 
 class _LogSumExps(torch.autograd.Function):
@@ -73,9 +86,4 @@ def _dots(left: Tensor, right: Tensor, cells: Tensor) -> Tensor:
 
 
 def tiles_of(left: Tensor, right: Tensor, scale: Tensor, cells: Tensor) -> Tiles:
-    """Triton's kernels for bfloat16 on a GPU, plain torch elsewhere."""
-    if left.is_cuda and left.dtype == torch.bfloat16 and find_spec("triton"):
-        from gcl_toolkit.losses.fast.kernels import TritonTiles
-
-        return TritonTiles(left, right, scale, cells)
     return Tiles(left, right, scale, cells, (8192, 8192) if left.is_cuda else (2048, 1024))

@@ -8,13 +8,12 @@ alone, loss = log(1 + exp(lse_negatives - s)), which loses nothing where the sof
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gcl_toolkit.losses.fast.log_sum_exps import KEEP_BYTES, log_sum_exps
+from gcl_toolkit.losses.fast.log_sum_exps import KEEP_BYTES, has_kernels, log_sum_exps
 from gcl_toolkit.losses.fast.ranks import gather, own_share, rank, ranks
 from gcl_toolkit.losses.graded import NEVER, odds_against_lower
 from gcl_toolkit.losses.matrix import ROWS
@@ -35,11 +34,10 @@ def tiled_gcl_loss(
     weights = left.new_ones(count, dtype=torch.float64) if weights is None else weights.double()
     if normalise_weights:
         weights = weights / weights.mean().clamp(min=torch.finfo(weights.dtype).tiny)
-    pairs = torch.arange(count, device=left.device).expand(2, -1)
     if excluded is not None:
         excluded = excluded.to(left.device)
     loss = left.new_zeros((), dtype=torch.float64)
-    for way in both_ways(left, right, logit_scale, pairs, (count, count), excluded, keep_bytes):
+    for way in both_ways(left, right, logit_scale, None, (count, count), excluded, keep_bytes):
         loss = loss + (weights[way.kept] * softplus(way.rest_R - way.own_K)).sum()
     return (loss / (2 * count)).to(torch.promote_types(left.dtype, torch.float32))
 
@@ -54,7 +52,7 @@ def tiled_matrix_loss(
     keep_bytes: int = KEEP_BYTES,
 ) -> Tensor:
     """`matrix_loss`; weights: N x M, dense or sparse (COO). A sparse one has gradients at its own cells only."""
-    return _by_sides(_softmax_part, queries, documents, weights, logit_scale, r, keep_bytes)
+    return _by_sides(False, queries, documents, weights, logit_scale, r, keep_bytes)
 
 
 def tiled_graded_loss(
@@ -68,11 +66,11 @@ def tiled_graded_loss(
 ) -> Tensor:
     """`graded_loss`; weights: N x M, dense or sparse (COO), without gradients. Memory also grows with the most known
     cells of a row."""
-    return _by_sides(_graded_part, queries, documents, weights.detach(), logit_scale, r, keep_bytes)
+    return _by_sides(True, queries, documents, weights.detach(), logit_scale, r, keep_bytes)
 
 
 def _by_sides(
-    row_part: Callable[..., Tensor],
+    graded: bool,
     queries: Tensor,
     documents: Tensor,
     weights: Tensor,
@@ -80,13 +78,15 @@ def _by_sides(
     r: float,
     keep_bytes: int,
 ) -> Tensor:
-    cells, weight_K = listed(weights)
+    fast = has_kernels(queries)
+    cells, weight_K = listed(weights, keep_zeros=fast)
     shape = (weights.shape[0], weights.shape[1])
     ways = both_ways(queries, documents, logit_scale, cells, shape, None, keep_bytes)
     loss = queries.new_zeros((), dtype=torch.float64)
-    for way, part, side, factor in zip(ways, (row_part, _softmax_part), (0, 1), (r, 1 - r), strict=True):
+    for way, side, factor in zip(ways, (0, 1), (r, 1 - r), strict=True):
         share_K = listed_shares(weight_K, cells[side], shape[side])[way.kept]
-        loss = loss + factor * part(way, share_K, weight_K[way.kept])
+        grade_K = weight_K[way.kept] if graded and side == 0 else None
+        loss = loss + factor * (_kernel_part if fast else _part)(way, share_K, grade_K)
     return loss.to(torch.promote_types(queries.dtype, torch.float32))
 
 
@@ -100,7 +100,7 @@ class Way(NamedTuple):
     own_K: Tensor
     """S at the listed cells."""
     row_K: Tensor
-    """In which of the rows each lies."""
+    """In which of the rows each lies; empty for the diagonal."""
     kept: Tensor | slice
     """Which of the whole batch's listed cells they are."""
 
@@ -109,15 +109,18 @@ def both_ways(
     left: Tensor,
     right: Tensor,
     scale: Tensor | float,
-    cells: Tensor,
+    cells: Tensor | None,
     shape: tuple[int, int],
     excluded: Tensor | None,
     keep_bytes: int,
 ) -> tuple[Way, Way]:
-    """By rows and by columns of S, which has `shape`. left, right: this rank's rows; cells, excluded: 2 x K."""
+    """By rows and by columns of S, which has `shape`. left, right: this rank's rows; cells, excluded: 2 x K; cells:
+    None is the diagonal."""
     if ranks() == 1:
         row_N, column_M, own_K = log_sum_exps(left, right, scale, cells, excluded, keep_bytes=keep_bytes)
-        return Way(row_N, own_K, cells[0], slice(None)), Way(column_M, own_K, cells[1], slice(None))
+        row_K, column_K = (own_K[:0], own_K[:0]) if cells is None else cells
+        return Way(row_N, own_K, row_K, slice(None)), Way(column_M, own_K, column_K, slice(None))
+    cells = torch.arange(shape[0], device=left.device).expand(2, -1) if cells is None else cells
 
     def one_way(own: Tensor, others: Tensor, count: int, cells: Tensor, excluded: Tensor | None) -> Way:
         mine = own_share(count)
@@ -146,17 +149,21 @@ def _in_rows(cells: Tensor, mine: slice) -> tuple[Tensor, Tensor]:
     return cells[:, kept] - torch.tensor([[mine.start], [0]], device=cells.device), kept
 
 
-def _softmax_part(way: Way, share_K: Tensor, _: Tensor) -> Tensor:
-    """One side of `matrix_loss`."""
-    return (share_K * _in_softmax(way.own_K, way.rest_R, way.row_K)).sum()
+def _kernel_part(way: Way, share_K: Tensor, grade_K: Tensor | None) -> Tensor:
+    """`_part` on a GPU."""
+    from gcl_toolkit.losses.fast.rival_kernels import rivals
+
+    return (share_K * softplus(rivals(way.own_K, way.rest_R, way.row_K, grade_K) - way.own_K)).sum()
 
 
-def _graded_part(way: Way, share_K: Tensor, weight_K: Tensor) -> Tensor:
-    """The same with each listed cell against lower weights only."""
-    place_RxL = _by_rising_grade(way.row_K, weight_K, len(way.rest_R))
+def _part(way: Way, share_K: Tensor, grade_K: Tensor | None) -> Tensor:
+    """One side of `matrix_loss`; with grades, of `graded_loss`: each listed cell against lower grades only."""
+    if grade_K is None:
+        return (share_K * _in_softmax(way.own_K, way.rest_R, way.row_K)).sum()
+    place_RxL = _by_rising_grade(way.row_K, grade_K, len(way.rest_R))
     grades_RxL, own_RxL, share_RxL = (
         torch.cat([value_K, value_K.new_full((1,), filler)])[place_RxL]
-        for value_K, filler in ((weight_K, 0), (way.own_K, NEVER), (share_K, 0))
+        for value_K, filler in ((grade_K, 0), (way.own_K, NEVER), (share_K, 0))
     )
     odds_RxL = odds_against_lower(way.rest_R[:, None].clamp(min=NEVER), own_RxL, grades_RxL)
     return (share_RxL * softplus(odds_RxL)).sum()
@@ -165,12 +172,14 @@ def _graded_part(way: Way, share_K: Tensor, weight_K: Tensor) -> Tensor:
 # -- listed cells ------------------------------------------------------------------------------------------------------
 
 
-def listed(weights: Tensor) -> tuple[Tensor, Tensor]:
+def listed(weights: Tensor, keep_zeros: bool = False) -> tuple[Tensor, Tensor]:
     """The known cells of a score matrix (N x M, dense or COO), 2 x K, and their weights, K; all cells if the weights
-    of a dense one need gradients."""
+    of a dense one need gradients. keep_zeros: all cells of a COO matrix, without waiting for the GPU."""
     if weights.is_sparse:
         weights = weights.coalesce()
         cells, weight_K = weights.indices(), weights.values()
+        if keep_zeros:
+            return cells, weight_K
         kept = weight_K.detach() > 0
         return cells[:, kept], weight_K[kept]
     cells = (torch.ones_like(weights) if weights.requires_grad else weights).nonzero().T
@@ -199,7 +208,7 @@ def _by_rising_grade(row_K: Tensor, grade_K: Tensor, rows: int) -> Tensor:
 
 def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)), exact at both ends."""
-    return torch.logaddexp(x, torch.zeros_like(x))
+    return torch.nn.functional.softplus(x, threshold=40)
 
 
 def _in_softmax(own_K: Tensor, others_G: Tensor, group_K: Tensor) -> Tensor:
