@@ -1,7 +1,8 @@
 """Exact top-k by embeddings: chunk by chunk of the corpus, on CPU or GPU, in bounded memory.
 
 A chunk only yields what beats the k-th best so far. Where the machine multiplies in bfloat16, that product proposes
-candidates and float32 scores them; an error bound makes sure that the k best are among the candidates.
+candidates and float32 scores them; an error bound makes sure that the k best are among the candidates. A corpus in the
+memory of a GPU is searched by search_gpu.py first, and this way only for queries for which that can't prove its result.
 """
 
 from __future__ import annotations
@@ -61,28 +62,52 @@ def top_k(
     if not (finite_Q := queries.isfinite().all(1)).all():
         raise DataError(f"query row {int(finite_Q.int().argmin())} holds a NaN or an infinity; embed it again")
     k = min(k, len(corpus_NxD))
-    scores_QxK, rows_QxK = torch.empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.long)
+    shape, pinned = (len(queries), k), device.type == "cuda" and len(queries) * k <= 2**25  # for fast copies
+    scores_QxK, rows_QxK = (torch.empty(shape, dtype=kind, pin_memory=pinned) for kind in (torch.float32, torch.long))
     todo_Q, wide = torch.arange(len(queries) if k else 0), min(k + k // 100 + 4, len(corpus_NxD))
     with _full_precision():
+        if len(todo_Q) and chunk is bfloat16 is None and isinstance(corpus_NxD, Tensor) and corpus_NxD.is_cuda:
+            todo_Q = _unproved(queries, corpus_NxD.detach(), scores_QxK, rows_QxK)
         while len(todo_Q):
             block = max(min(1024, 2**20 // wide), 1) * (1 if device.type == "cpu" else 4)
             tied = []
             for part_B in todo_Q.split(block):
                 scores_BxW, rows_BxW, is_tied_B = _ranked(queries[part_B], corpus_NxD, k, wide, chunk, bfloat16)
-                scores_QxK[part_B], rows_QxK[part_B] = scores_BxW[:, :k], rows_BxW[:, :k]
-                tied.append(part_B[is_tied_B])
+                scores_QxK[part_B], rows_QxK[part_B] = scores_BxW[:, :k].cpu(), rows_BxW[:, :k].cpu()
+                tied.append(part_B[is_tied_B.cpu()])
             todo_Q = torch.cat(tied) if wide < min(len(corpus_NxD), k + MAX_TIES) else todo_Q[:0]
             wide = min(len(corpus_NxD), 4 * wide, k + MAX_TIES)
     return scores_QxK.numpy(), rows_QxK.numpy()
+
+
+def _unproved(queries_QxD: Tensor, corpus_NxD: Tensor, scores_QxK: Tensor, rows_QxK: Tensor) -> Tensor:
+    """Fill in the results that search_gpu.py finds and proves; the numbers of all other queries."""
+    everything, k = torch.arange(len(queries_QxD)), scores_QxK.shape[1]
+    try:
+        from gcl_toolkit.measure.search_gpu import best_keys, fits
+    except ImportError:  # no Triton, or an old one
+        return everything
+    if corpus_NxD.device != queries_QxD.device or not fits(corpus_NxD, k):
+        return everything
+    is_left = []
+    with torch.cuda.device(corpus_NxD.device):
+        for queries_BxD, *to in zip(*(x.split(4096) for x in (queries_QxD, scores_QxK, rows_QxK)), strict=True):
+            keys_BxK, bound_B = best_keys(queries_BxD, corpus_NxD, k)
+            scores_BxK, rows_BxK = _unpacked(keys_BxK)
+            to[0].copy_(scores_BxK, non_blocking=True)
+            to[1].copy_(rows_BxK, non_blocking=True)
+            is_left.append(~(scores_BxK[:, -1] > bound_B))
+    return everything[torch.cat(is_left).cpu()]  # waits for the copies too
 
 
 def _ranked(
     queries_QxD: Tensor, corpus_NxD: Matrix, k: int, wide: int, chunk: int | None, bfloat16: bool | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores and rows of the best `wide`, near ties decided in float64; and whether there may be more near rank k."""
-    scores_QxW, rows_QxW = (x.cpu() for x in _unpacked(_best_keys(queries_QxD, corpus_NxD, wide, chunk, bfloat16)))
-    queries_QxD = queries_QxD.cpu()
-    norm = vector_norm(_rows(corpus_NxD, 0, 1024, torch.device("cpu")), dim=1).max()
+    at = queries_QxD.device if queries_QxD.is_cuda else torch.device("cpu")  # where there is float64
+    scores_QxW, rows_QxW = (x.to(at) for x in _unpacked(_best_keys(queries_QxD, corpus_NxD, wide, chunk, bfloat16)))
+    queries_QxD = queries_QxD.to(at)
+    norm = vector_norm(_rows(corpus_NxD, 0, 1024, at), dim=1).max()
     size_Q1 = norm * vector_norm(queries_QxD, dim=1, keepdim=True)
     # twice the error to expect of float32 sums of D products, whose partial sums are about as large as sum or addends
     near_QxW = (len(queries_QxD[0]) ** 0.5 * scores_QxW.abs() + size_Q1) * 2**-22 + 1e-38
@@ -90,9 +115,10 @@ def _ranked(
     edge = is_near_QxV.new_zeros(len(scores_QxW), 1)
     query_P, place_P = (torch.cat([edge, is_near_QxV], 1) | torch.cat([is_near_QxV, edge], 1)).nonzero(as_tuple=True)
     row_P = rows_QxW[query_P, place_P]
-    for part in torch.arange(len(row_P)).split(2**16):
-        products = _rows(corpus_NxD, row_P[part], None, torch.device("cpu")).double()
-        scores_QxW[query_P[part], place_P[part]] = (queries_QxD[query_P[part]].double() * products).sum(1).float()
+    size = 2**16 if at.type == "cuda" else 2**9  # what the cache holds
+    for query_B, place_B, row_B in zip(*(x.split(size) for x in (query_P, place_P, row_P)), strict=True):
+        rows_BxD = _rows(corpus_NxD, row_B, None, at).double()
+        scores_QxW[query_B, place_B] = (queries_QxD[query_B].double() * rows_BxD).sum(1).float()
     order_QxW = _packed(scores_QxW, rows_QxW).argsort(1)
     is_tied_Q = scores_QxW[:, k - 1] - scores_QxW[:, -1] <= near_QxW[:, k - 1]
     return scores_QxW.gather(1, order_QxW), rows_QxW.gather(1, order_QxW), is_tied_Q
@@ -105,11 +131,11 @@ def _best_keys(queries_QxD: Tensor, corpus_NxD: Matrix, k: int, chunk: int | Non
         pays = queries >= 256 and dimension >= 64 and len(corpus_NxD) >= 256 * max(k, 256)
         bfloat16 = pays and (device.type == "cuda" or fast_bfloat16())
     if device.type == "cuda":
-        chunk = chunk or max(2**28 // max(queries, dimension), 1)
+        chunk = chunk or max(2**21 // max(queries, dimension), 1) * 128  # odd widths are slow
     elif bfloat16:
         chunk = chunk or max(2**21 // dimension, 1)  # so that rows and scores stay in the cache
     else:
-        chunk = chunk or min(max(2**21 // queries, 2**13), 2**16)
+        chunk = chunk or min(max(2**14 // queries * 128, 2**13), 2**16)  # odd widths are slow here too
     first = max(chunk, 16 * k)  # so that of later chunks at most every 16th row beats the k-th best
     best, proposals = _Best(queries, k, first, device), None
     for start in (0, *range(first, len(corpus_NxD), chunk)):
