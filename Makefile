@@ -1,13 +1,16 @@
 # make setup | demo | test | numerics | app | notebooks | docs | bench: each makes .venv and what it needs by itself.
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL := $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(PIP)) -c requirements.lock
 
 .PHONY: setup demo test numerics app notebooks docs bench clean
 
 setup: .venv/base
 
 .venv/base: pyproject.toml setup.py requirements.lock
+	@test -e $@ || echo "Installing PyTorch with CUDA and the rest into .venv: a download of 3.2 GB, 6.1 GB on disk," \
+	  "2 to 4 minutes on a fast connection. For CPUs only there is a smaller one: docs/INSTALL.md"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) -e .
 	touch $@

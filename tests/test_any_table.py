@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pyarrow import csv, parquet
 
 from gcl_toolkit import cli
-from gcl_toolkit.cli.bundle import train_study
+from gcl_toolkit.cli.studies import train_study
 from gcl_toolkit.data.fields import Fields
 from gcl_toolkit.data.sources import load
 from gcl_toolkit.models.small import SmallEncoder

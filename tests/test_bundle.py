@@ -13,7 +13,8 @@ import small_bundle
 from PIL import Image
 from pyarrow import parquet
 
-from gcl_toolkit import DataError, UserError, cli
+from gcl_toolkit import DataError, UserError
+from gcl_toolkit.cli import bundle as commands
 from gcl_toolkit.cli import main
 from gcl_toolkit.data.sources import table
 from gcl_toolkit.measure.evaluate import METRICS
@@ -169,8 +170,8 @@ def test_gcl_bundle_makes_one_of_a_study_and_its_data(small_study, tmp_path):
 def test_gcl_app_makes_a_small_bundle_only_if_there_is_none(small_study, tmp_path, monkeypatch, has_bundle):
     monkeypatch.chdir(tmp_path)
     calls = []
-    monkeypatch.setattr(cli.bundle, "_make_small_bundle", lambda folder: calls.append(("small", folder)))
-    monkeypatch.setattr(cli.bundle, "version", lambda package: "6.31")
+    monkeypatch.setattr(commands, "_make_small_bundle", lambda folder: calls.append(("small", folder)))
+    monkeypatch.setattr(commands, "version", lambda package: "6.31")
     monkeypatch.setattr("os.execv", lambda program, command: calls.append(command[1:]))
     if has_bundle:
         shutil.copytree(small_study / "bundle", tmp_path / "runs" / "app" / "bundle")
@@ -180,7 +181,7 @@ def test_gcl_app_makes_a_small_bundle_only_if_there_is_none(small_study, tmp_pat
 
 
 def test_gcl_app_without_gradio_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(cli.bundle, "version", lambda package: None)
+    monkeypatch.setattr(commands, "version", lambda package: None)
     with pytest.raises(SystemExit, match="2"):
         main(["app"])
     assert "gradio is not installed; pip install 'gcl-toolkit[app]'" in capsys.readouterr().err

@@ -246,7 +246,7 @@ def test_data_import_maps_columns_and_sums_scores(capsys, tmp_path):
 
 
 def test_doctor_says_what_there_is(capsys, monkeypatch):
-    monkeypatch.setattr(doctoring, "step_seconds", lambda: 0.08)
+    monkeypatch.setattr(doctoring, "seconds_here", lambda: (0.005, 0.1))
     status, out, _ = gcl(capsys, "doctor")
     assert status == 0
     assert "torch 2" in out

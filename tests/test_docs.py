@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import re
 import shlex
 from functools import cache
@@ -10,7 +11,7 @@ import pytest
 import tyro
 
 from docs import build
-from gcl_toolkit.cli import app
+from gcl_toolkit.cli import COMMANDS, app
 from gcl_toolkit.methods import METHODS, WEIGHTINGS
 
 PAGES = [page for page in build.documents() if page.name not in ("LOG.md", "CHANGELOG.md")]
@@ -22,6 +23,8 @@ OTHER_TOOLS = {"--small", "--repo-type"}
 def parsers(commands=app, prefix=()):
     """("data", "check") -> the argument parser of that command."""
     result = {}
+    for module, _ in COMMANDS.values():
+        importlib.import_module(f"gcl_toolkit.cli.{module}")
     for name, spec in commands._subcommands.items():
         if isinstance(spec.target, tyro.extras.SubcommandApp):
             result |= parsers(spec.target, (*prefix, name))
@@ -87,6 +90,15 @@ def test_options_in_prose_exist(page):
             assert not name or options <= options_of(parsers()[name]), code
         elif code.startswith("--"):
             assert options <= all_options, code
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_has_the_first_line_of_their_help(name):
+    module, line = COMMANDS[name]
+    importlib.import_module(f"gcl_toolkit.cli.{module}")
+    spec = app._subcommands[name]
+    assert getattr(spec.target, "__name__", None) != "<lambda>"  # the module registers the command
+    assert " ".join((spec.help or inspect.getdoc(spec.target).split("\n\n")[0]).split()) == line
 
 
 def test_every_method_and_weighting_is_documented():

@@ -34,13 +34,23 @@ def test_without_a_vocabulary_the_error_says_what_to_do():
 @pytest.mark.parametrize("size", [(64, 64), (10, 300), (300, 10), (65, 130)])
 def test_pixels_are_cropped_to_the_square(size):
     pixels = make_encoder("small").pixels(Image.new("RGB", size, (200, 200, 200)))
-    assert pixels.shape == (3, 64, 64)
+    assert pixels.shape == (3, 48, 48)
     assert (pixels == 200).all()
+
+
+def test_a_spec_with_a_width_builds_the_network_of_version_0_2():
+    spec = {"name": "small", "dimension": 8, "image_size": 16, "width": 4, "words": 32, "dropout": 0.1}
+    encoder = make_encoder(**spec, vocabulary=["mug"])
+    shapes = [tuple(layer.weight.shape) for layer in encoder.trunk if isinstance(layer, torch.nn.Conv2d)]
+    assert shapes == [(4, 3, 6, 6), (8, 4, 3, 3), (8, 8, 3, 3), (8, 8, 3, 3)]
+    again = make_encoder(**encoder.spec)
+    again.load_state_dict(encoder.state_dict())
+    assert encoder.spec["channels"] == [4, 8, 8, 8] == again.spec["channels"]
 
 
 def test_a_picture_has_the_same_vector_in_any_batch():
     encoder = make_encoder("small").eval()
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (4, 3, 64, 64), np.uint8))
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (4, 3, 48, 48), np.uint8))
     assert encoder.encode_images(pixels)[:1].detach() == pytest.approx(
         encoder.encode_images(pixels[:1]).detach(), abs=1e-5
     )
@@ -150,3 +160,12 @@ def test_a_hugging_face_text_encoder_is_mean_pooled_and_padding_changes_nothing(
 def test_a_text_encoder_that_is_not_there_is_one_clear_line(tmp_path):
     with pytest.raises(UserError, match="could not be loaded"):
         make_encoder(f"text:{tmp_path}/none")
+
+
+def test_the_small_encoder_takes_options_in_its_name():
+    encoder = make_encoder("small:image_size=64,width=64,dropout=0.1")
+    assert (encoder.image_size, encoder.channels, encoder.dropout.p) == (64, [64, 128, 128, 128], 0.1)
+    with pytest.raises(UserError, match=r"small:colour=1.*colour"):
+        make_encoder("small:colour=1")
+    with pytest.raises(UserError, match="takes no checkpoint"):
+        make_encoder("small:width=64", pretrained="weights.pt")

@@ -1,5 +1,7 @@
 """What the engine may do to a training, each against what it should come to."""
 
+import shutil
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -69,8 +71,11 @@ def breaking(first_step, last_step, **options):
     return model
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("gradient", [False, True], ids=["loss", "gradient"])
-def test_a_step_with_nan_is_skipped_and_counted(gradient):
+def test_a_step_with_nan_is_skipped_and_counted(gradient, fused, monkeypatch):
+    if fused:  # as on a GPU
+        monkeypatch.setattr(sys.modules[Engine.__module__], "FUSED", ("cpu",))
     model = breaking(3, 4, gradient=gradient)
     seen = []
     for record in train(model, words_shop(), config=PLAIN, machine=MachineConfig(precision="float32")):
@@ -79,6 +84,18 @@ def test_a_step_with_nan_is_skipped_and_counted(gradient):
     assert all(torch.equal(seen[1][1][name], seen[3][1][name]) for name in seen[0][1])
     assert any(not torch.equal(seen[3][1][name], seen[4][1][name]) for name in seen[0][1])
     assert all(value.isfinite().all() for value in state(model).values())
+
+
+def test_the_fused_optimizer_ends_with_the_same_weights(monkeypatch, tmp_path):
+    """Also when it goes on from a checkpoint of the plain one."""
+    plain, _ = trained(Run(tmp_path), machine={"save_minutes": 0}, steps=12)
+    monkeypatch.setattr(sys.modules[Engine.__module__], "FUSED", ("cpu",))
+    close(state(trained(steps=12)[0]), state(plain), 1e-5)
+    checkpoints = tmp_path / "checkpoints"
+    shutil.rmtree(checkpoints / "step_12")
+    fused, records = trained(Run(tmp_path, resume=True), machine={"save_minutes": 0}, steps=12)
+    assert len(records) == 1
+    close(state(fused), state(plain), 1e-5)
 
 
 def test_too_many_in_a_row_stop_it_with_the_last_good_checkpoint(tmp_path):
@@ -143,6 +160,14 @@ def test_half_precision_trains_with_a_gradient_scaler():
     _, records = trained(model=model, machine={"precision": "float16"})
     assert dtypes == {torch.float16}
     assert records[-1]["loss"] < records[0]["loss"]
+
+
+@pytest.mark.parametrize(("is_native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_gpu_that_imitates_bfloat16_trains_in_float16(monkeypatch, is_native, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or is_native)
+    engine = sys.modules[Engine.__module__]
+    assert engine._dtype("auto", torch.device("cuda")) == expected
+    assert engine._dtype("float32", torch.device("cuda")) is None
 
 
 # -- what is trained ---------------------------------------------------------------------------------------------------

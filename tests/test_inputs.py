@@ -5,12 +5,13 @@ import warnings
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from conftest import png, ranked
 
 from gcl_toolkit import GCLModel, train
 from gcl_toolkit.data.fields import Fields
 from gcl_toolkit.data.ranked_data import IMAGE
-from gcl_toolkit.errors import DataError
+from gcl_toolkit.errors import DataError, UserError
 from gcl_toolkit.models.encoders import make_encoder
 from gcl_toolkit.models.inputs import Inputs
 
@@ -22,7 +23,7 @@ def corpus(*images):
         {
             "product_id": [f"p{i}" for i in range(len(images))],
             "image": pa.array(images, IMAGE),
-            "title": ["red mug", None, " ", "rug"][: len(images)],
+            "title": (["red mug", None, " ", "rug"] * len(images))[: len(images)],
         }
     )
 
@@ -90,3 +91,41 @@ def test_training_warns_of_texts_that_are_too_long():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         list(train(GCLModel("small", right=Fields(title=1.0), dimension=8), ranked(3, 4), steps=1, batch=4))
+
+
+# -- decoded in processes ----------------------------------------------------------------------------------------------
+
+
+def in_processes(table, **options):
+    """Inputs that decode in two processes, as for a GPU."""
+    return Inputs(encoder(), table, BOTH, cache_bytes=0, workers=2, for_gpu=True, **options)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_processes_decode_what_threads_do(tmp_path, cached):
+    images = [{"bytes": png(i % 250)} for i in range(300)]
+    images[7] = images[150] = {"bytes": b"not a picture"}
+    images[8] = None
+    table = corpus(*images).set_column(2, "title", pa.array(["mug"] * len(images)))
+    rows = np.random.default_rng(0).integers(0, 300, 500)
+    rows[:3] = 7, 8, 9
+    inputs = in_processes(table, cache=tmp_path if cached else None)
+    plain = Inputs(encoder(), table, BOTH, cache_bytes=0)
+    for _ in range(2):
+        ours, theirs = inputs.rows(rows), plain.rows(rows)
+        assert all(torch.equal(ours[part][name], theirs[part][name]) for part in (0, 1) for name in BOTH)
+    assert inputs.broken.keys() == plain.broken.keys() == {7, 150}
+    assert "'p7' (row 7) can't be read: cannot identify image" in inputs.broken[7]
+    inputs.close()
+
+
+def test_a_process_that_dies_is_an_error_and_ends_the_others():
+    inputs = in_processes(corpus({"bytes": png(1)}))
+    processes = list(inputs._forked.pool._processes.values())
+    assert len(processes) == 2
+    processes[0].kill()
+    with pytest.raises(UserError, match="a process that decodes pictures died; use fewer"):
+        any(inputs.rows(np.zeros(200, int)) is None for _ in range(100))
+    for process in processes:
+        process.join(5)
+        assert not process.is_alive()

@@ -19,7 +19,7 @@ def expected(queries, corpus, k):
 
 
 def assert_proves_what_is_right(best_keys, queries, corpus, k, at_least):
-    """At least this share is said to be complete, and is; the bound holds for all rows that aren't listed."""
+    """At least this share is called complete, and is; the bound holds for all rows that aren't listed."""
     keys, bound_Q = best_keys(queries, corpus, k)
     scores, rows = _unpacked(keys)
     is_sure_Q, (right_scores, right_rows) = scores[:, -1] > bound_Q, expected(queries, corpus, k)

@@ -1,9 +1,12 @@
 """The files that set the project up agree, and hold versions only."""
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +44,23 @@ def test_no_file_names_an_address_of_a_package_registry():
         text = (ROOT / name).read_text()
         assert not re.search(r"https?://|index-url|find-links", text), name
     assert all(re.fullmatch(r"[\w.+!-]+", version) for version in LOCK.values())
+
+
+@pytest.mark.parametrize(("has_uv", "installer"), [(True, "uv pip install"), (False, "python -m pip install")])
+def test_make_announces_the_download_and_installs_with_uv_if_it_is_there(tmp_path, has_uv, installer):
+    for tool in ("make", "sh", "python3", *(["uv"] * has_uv)):
+        (tmp_path / tool).symlink_to(shutil.which(tool) or "/bin/true")
+    for file in ("Makefile", "pyproject.toml", "setup.py", "requirements.lock"):
+        shutil.copy(ROOT / file, tmp_path)
+    done = subprocess.run(
+        ["make", "--dry-run", "setup", "SHELL=/bin/sh"],
+        cwd=tmp_path,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0 < done.stdout.index(" GB, ") < done.stdout.index(installer) < done.stdout.index("-c requirements.lock")
 
 
 def test_make_has_the_documented_targets():

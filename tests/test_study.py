@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -235,3 +237,23 @@ def test_untrained_is_the_pretrained_encoder(tmp_path, tiny_bert):
 def test_all_queries_are_counted_as_all(folder):
     results = summarise(read_study(folder), division="all")
     assert results.queries == {name: data.queries.num_rows for name, data in world().splits.items()}
+
+
+def test_training_takes_torchs_own_steps_and_does_not_import_the_compiler():
+    code = """
+import sys, torch
+from gcl_toolkit.training.adamw import AdamW
+def weights(optimizer):
+    torch.manual_seed(0)
+    decayed, plain = torch.nn.Parameter(torch.randn(5, 4)), torch.nn.Parameter(torch.randn(7))
+    made = optimizer([{"params": [decayed], "weight_decay": 0.1}, {"params": [plain]}], lr=0.1)
+    for _ in range(5):
+        (decayed.sum() ** 2 + (plain**3).sum()).backward()
+        made.step()
+        made.zero_grad()
+    return torch.cat([decayed.flatten(), plain])
+ours = weights(AdamW)
+assert "torch._dynamo" not in sys.modules
+assert torch.equal(ours, weights(torch.optim.AdamW))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,17 +5,48 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 
-from gcl_toolkit.cli import bundle, curate, data, doctor, models, publish, stages, studies, train  # noqa: F401 - commands
 from gcl_toolkit.cli.common import app, console
 from gcl_toolkit.errors import UserError
+
+COMMANDS = {
+    "data": ("data", "Check data, import data, generate data."),
+    "doctor": ("doctor", "Versions, device, free disk and memory, what is missing, and how long the demo will take."),
+    "demo": ("studies", "Generate the shop, train the main methods, evaluate on four splits, write a report."),
+    "compare": ("studies", "Train and compare methods on your data; every gain names its control."),
+    "lab": ("studies", "Compare all methods: the controls, the losses of others and ours."),
+    "report": ("studies", "Write the report of a study again, or that of one run of gcl train."),
+    "slices": (
+        "studies",
+        "Where a method of a study gains over its control: head and tail, categories, judged products, query length.",
+    ),
+    "space": ("bundle", "The app as a hosted demo."),
+    "bundle": ("bundle", "Put everything that the app needs of a study into one folder."),
+    "app": ("bundle", "Explore a bundle in the browser, on 127.0.0.1; without one, a small shop is made first."),
+    "curate": ("curate", "Make a ranked data set of a domain: queries, products, pictures, scores, four splits."),
+    "clicks": ("clicks", "Turn an interaction log into scored pairs, corrected for position bias."),
+    "evaluate": ("evaluate", "Evaluate a model: every metric with its interval over queries, split by split."),
+    "search": ("search", "The best products for a text, by default from the held-out documents of the data."),
+    "export": ("publish", "Export a trained model for open_clip, transformers or ONNX runtimes, with a model card."),
+    "push": ("publish", "Upload an exported model to the Hugging Face hub, with the token in HF_TOKEN."),
+    "index": ("publish", "Embed a split's products, write them to a vector store and compare it with exact search."),
+    "stages": ("stages", "One stage or two: the default method alone, or first stages with a re-ranker."),
+    "train": ("train", "Train one model on the in_domain split of some data; with torchrun, on many GPUs."),
+}
+"""Name -> its module, and the first line of its help. Only the module of the command that is run is imported."""
+for _name, (_, _help) in COMMANDS.items():
+    app.command(name=_name, help=_help)(lambda: None)  # replaced when its module is imported
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. A user's mistake is one line and exit status 2."""
+    name = next(iter(sys.argv[1:] if arguments is None else arguments), "")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: console.print(f"note: {message}")
+            if name in COMMANDS:
+                import_module(f"{__name__}.{COMMANDS[name][0]}")
             app.cli(args=arguments, prog="gcl", description="Train and measure retrieval models on ranking scores.")
     except UserError as error:
         print(f"gcl: {error}", file=sys.stderr)

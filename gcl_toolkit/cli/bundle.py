@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import tyro
 
-from gcl_toolkit.cli.common import app, console
-from gcl_toolkit.cli.studies import train_study
+from gcl_toolkit.cli.common import app, console, study_worlds
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.files import writable_folder
 from gcl_toolkit.machine import version
-from gcl_toolkit.studies.study import StudyConfig, open_study, read_study
-from gcl_toolkit.studies.worlds import World, WorldSpec, specs_of
-from gcl_toolkit.training.config import TrainConfig
 
-SMALL_SHOP = WorldSpec("shop", "shop:products=1500,queries=300,per_query=30,size=128")
 space_app = tyro.extras.SubcommandApp()
 app.command(space_app, name="space", help="The app as a hosted demo.")
 
@@ -43,14 +37,14 @@ def bundle_command(
     from gcl_toolkit.views.bundle.writing import write_bundle
 
     with console.status("reading the data") as status:
-        world = _first_world(study, data, complete)
+        (world,) = study_worlds(study, data, complete, most=1)
         path = write_bundle(study, world, out or study / "bundle", weights=weights, progress=status.update)
     console.print(f"next: gcl app --bundle {path}", soft_wrap=True)
 
 
 @app.command(name="app")
 def app_command(bundle: Path | None = None, port: int | None = None, open: bool = False, mcp: bool = False) -> None:
-    """Explore a bundle in the browser, on 127.0.0.1; without a bundle, a small shop is generated and trained on first.
+    """Explore a bundle in the browser, on 127.0.0.1; without one, a small shop is made first.
 
     Args:
         bundle: a folder made by gcl bundle; by default runs/app/bundle.
@@ -94,20 +88,16 @@ def build(
     console.print(f"next: hf upload --repo-type space NAME {folder} .", soft_wrap=True)
 
 
-def _first_world(study: Path, data: str | None, complete: str | None) -> World:
-    specs = (
-        specs_of(data, complete=(complete or "").split(",") if complete else ()) if data else open_study(study).worlds
-    )
-    if not specs:
-        raise UserError(f"{study} doesn't record where its data is; give it with --data")
-    return replace(specs[0], name=str(read_study(study)["world"].iloc[0])).open()
-
-
 def _make_small_bundle(folder: Path) -> None:
+    from gcl_toolkit.cli.studies import train_study
+    from gcl_toolkit.studies.study import StudyConfig
+    from gcl_toolkit.studies.worlds import WorldSpec
+    from gcl_toolkit.training.config import TrainConfig
     from gcl_toolkit.views.bundle.writing import write_bundle
 
     console.print("no bundle yet: generating a small shop and training three models takes one or two minutes")
-    world, study = SMALL_SHOP.open(), writable_folder(folder.parent) / "study"
+    world = WorldSpec("shop", "shop:products=1500,queries=300,per_query=30,size=128").open()
+    study = writable_folder(folder.parent) / "study"
     config = StudyConfig(("clip", "clip-top", "graded"), train=TrainConfig(steps=150), evaluate_every=25)
     train_study([world], config, study, jobs=0)
     with console.status("bundle") as status:

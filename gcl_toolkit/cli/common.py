@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 from rich.console import Console
@@ -16,14 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.status import Status
 from rich.text import Text
 
-from gcl_toolkit.data.ranked_data import RankedData
-from gcl_toolkit.data.sources import absolute, load
 from gcl_toolkit.errors import DataError, UserError
-from gcl_toolkit.methods import DEFAULT
-from gcl_toolkit.models.encoders import absolute_name
-from gcl_toolkit.studies.study import open_study, read_study
-from gcl_toolkit.studies.worlds import World, specs_of
-from gcl_toolkit.training.runs import read_config
+
+if TYPE_CHECKING:  # `gcl --help` imports none of them
+    from gcl_toolkit.data.ranked_data import RankedData
+    from gcl_toolkit.studies.worlds import World
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """All but tab and newline: a terminal takes them for commands."""
@@ -44,8 +43,6 @@ class Terminal(Console):
 
 console = Terminal(quiet=os.environ.get("RANK", "0") != "0")
 app = tyro.extras.SubcommandApp()
-data_app = tyro.extras.SubcommandApp()
-app.command(data_app, name="data", help="Check data, import data, generate data.")
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,9 @@ class Source:
 
     def __post_init__(self):
         """Paths become absolute, since the settings are stored, and read from other folders."""
+        from gcl_toolkit.data.sources import absolute
+        from gcl_toolkit.models.encoders import absolute_name
+
         object.__setattr__(self, "data", absolute(self.data))
         object.__setattr__(self, "encoder", absolute_name(self.encoder))
         if self.pretrained and Path(self.pretrained).is_file():
@@ -76,6 +76,8 @@ class Source:
 
 def splits_of(data: str, names: Sequence[str]) -> dict[str, RankedData]:
     """Some splits of a source."""
+    from gcl_toolkit.data.sources import load
+
     with console.status(f"reading {data}"):
         splits = load(data)
     for name in names:
@@ -91,8 +93,11 @@ def print_notes(data: RankedData) -> None:
         console.print(f"note: {note}", soft_wrap=True)
 
 
-def study_worlds(folder: Path, data: str | None, complete: str | None) -> list[World]:
-    """The data of a study: what its study.json names, or `data` as its first world."""
+def study_worlds(folder: Path, data: str | None, complete: str | None, most: int | None = None) -> list[World]:
+    """The data of a study, or of its first worlds: what its study.json names, or `data` as its first world."""
+    from gcl_toolkit.studies.study import open_study, read_study
+    from gcl_toolkit.studies.worlds import specs_of
+
     if data:
         name = str(read_study(folder)["world"].iloc[0])
         specs = [replace(spec, name=name) for spec in specs_of(data, complete=complete.split(",") if complete else ())]
@@ -101,22 +106,27 @@ def study_worlds(folder: Path, data: str | None, complete: str | None) -> list[W
     if not specs:
         raise UserError(f"{folder} doesn't say what data it was made of; give it with --data")
     with console.status(f"reading {data or 'the data of the study'}"):
-        return [spec.open() for spec in specs]
+        return [spec.open() for spec in specs[:most]]
 
 
 def model_folder(run: Path) -> Path:
     """The folder of a run or a model as it is; of a study, that of its model with the default method."""
+    from gcl_toolkit.methods import DEFAULT
+
     return next(iter(sorted(run.glob(f"runs/*/{DEFAULT}/seed_0"))), run) if (run / "study.json").is_file() else run
 
 
 def data_of(run: Path | None, data: str | None) -> str:
     """`data` if it is given, else what a run of gcl train or a study was made of."""
+    from gcl_toolkit.training.runs import read_config
+
     if data:
         return data
     if run is None:
         raise UserError("there is no run that says what data to use; give some with --data")
-    if (run / "study.json").is_file() and (specs := open_study(run).worlds):
-        return specs[0].source
+    study = run / "study.json"
+    if study.is_file() and (worlds := json.loads(study.read_text()).get("worlds")):
+        return worlds[0]["source"]
     arguments = read_config(run).get("arguments", {}) if (run / "config.json").is_file() else {}
     if "data" not in arguments:
         raise UserError(f"{run} doesn't say what data it was trained on; give some with --data")

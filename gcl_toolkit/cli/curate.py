@@ -18,7 +18,7 @@ def curate_command(
     demo: bool = False,
     config: Annotated[CurateConfig, tyro.conf.arg(name="")] = CurateConfig(),  # noqa: B008 - frozen
 ) -> None:
-    """Make a ranked data set of a domain: categories -> queries -> products -> pictures -> scores -> four splits.
+    """Make a ranked data set of a domain: queries, products, pictures, scores, four splits.
 
     Args:
         demo: make a small set from the generated shop, with a local server on 127.0.0.1; needs no key.

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import os
 import shutil
 import sys
 import time
 from pathlib import Path
 
 from gcl_toolkit.cli.common import app, console
-from gcl_toolkit.machine import PACKAGES, fast_bfloat16, machine, memory_gb, version
+from gcl_toolkit.data.sources.shop import ShopConfig
+from gcl_toolkit.machine import PACKAGES, machine, memory_gb, version
+from gcl_toolkit.methods import DEFAULT
 from gcl_toolkit.studies.recipes import RECIPES, Recipe
+from gcl_toolkit.studies.study import BASELINES
 
-REFERENCE_STEP_SECONDS = 0.075
-"""`step_seconds` of the machine on which the recipes' minutes were measured (docs/BENCHMARKS.md)."""
+START, EVALUATION = 100, 20
+"""What a study costs beside its trainings (imports, summary, report), and a training beside its steps; in steps."""
 EXTRAS = {
     "text": ("transformers",),
     "app": ("gradio",),
@@ -27,16 +32,21 @@ def doctor() -> None:
     facts, problems = examine()
     for fact in facts:
         console.print(f"  {fact}")
-    console.print(f"  gcl demo: about {minutes_here(RECIPES['shop'])} minutes on this machine at present")
+    console.print(f"  gcl demo: about {minutes_here(RECIPES['shop']):.1f} minutes on this machine at present")
     for problem in problems:
         console.print(f"problem: {problem}", style="red")
     console.print(f"problems: {len(problems)}" if problems else "nothing is missing: gcl demo")
     sys.exit(1 if problems else 0)
 
 
-def minutes_here(recipe: Recipe) -> int:
-    """Minutes that a recipe will take, from a few training steps measured now."""
-    return max(1, round(recipe.minutes * step_seconds() / REFERENCE_STEP_SECONDS))
+def minutes_here(recipe: Recipe) -> float:
+    """Minutes that a recipe will take, from pictures drawn and steps of the default method taken now, on one core."""
+    config, worlds, cores = recipe.study, len(recipe.worlds), os.cpu_count() or 1
+    jobs = 1 if machine()["device"] != "cpu" else cores
+    picture, step = seconds_here()
+    trainings = worlds * config.seeds * sum(method not in BASELINES for method in config.methods)
+    steps = START + math.ceil(trainings / jobs) * (config.train.steps + EVALUATION)
+    return (steps * step + worlds * ShopConfig().products * picture / cores) / 60
 
 
 def examine(folder: str | Path = ".") -> tuple[list[str], list[str]]:
@@ -60,19 +70,25 @@ def examine(folder: str | Path = ".") -> tuple[list[str], list[str]]:
     return facts, problems
 
 
-def step_seconds(steps: int = 5) -> float:
-    """CPU-seconds of one training step of the small model, now, on one thread: 192 pictures, forward and backward."""
+def seconds_here(seconds: float = 1.0) -> tuple[float, float]:
+    """Seconds for a picture of the shop and for a training step of the small model, both in one thread and now."""
     import torch
 
-    from gcl_toolkit.models.encoders import SmallEncoder
+    from gcl_toolkit.data.sources.shop import draw, load
+    from gcl_toolkit.models.model import GCLModel
+    from gcl_toolkit.training.train import train
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    encoder, pixels = SmallEncoder(), torch.zeros(192, 3, 64, 64, dtype=torch.uint8)
-    for step in range(steps + 2):
-        if step == 2:
-            started = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
-            encoder.encode_images(pixels).square().mean().backward()
+    started = time.perf_counter()
+    draw.to_pngs([draw.Look("mug", "red", "striped")] * 100, ShopConfig().size)
+    picture = (time.perf_counter() - started) / 100
+    steps = train(GCLModel("small"), load(products=480, size=8)["in_domain"], DEFAULT)
+    for _ in range(3):  # to warm up
+        next(steps)
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        next(steps)
+        done += 1
     torch.set_num_threads(threads)
-    return (time.perf_counter() - started) / steps
+    return picture, (time.perf_counter() - started) / done

@@ -10,10 +10,8 @@ from typing import Annotated, Literal
 import tyro
 
 from gcl_toolkit.cli.common import app, command, console, data_of, model_folder, splits_of
-from gcl_toolkit.data.sources import load
 from gcl_toolkit.files import writable_folder, write_json
 from gcl_toolkit.machine import machine
-from gcl_toolkit.training.runs import load_model
 
 
 @app.command(name="export")
@@ -33,6 +31,7 @@ def export_command(
         embeddings: also the fused vectors of the products of this data: "shop", or a file or folder.
         license: license of the model, for its card, such as apache-2.0.
     """
+    from gcl_toolkit.data.sources import load
     from gcl_toolkit.serving.export import export
 
     data = load(embeddings) if embeddings else None
@@ -54,7 +53,7 @@ def export_command(
 def push_command(
     folder: tyro.conf.Positional[Path], repo: tyro.conf.Positional[str], private: bool = True, dry_run: bool = False
 ) -> None:
-    """Upload an exported model to the Hugging Face hub, with the token in HF_TOKEN or of hf auth login.
+    """Upload an exported model to the Hugging Face hub, with the token in HF_TOKEN.
 
     Args:
         folder: made by gcl export.
@@ -116,6 +115,7 @@ def index_command(
     """
     from gcl_toolkit.serving.index import write_faiss, write_vectors
     from gcl_toolkit.serving.parity import build_and_compare
+    from gcl_toolkit.training.runs import load_model
 
     writable_folder(out)
     part, model = splits_of(data_of(run, data), [split])[split], load_model(model_folder(run))

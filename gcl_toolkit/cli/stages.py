@@ -23,7 +23,7 @@ def stages_command(
     complete: str | None = None,
     config: Annotated[StagesConfig, tyro.conf.arg(name="")] = StagesConfig(),  # noqa: B008 - frozen
 ) -> None:
-    """One stage or two: the default method alone against first stages with a re-ranker (quality, latency, memory).
+    """One stage or two: the default method alone, or first stages with a re-ranker.
 
     Args:
         folder: a study (gcl demo, gcl compare); stages.json, stages.md and stages.html are written into it.

@@ -9,19 +9,20 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 import tyro
 from rich.progress import TaskID
 from rich.table import Table
 
 from gcl_toolkit import machine
 from gcl_toolkit.cli.common import Source, app, command, console, print_notes, progress, study_worlds
-from gcl_toolkit.cli.doctor import minutes_here
 from gcl_toolkit.data.fields import Fields
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.files import writable_folder
 from gcl_toolkit.measure.statistics import Interval
 from gcl_toolkit.methods import DEFAULT
 from gcl_toolkit.studies import recipes
+from gcl_toolkit.studies.clock import Clock
 from gcl_toolkit.studies.glossary import meaning
 from gcl_toolkit.studies.markdown import as_markdown, order_and_recall
 from gcl_toolkit.studies.results import Results
@@ -32,6 +33,7 @@ from gcl_toolkit.studies.study import (
     laboratory,
     open_study,
     read_study,
+    run_folder,
     study,
     training_seconds,
 )
@@ -42,17 +44,22 @@ from gcl_toolkit.training.config import MachineConfig, TrainConfig
 
 @app.command(name="demo")
 def demo(out: Path = Path("runs/demo"), recipe: str = "shop", jobs: int = 0) -> None:
-    """Generate the shop, train every method, evaluate on four splits, write a report.
+    """Generate the shop, train the main methods, evaluate on four splits, write a report.
 
     Args:
         out: folder of the study; the same command continues a stopped one.
-        recipe: shop (the demo), shop-full (3 shops x 3 seeds), shop-sparse.
+        recipe: shop (the demo), shop-full (all methods, 3 shops x 3 seeds), shop-sparse.
         jobs: runs side by side, each with one thread; 0: one a core (one with a GPU).
     """
+    from gcl_toolkit.views.first_look import first_look
+
     chosen = recipes.recipe(recipe)
     writable_folder(out)
-    console.print(f"{chosen.about}; about {minutes_here(chosen)} minutes on this machine")
-    _run_study(chosen.worlds, chosen.study, out, jobs)
+    console.print(chosen.about)
+    worlds = _opened(chosen.worlds)
+    for line in first_look(worlds[0].evaluated()["in_domain"], chosen.study, out / "first_look.png"):
+        console.print(line, soft_wrap=True)
+    _run_study(worlds, chosen.study, out, jobs)
     for line in chosen.missed(read_study(out)):
         console.print(f"not as expected: {line}", style="yellow")
     console.print(f"Next: open {out}/report.html; gcl search {out} 'red striped mug'; gcl compare --help")
@@ -107,7 +114,7 @@ def compare(settings: tyro.conf.OmitArgPrefixes[Comparison]) -> None:
     """Train and compare methods on your data; every gain names its control."""
     writable_folder(settings.out)
     config = settings.study()
-    _run_study(settings.specs(), config, settings.out, settings.jobs, settings.control, settings.division)
+    _run_study(_opened(settings.specs()), config, settings.out, settings.jobs, settings.control, settings.division)
 
 
 @app.command(name="lab")
@@ -182,8 +189,16 @@ def slices_command(
     console.print(detectable(a, b))
 
 
+def _opened(specs: Sequence[WorldSpec]) -> list[World]:
+    with console.status("reading the data"):
+        worlds = [spec.open() for spec in specs]
+    for world in worlds:
+        print_notes(world.splits["in_domain"])
+    return worlds
+
+
 def _run_study(
-    specs: Sequence[WorldSpec],
+    worlds: Sequence[World],
     config: StudyConfig,
     out: Path,
     jobs: int,
@@ -192,10 +207,6 @@ def _run_study(
 ) -> None:
     from gcl_toolkit.views.report import write_report
 
-    with console.status("reading the data"):
-        worlds = [spec.open() for spec in specs]
-    for world in worlds:
-        print_notes(world.splits["in_domain"])
     check_control(config.methods, [*worlds[0].evaluated().values()], control)
     started = time.perf_counter()
     train_study(worlds, config, out, jobs)
@@ -217,18 +228,33 @@ def _run_study(
 
 
 def train_study(worlds: Sequence[World], config: StudyConfig, out: Path, jobs: int) -> None:
-    """Run a study with a progress bar for each run."""
+    """Run a study with a progress bar and the minutes left; a line for each training that is whole."""
+    trainings = len(worlds) * config.seeds * sum(method not in BASELINES for method in config.methods)
     with progress() as bars:
         tasks: dict[tuple, TaskID] = {}
-        runs = len(worlds) * sum(1 if method in BASELINES else config.seeds for method in config.methods)
-        total = bars.add_task("runs", total=runs)
+        total, clock, first = bars.add_task("trainings", total=trainings), Clock(trainings), True
         for event in study(worlds, config, out, jobs=jobs):
+            if event.method in BASELINES:
+                continue
             key = (event.world, event.method, event.seed)
             if key not in tasks:
-                tasks[key] = bars.add_task(f"{event.world} {event.method} seed {event.seed}", total=event.total)
+                tasks[key] = bars.add_task(" ".join(map(str, key)), total=event.total)
             bars.update(tasks[key], completed=event.done, visible=not event.whole)
+            if minutes := clock(event):
+                bars.update(total, description=(left := f"trainings, {minutes:.1f} minutes left"))
+                if first:
+                    console.print(left)
+                    first = False
             if event.whole:
                 bars.advance(total)
+                console.print(f"{' '.join(map(str, key))}: {_reached(run_folder(out, *key))}")
+
+
+def _reached(run: Path) -> str:
+    """The mean NDCG@10 of a run in each split, on the test queries."""
+    table = pd.read_parquet(run / "per_query.parquet", columns=["split", "division", "NDCG@10"])
+    means = table[table["division"] == "test"].groupby("split", sort=False)["NDCG@10"].mean()
+    return "NDCG@10 " + ", ".join(f"{split} {mean:.3f}" for split, mean in means.items())
 
 
 def _print_study(results: Results) -> None:

@@ -32,7 +32,7 @@ def train_command(
     config: Annotated[tyro.conf.OmitArgPrefixes[TrainConfig], tyro.conf.arg(name="")] = TrainConfig(),  # noqa: B008
     machine: Annotated[MachineConfig, tyro.conf.arg(name="")] = MachineConfig(),  # noqa: B008
 ) -> None:
-    """Train one model on the in_domain split of some data; with torchrun or accelerate launch, on many GPUs.
+    """Train one model on the in_domain split of some data; with torchrun, on many GPUs.
 
     Args:
         out: folder of the run: config.json, steps.jsonl, checkpoints/; an existing run is never overwritten.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from typing import TYPE_CHECKING
 
 from gcl_toolkit.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Fields(Mapping[str, float]):
@@ -66,9 +66,12 @@ def fuse(embeddings: Mapping[str, Tensor], present: Mapping[str, Tensor], weight
     embeddings: field -> N x D; present: field -> N bools. The weights of missing fields are dropped; the last
     normalisation makes renormalising the others unnecessary. A row without any field is an error.
     """
+    import torch
+    from torch.nn.functional import normalize
+
     weight_FxN = torch.stack([weights[name] * present[name].to(embeddings[name].dtype) for name in weights])
     empty = weight_FxN.sum(0) == 0
-    if empty.any():
+    if not empty.is_cuda and empty.any():  # a GPU isn't waited for; `Inputs` checks too
         row = int(empty.nonzero()[0])
         raise DataError(f"row {row} has none of the fields {', '.join(weights)}; give it one or drop the row")
     field_FxNxD = torch.stack([normalize(embeddings[name], dim=-1) for name in weights])

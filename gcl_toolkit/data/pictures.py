@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from gcl_toolkit.errors import DataError, UserError
 
@@ -91,6 +88,9 @@ def fit(pixels: np.ndarray, size: int | tuple[int, int], crop: tuple[int, int] |
 
     mode: "bicubic" or "bilinear". Sizes and crop are torchvision's.
     """
+    import torch
+    from torch.nn.functional import interpolate
+
     height, width = pixels.shape[:2]
     if isinstance(size, int):
         short = min(height, width)
@@ -131,6 +131,6 @@ class PixelCache:
         into[known] = self.crops[rows[known]]
         return known
 
-    def put(self, rows: np.ndarray, crops: Tensor | np.ndarray) -> None:
+    def put(self, rows: np.ndarray, crops: np.ndarray) -> None:
         self.crops[rows] = crops
         self.filled[rows] = 1

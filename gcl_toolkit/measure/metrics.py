@@ -240,12 +240,12 @@ def ranked_gains(
     products = max(int(qrel_product.max(initial=-1)), int(retrieved_QxK.max(initial=-1))) + 1
     pair_of = np.full(products + 1, -1, np.int32)  # product -> its judged pair with one query; the last one is for -1
     pair_QxK = np.empty(retrieved_QxK.shape, np.int32)
-    last = order.copy()
-    for query, (begin, end) in enumerate(pairwise(begin_Q1)):
-        judged = qrel_product[order[begin:end]]
+    last, product_of = np.empty_like(order), qrel_product[order]
+    for query, (begin, end) in enumerate(pairwise(begin_Q1.tolist())):
+        judged = product_of[begin:end]
         pair_of[judged] = order[begin:end]
-        last[begin:end] = pair_of[judged]
-        pair_QxK[query] = pair_of[retrieved_QxK[query]]
+        pair_of.take(judged, out=last[begin:end], mode="wrap")  # "raise" would buffer
+        pair_of.take(retrieved_QxK[query], out=pair_QxK[query], mode="wrap")
         pair_of[judged] = -1
     if len(twice := order[last != order]):
         query, product = qrel_query[twice[0]], qrel_product[twice[0]]

@@ -5,6 +5,7 @@ A batch is a function of (seed, step) alone, so that a run can continue from any
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -30,9 +31,10 @@ class Batch:
     excluded: Tensor | None = None
     """Cells to leave out of the negatives, 2 x K, or None."""
 
-    def to(self, device: torch.device) -> Batch:
-        excluded = None if self.excluded is None else self.excluded.to(device)
-        return replace(self, weights=self.weights.to(device), excluded=excluded)
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with every tensor changed."""
+        excluded = None if self.excluded is None else change(self.excluded)
+        return replace(self, weights=change(self.weights), excluded=excluded)
 
 
 def training_weights(data: RankedData, weighting: str, top_only: bool) -> np.ndarray:

@@ -22,21 +22,27 @@ from gcl_toolkit.data.pictures import fit
 from gcl_toolkit.errors import UserError, first_line
 from gcl_toolkit.models.small import Encoder, SmallEncoder
 from gcl_toolkit.models.texts import fast_tokenizer
+from gcl_toolkit.options import split_options
 
 
 def make_encoder(name: str, *, pretrained: str | None = None, folder: Path | None = None, **options) -> Encoder:
     """An encoder by name.
 
-    "small": a convolutional trunk and a bag-of-words tower, from scratch, for CPUs.
+    "small": a convolutional trunk and a bag-of-words tower, from scratch, for CPUs; with options after a colon, such as
+    small:image_size=64,width=64.
     "ViT-B-32", "ViT-B-16-SigLIP", "hf-hub:org/name", ...: open_clip's names; `pretrained` is one of its tags, a file
     (.safetensors, or .pt read with weights_only) or None for random weights.
     "text:org/name" or "text:folder": a Hugging Face text encoder (E5, MiniLM, ...), mean pooled.
     folder: where `Encoder.save_architecture` wrote; if it did, the encoder is built from there, without weights.
     """
-    if pretrained and (name == "small" or name.startswith("text:")):
+    kind, given = split_options(name)
+    if pretrained and (kind == "small" or name.startswith("text:")):
         raise UserError(f"{name} takes no checkpoint ({pretrained!r}); leave it out or name an open_clip model")
-    if name == "small":
-        return SmallEncoder(**options)
+    if kind == "small":
+        try:
+            return SmallEncoder(**options, **given)
+        except TypeError as error:  # an option that it doesn't have, or one that is no number
+            raise UserError(f"encoder {name!r}: {error}") from None
     name, folder = absolute_name(name), folder if folder and has_architecture(folder) else None
     if name.startswith("text:"):
         return TextEncoder(name, folder=folder, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from gcl_toolkit.data.fields import Fields, is_missing
 from gcl_toolkit.data.pictures import PixelCache, read
 from gcl_toolkit.data.ranked_data import is_image
 from gcl_toolkit.errors import DataError
+from gcl_toolkit.models.forked import Forked
 from gcl_toolkit.models.small import Encoder
 
 CACHE_BYTES = 2 << 30
@@ -31,7 +33,8 @@ class Inputs:
     """The model inputs of a table's rows, field by field.
 
     Texts are tokenized once. Pictures are decoded once and kept as uint8 while a column fits into `cache_bytes`;
-    otherwise they are decoded in threads at each use or, with `cache`, once into a file in that folder.
+    otherwise they are decoded in threads at each use or, with `cache`, once into a file in that folder. For a GPU
+    (`for_gpu`) that is done in processes, into memory that it can copy from.
     side: "left" or "right"; texts of the two sides may have different prefixes.
     A picture that can't be read counts as a missing field and is listed in `broken` (row -> reason), or raises with
     `strict`. `notes` lists the text fields of which some rows are too long for the encoder.
@@ -48,6 +51,7 @@ class Inputs:
         workers: int = 4,
         cache: str | Path | None = None,
         side: str = "left",
+        for_gpu: bool = False,
     ):
         for name in fields:
             if name not in table.column_names:
@@ -58,6 +62,9 @@ class Inputs:
         self.late = False  # whether pictures are decoded at each use
         self._id = table.column_names[0]
         self._table, self._pool = table, ThreadPoolExecutor(max(1, workers))
+        self._workers, self._for_gpu = workers, for_gpu
+        self._pinned = for_gpu and torch.cuda.is_available()
+        self._forked: Forked | None = None
         self._shape = encoder.image_shape or (0, 0)
         self._cached: dict[str, PixelCache] = {}
         self._values: dict[str, Tensor] = {}
@@ -67,18 +74,23 @@ class Inputs:
                 self._add_images(name, cache_bytes, cache)
             else:
                 self._add_texts(name, side)
-        empty = ~torch.stack(list(self._present.values())).any(0)
-        if empty.any():
-            row = int(empty.int().argmax())
-            raise DataError(
-                f"{self._name(row)} has none of the fields {', '.join(fields)}; give it one or drop the row"
-            )
+        self._check(np.arange(table.num_rows), self._present)
 
     def rows(self, rows: np.ndarray) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(field -> values, field -> present) of some rows, as `GCLModel.forward` takes them."""
         index = torch.from_numpy(np.asarray(rows, np.int64))
         values = {n: self._values[n][index] if n in self._values else self._decode(n, rows) for n in self.fields}
-        return values, {name: self._present[name][index] for name in self.fields}
+        present = {name: self._present[name][index] for name in self.fields}
+        self._check(rows, present)
+        return values, present
+
+    def _check(self, rows: np.ndarray, present: dict[str, Tensor]) -> None:
+        empty = ~torch.stack([*present.values()]).any(0)
+        if empty.any():
+            row = int(rows[int(empty.int().argmax())])
+            raise DataError(
+                f"{self._name(row)} has none of the fields {', '.join(self.fields)}; give it one or drop the row"
+            )
 
     def _name(self, row: int) -> str:
         return f"{self._id} {self._table[self._id][row].as_py()!r} (row {row})"
@@ -105,6 +117,13 @@ class Inputs:
         if cache:
             key = _key(self._table, name, self.encoder.crop_key)
             self._cached[name] = PixelCache(cache, key, self._table.num_rows, self._shape)
+        if self._for_gpu and self._workers > 1 and sys.platform == "linux" and not self._forked:
+            self._forked = Forked(self._decode_one, self._shape, self._workers)
+
+    def close(self) -> None:
+        """End the processes, if there are any."""
+        if self._forked:
+            self._forked.close()
 
     def _decode_all(self, name: str) -> None:
         key = (type(self), id(self._table), name, self.encoder.crop_key)
@@ -118,27 +137,36 @@ class Inputs:
         self.broken |= broken
 
     def _decode(self, name: str, rows: np.ndarray) -> Tensor:
-        pixels, cache = np.zeros((len(rows), 3, *self._shape), np.uint8), self._cached.get(name)
-        new = np.flatnonzero(~cache.get(rows, pixels)) if cache else np.arange(len(rows))
-        decoded = self._pool.map(lambda i: self._decode_one(name, int(rows[i]), pixels[i]), new)
-        done = new[np.fromiter(decoded, bool, len(new))]
+        values = torch.empty((len(rows), 3, *self._shape), dtype=torch.uint8, pin_memory=self._pinned)
+        pixels, cache, wanted = values.numpy(), self._cached.get(name), self._present[name].numpy()[rows]
+        pixels[~wanted] = 0
+        new = np.flatnonzero(wanted & ~cache.get(rows, pixels) if cache else wanted)
+        if self._forked:
+            reasons = self._forked(name, rows[new], pixels, new)
+        else:
+            reasons = list(self._pool.map(lambda i: self._decode_one(name, int(rows[i]), pixels[i]), new))
+        read = np.array([reason is None for reason in reasons], bool)
+        pixels[new[~read]] = 0
+        for row, reason in zip(rows[new].tolist(), reasons, strict=True):
+            if reason:
+                self._miss(name, row, reason)
         if cache:
-            cache.put(rows[done], pixels[done])
-        return torch.from_numpy(pixels)
+            cache.put(rows[new[read]], pixels[new[read]])
+        return values
 
-    def _decode_one(self, name: str, row: int, into: np.ndarray) -> bool:
-        if not self._present[name][row]:
-            return False
+    def _decode_one(self, name: str, row: int, into: np.ndarray) -> str | None:
+        """Decode a row's picture; returns why it can't be read, or None."""
         try:
             into[:] = self._pixels(self._table[name][row].as_py())
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = f"{name} of {self._name(row)} can't be read: {error}"
-            if self.strict:
-                raise DataError(f"{reason}; replace it or leave strict out") from None
-            self.broken[row] = reason
-            self._present[name][row] = False
-            return False
-        return True
+            return f"{name} of {self._name(row)} can't be read: {error}"
+        return None
+
+    def _miss(self, name: str, row: int, reason: str) -> None:
+        if self.strict:
+            raise DataError(f"{reason}; replace it or leave strict out")
+        self.broken[row] = reason
+        self._present[name][row] = False
 
     def _pixels(self, value: dict) -> np.ndarray:
         return self.encoder.pixels(read(value))

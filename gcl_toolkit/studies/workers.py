@@ -31,8 +31,8 @@ def side_by_side(tasks: Sequence[Any], worlds: Mapping[str, Any], jobs: int) -> 
         return
     fork_server = "forkserver" in multiprocessing.get_all_start_methods()  # its workers share torch's memory
     context: Any = multiprocessing.get_context("forkserver" if fork_server else "spawn")
-    if fork_server:  # the first optimizer imports torch._dynamo
-        context.set_forkserver_preload(["gcl_toolkit.studies.study", "torch._dynamo"])
+    if fork_server:
+        context.set_forkserver_preload(["gcl_toolkit.studies.study"])
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # for the workers; more arenas only hold freed memory
     news = context.Queue()
     workers = ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(news,))

@@ -27,18 +27,18 @@ class Noise(NamedTuple):
         return Noise(*(part[rows] for part in self))
 
     def apply(self, pixels: Tensor) -> Tensor:
-        """uint8 N x 3 x H x W -> float 0..255, on the device of the pixels."""
-        count, _, height, width = pixels.shape
+        """uint8 N x 3 x H x W -> float 0..255, on the device of the pixels; shifts repeat the pixels of the border."""
+        height, width = pixels.shape[-2:]
         flip, shift, brightness = (part.to(pixels.device) for part in self)
-        images = pixels.float()
-        images[flip] = images[flip].flip(3)
-        rows, columns = (
-            (torch.arange(size, device=pixels.device)[None] + shift[:, axis, None]).clamp(0, size - 1)
-            for axis, size in enumerate((height, width))
-        )
-        which = torch.arange(count, device=pixels.device)[:, None, None]
-        images = images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-        return (images * brightness).clamp(0, 255)
+        reach = min(height, width) // 8
+        left, right = (pixels[..., column, None].expand(*pixels.shape[:3], reach) for column in (0, -1))
+        both_ways = torch.cat([left, pixels, right, right, pixels.flip(3), left], 3)  # the picture and its mirror image
+        start = reach + shift[:, 1] + flip * (width + 2 * reach)
+        rows = (torch.arange(height, device=pixels.device) + shift[:, :1]).clamp(0, height - 1)
+        which, channel = (torch.arange(count, device=pixels.device) for count in pixels.shape[:2])
+        windows = both_ways.unfold(3, width, 1)  # a view: N x 3 x H x starts x W
+        moved = windows[which[:, None, None], channel[:, None], rows[:, None], start[:, None, None]]
+        return (moved * brightness).clamp_(0, 255)
 
 
 def augment_images(pixels: Tensor, generator: torch.Generator) -> Tensor:

@@ -36,6 +36,11 @@ class Rows:
     noise: dict[str, Noise]
     """Augmentation of the pictures, applied on the device."""
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Rows:
+        """The same rows with every tensor changed."""
+        values, present = ({n: change(part) for n, part in parts.items()} for parts in (self.values, self.present))
+        return Rows(self.side, values, present, {n: Noise(*map(change, noise)) for n, noise in self.noise.items()})
+
     def chunks(self, model: GCLModel, size: int | None) -> list[Callable[[], Tensor]]:
         """Functions that each embed `size` rows; None: one for all rows."""
         count = len(next(iter(self.present.values())))
@@ -48,20 +53,26 @@ class Rows:
         return model(inputs, {name: present[rows] for name, present in self.present.items()}, self.side)
 
 
+Part = tuple[Batch, Rows, Rows]
+"""A batch, its left rows, its right rows."""
+
+
 class Batches:
-    """Iterates over the prepared batches of some steps: (batch, its left rows, its right rows)."""
+    """Iterates over the prepared batches of some steps, on the model's device."""
 
     def __init__(
         self, model: GCLModel, data: RankedData, sampler: Sampler, config: TrainConfig, machine: MachineConfig
     ):
-        self.sampler, self.config, self.on_gpu = sampler, config, model.device.type == "cuda"
-        read = partial(Inputs, model.encoder, workers=machine.workers, cache=machine.cache)
+        self.sampler, self.config, self.device = sampler, config, model.device
+        self.stream = torch.cuda.Stream() if self.device.type == "cuda" else None
+        self.whole, for_gpu = machine.chunk is None, self.stream is not None
+        read = partial(Inputs, model.encoder, workers=machine.workers, cache=machine.cache, for_gpu=for_gpu)
         self.left, self.right = read(data.queries, model.left), read(data.corpus, model.right, side="right")
         self.reported = 0
         self.report_broken()
         for note in (*self.left.notes, *self.right.notes):
             warnings.warn(note, stacklevel=2)
-        late = self.left.late or self.right.late or self.on_gpu
+        late = self.left.late or self.right.late or for_gpu
         self.ahead = 2 if machine.workers and late else 0
 
     def report_broken(self) -> None:
@@ -71,15 +82,33 @@ class Batches:
             warnings.warn(f"{len(broken):,} pictures can't be read and count as missing; {broken[0]}", stacklevel=2)
         self.reported = len(broken)
 
-    def prepared(self, indices: range) -> Iterator[tuple[Batch, Rows, Rows]]:
+    def prepared(self, indices: range) -> Iterator[Part]:
         """The batches of these indices (step * accumulate + number), prepared ahead of time where that pays."""
-        yield from ahead(self._prepare, indices, self.ahead)
+        try:
+            yield from ahead(self._prepare, indices, self.ahead)
+        finally:
+            self.left.close()
+            self.right.close()
 
-    def _prepare(self, index: int) -> tuple[Batch, Rows, Rows]:
+    def _prepare(self, index: int) -> Part:
         batch = self.sampler(index)
         generator = torch.Generator().manual_seed(seed_of(self.config, index) + rank() * (1 << 40))
         left = self._rows("left", self.left, batch.queries, generator)
-        return batch, left, self._rows("right", self.right, batch.products, generator)
+        right = self._rows("right", self.right, batch.products, generator)
+        if self.stream:
+            with torch.cuda.stream(self.stream):
+                batch = batch.map(self._send)
+                if self.whole:  # else chunk by chunk, since memory is short
+                    left, right = left.map(self._send), right.map(self._send)
+            self.stream.synchronize()
+        return batch, left, right
+
+    def _send(self, part: Tensor) -> Tensor:
+        """Copy to the device, on this stream, for use on the one that trains."""
+        sent = part.to(self.device, non_blocking=True)
+        for dense in (sent._indices(), sent._values()) if sent.is_sparse else (sent,):
+            dense.record_stream(torch.cuda.default_stream(self.device))
+        return sent
 
     def _rows(self, side: str, inputs: Inputs, rows: np.ndarray, generator: torch.Generator) -> Rows:
         values, present = inputs.rows(rows[own_share(len(rows))])
@@ -90,7 +119,7 @@ class Batches:
                     noise[name] = Noise.draw(value, generator)
                 else:
                     values[name] = inputs.encoder.drop_words(value, generator)
-        if self.on_gpu:
+        if self.stream:
             values = {name: value.pin_memory() for name, value in values.items()}
         return Rows(side, values, present, noise)
 

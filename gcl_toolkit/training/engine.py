@@ -23,9 +23,14 @@ from gcl_toolkit.errors import UserError
 from gcl_toolkit.losses.fast.ranks import cached_backward, rank, ranks, sum_gradients
 from gcl_toolkit.machine import fast_bfloat16
 from gcl_toolkit.models import adapt
+from gcl_toolkit.models.blocks import speed_up
 from gcl_toolkit.models.model import GCLModel
+from gcl_toolkit.training.adamw import AdamW
 from gcl_toolkit.training.checkpoints import STATE, load_state
 from gcl_toolkit.training.config import MachineConfig, TrainConfig
+
+FUSED = ("cuda",)
+"""Devices on which the optimizer itself skips steps with a NaN, so that no launch waits for the loss."""
 
 
 class Engine:
@@ -42,10 +47,13 @@ class Engine:
         adapt.keep_locked_still(model)
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups = adapt.groups(model, config.weight_decay, self.peak, tuning.layer_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=self.peak)
-        self.average = adapt.Average(self.trained.items(), tuning.ema) if tuning.ema else None
         self.dtype = _dtype(machine.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.dtype == torch.float16 else None
+        self.on_device = self.device.type in FUSED and not self.scaler
+        self.optimizer = AdamW(groups, lr=self.peak, fused=self.on_device or None)
+        if self.on_device and self.dtype:
+            speed_up(model.encoder)
+        self.average = adapt.Average(self.trained.items(), tuning.ema) if tuning.ema else None
         self.skipped, self.in_a_row = 0, 0
 
     def _adapt(self) -> None:
@@ -96,30 +104,40 @@ class Engine:
         (scale * value).backward()
         return value.detach() / self.config.accumulate
 
-    def update(self, loss: Tensor, share_of_peak: float) -> tuple[float, bool]:
-        """Move the parameters by the gradients; returns the loss of all ranks, and whether the step was taken.
+    def set_rate(self, share_of_peak: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * share_of_peak
 
-        A step with a NaN or an infinity in loss or gradient is skipped.
-        """
+    def move(self, loss: Tensor) -> Tensor:
+        """Move the parameters by the gradients, unless there is a NaN or an infinity in loss or gradient; returns the
+        loss of all ranks and the norm of the gradient."""
         sum_gradients(self.trained.values())
         if ranks() > 1:
             dist.all_reduce(loss)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * share_of_peak
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.trained.values() if p.grad is not None]
-        value, norm = torch.stack([loss.float(), torch.nn.utils.get_total_norm(gradients).float()]).tolist()
-        taken = math.isfinite(value) and math.isfinite(norm)
-        if taken:
-            (self.scaler.step if self.scaler else _step)(self.optimizer)
-            if self.average:
-                self.average.update()
-        with torch.no_grad():
-            self.model.log_logit_scale.clamp_(0, math.log(self.config.max_logit_scale))
+        values = torch.stack([loss.float(), torch.nn.utils.get_total_norm(gradients).float()])
+        if self.on_device:
+            self.optimizer.found_inf = (~values.isfinite().all()).float()  # type: ignore[attr-defined]
+        if self.on_device or values.isfinite().all():
+            if self.scaler:
+                self.scaler.step(self.optimizer)
+            else:
+                self.optimizer.step()
         if self.scaler:
             self.scaler.update()
         self.optimizer.zero_grad()
+        return values
+
+    def settle(self, values: Tensor) -> tuple[float, bool]:
+        """What follows from the values of `move`: the loss, and whether the step was taken."""
+        value, norm = values.tolist()
+        taken = math.isfinite(value) and math.isfinite(norm)
+        if taken and self.average:
+            self.average.update()
+        with torch.no_grad():
+            self.model.log_logit_scale.clamp_(0, math.log(self.config.max_logit_scale))
         self.skipped, self.in_a_row = self.skipped + (not taken), 0 if taken else self.in_a_row + 1
         return value, taken
 
@@ -178,7 +196,8 @@ class Engine:
 
     def _set_moment(self, parameter: Tensor, key: str, value: Tensor) -> None:
         like = parameter if value.shape == parameter.shape and key != "step" else value
-        self.optimizer.state[parameter][key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+        device = parameter.device if self.on_device else like.device
+        self.optimizer.state[parameter][key] = torch.empty_like(like, dtype=value.dtype, device=device).copy_(value)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -197,10 +216,6 @@ class Engine:
                 tracker.finish()
 
 
-def _step(optimizer: torch.optim.Optimizer) -> None:
-    optimizer.step()
-
-
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -208,7 +223,9 @@ def _device() -> torch.device:
 def _dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """What autocast multiplies in; None: float32 throughout."""
     if precision == "auto":
-        precision = "bfloat16" if device.type == "cuda" or fast_bfloat16() else "float32"
+        precision = "bfloat16" if fast_bfloat16() else "float32"
+        if device.type == "cuda":  # an older card only imitates bfloat16
+            precision = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
 
 

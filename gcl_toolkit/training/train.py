@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -19,7 +20,7 @@ from gcl_toolkit.losses.fast.ranks import ranks
 from gcl_toolkit.methods import DEFAULT, Batch, Method, as_method, name_of
 from gcl_toolkit.models.encoders import public_name
 from gcl_toolkit.models.model import GCLModel
-from gcl_toolkit.training.batches import Batches, seed_of
+from gcl_toolkit.training.batches import Batches, Part, seed_of
 from gcl_toolkit.training.checkpoints import step_of
 from gcl_toolkit.training.config import MachineConfig, TrainConfig
 from gcl_toolkit.training.engine import Engine
@@ -83,13 +84,10 @@ def _steps(
     started = saved = time.perf_counter()
     prepared = batches.prepared(range(start * config.accumulate, config.steps * config.accumulate))
     for step in range(start, config.steps):
-        loss = torch.zeros((), device=engine.device)
+        engine.set_rate(config.learning_rate_share(step))
         with engine.randomness(seed_of(config, step) + (1 << 50)):
-            for _ in range(config.accumulate):
-                batch, left, right = next(prepared)
-                sides = left.chunks(model, machine.chunk), right.chunks(model, machine.chunk)
-                loss += engine.backward(partial(_loss, engine, method, batch.to(engine.device)), *sides)
-        value, taken = engine.update(loss, config.learning_rate_share(step))
+            values = _move(engine, method, islice(prepared, config.accumulate))
+        value, taken = engine.settle(values)
         record = _record(engine, step, value, earlier_seconds + time.perf_counter() - started)
         if watch and engine.main and watch.due(step + 1, config.steps):
             with engine.averaged():
@@ -104,6 +102,15 @@ def _steps(
             run.checkpoint(model, step + 1, engine.state(), engine.weights())
             saved = time.perf_counter()
         yield record
+
+
+def _move(engine: Engine, method: Method, parts: Iterable[Part]) -> Tensor:
+    """One step on its batches; returns what `Engine.settle` takes."""
+    loss = torch.zeros((), device=engine.device)
+    for batch, left, right in parts:
+        sides = (rows.chunks(engine.model, engine.machine.chunk) for rows in (left, right))
+        loss += engine.backward(partial(_loss, engine, method, batch), *sides)
+    return engine.move(loss)
 
 
 def _record(engine: Engine, step: int, loss: float, seconds: float) -> dict:

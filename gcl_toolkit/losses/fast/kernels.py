@@ -279,8 +279,7 @@ def _gradient_kernel(
         block = block_r * in_columns + block_c
         cell, end = tl.load(starts + block), tl.load(starts + block + 1)
         while cell < end:  # added, since a cell may be listed twice
-            is_cell_RxC = _is(cell, cell_rows, cell_columns, row_R, column_C)
-            out_RxC += tl.where(is_cell_RxC, tl.load(by_own + cell), 0.0)
+            out_RxC += tl.where(_is(cell, cell_rows, cell_columns, row_R, column_C), tl.load(by_own + cell), 0.0)
             cell += 1
     out_RxC = (out_RxC * tl.load(scale)).to(gradient.dtype if TMA else gradient.dtype.element_ty)
     if TMA:

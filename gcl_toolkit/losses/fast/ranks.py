@@ -10,6 +10,7 @@ Gradient caching after Gao et al., "Scaling Deep Contrastive Learning Batch Size
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 import torch
 import torch.distributed as dist
@@ -95,29 +96,27 @@ def cached_backward(
 ) -> Tensor:
     """The value of loss(left, right) and the gradients of scale * loss, with the activations of one chunk at a time.
 
-    sides: for the left and the right, functions that each embed a chunk of rows. All chunks are embedded without a
-    graph, the loss gives the gradients of the embeddings, and each chunk is embedded again, with the same random
-    numbers (dropout), to carry them on to the parameters.
+    sides: for the left and the right, functions that each embed a chunk of rows. The first chunk is embedded with its
+    graph, the others without; the loss gives the gradients of the embeddings, and each of the others is embedded again,
+    with the same random numbers (dropout), to carry them on to the parameters.
     """
-    states, embedded = [], []
-    for chunks in sides:
-        parts = []
-        for chunk in chunks:
-            states.append(_random_state())
-            with torch.no_grad():
-                parts.append(chunk())
-        embedded.append(parts)
-    wholes = [torch.cat(parts).requires_grad_() for parts in embedded]
-    value = loss(*wholes)
+    chunks = [chunk for side in sides for chunk in side]
+    states, first, leaves = [], None, []
+    for chunk in chunks:
+        states.append(_random_state())
+        with torch.set_grad_enabled(first is None):
+            part = chunk()
+        first = part if first is None else first
+        leaves.append(part.detach().requires_grad_())
+    rest = iter(leaves)
+    value = loss(*(torch.cat(list(islice(rest, len(side)))) for side in sides))
     (scale * value).backward()
-    replay = iter(states)
-    for chunks, parts, whole in zip(sides, embedded, wholes, strict=True):
-        gradients = torch.zeros_like(whole) if whole.grad is None else whole.grad
-        for chunk, gradient in zip(chunks, gradients.split([len(part) for part in parts]), strict=True):
-            _set_random_state(next(replay))
-            again = chunk()
-            if again.requires_grad:
-                again.backward(gradient)
+    for chunk, state, leaf in zip(chunks, states, leaves, strict=True):
+        if first is None:
+            _set_random_state(state)
+        again, first = chunk() if first is None else first, None
+        if again.requires_grad:
+            again.backward(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
     return value.detach()
 
 

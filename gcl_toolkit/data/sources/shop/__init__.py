@@ -19,7 +19,6 @@ To add a category: its drawing `art/<category>.svg`, and one line in `words.toml
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -27,7 +26,7 @@ import pyarrow as pa
 
 from gcl_toolkit.data.ranked_data import IMAGE, RankedData, four_way_split
 from gcl_toolkit.data.sources.shop.catalogue import PICTURED, Catalogue, make_catalogue
-from gcl_toolkit.data.sources.shop.draw import contact_sheet, to_png
+from gcl_toolkit.data.sources.shop.draw import contact_sheet, to_pngs
 from gcl_toolkit.data.sources.shop.engine import MATCH, make_engine
 from gcl_toolkit.data.sources.shop.queries import KINDS, Query, make_queries
 from gcl_toolkit.data.sources.shop.words import FACETS
@@ -70,11 +69,8 @@ OPTIONS = ShopConfig
 """Further options of `load`, for `gcl_toolkit.data.sources.load`."""
 
 
-def make_shop(config: ShopConfig | None = None, progress: Callable[[int, int], None] | None = None) -> RankedData:
-    """The whole shop: queries(query), corpus(image, title, category), qrels(score = 101 - position, position).
-
-    `progress(done, products)` is called while the pictures are drawn.
-    """
+def make_shop(config: ShopConfig | None = None) -> RankedData:
+    """The whole shop: queries(query), corpus(image, title, category), qrels(score = 101 - position, position)."""
     config = config or ShopConfig()
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(config.seed).spawn(4)]
     catalogue = make_catalogue(config.products, streams[0])
@@ -83,18 +79,16 @@ def make_shop(config: ShopConfig | None = None, progress: Callable[[int, int], N
     engine = make_engine(catalogue, queries, strengths, streams[2])
     listed = engine.rank(config.per_query)
     card = _card(config, catalogue, queries, listed) | {"NDCG@10 of ranking by": engine.ceilings(listed, streams[3])}
-    return RankedData(_queries(queries), _corpus(catalogue, config.size, progress), _qrels(listed), "shop", card)
+    return RankedData(_queries(queries), _corpus(catalogue, config.size), _qrels(listed), "shop", card)
 
 
-def load(
-    seed: int = 0, sparse: bool = False, progress: Callable[[int, int], None] | None = None, **config
-) -> dict[str, RankedData]:
+def load(seed: int = 0, sparse: bool = False, **config) -> dict[str, RankedData]:
     """The four splits of a shop; the other options are those of `ShopConfig`.
 
     sparse: thin the training pairs to the 2 per product of MarqoGS-10M (`thin`). The three evaluation splits are not
     thinned, so that the cost of sparseness is measured on the same lists.
     """
-    splits = four_way_split(make_shop(ShopConfig(seed=seed, **config), progress), seed=seed)
+    splits = four_way_split(make_shop(ShopConfig(seed=seed, **config)), seed=seed)
     if sparse:
         splits["in_domain"] = thin(splits["in_domain"], seed=seed)
     return splits
@@ -118,12 +112,9 @@ def _queries(queries: list[Query]) -> pa.Table:
     return pa.table({"query_id": [_id("q", i) for i in range(len(queries))], "query": [q.text for q in queries]})
 
 
-def _corpus(catalogue: Catalogue, size: int, progress: Callable[[int, int], None] | None) -> pa.Table:
-    images = []
-    for product in range(len(catalogue)):
-        images.append({"bytes": to_png(catalogue.look(product), size), "path": None})
-        if progress:
-            progress(product + 1, len(catalogue))
+def _corpus(catalogue: Catalogue, size: int) -> pa.Table:
+    pngs = to_pngs([catalogue.look(product) for product in range(len(catalogue))], size)
+    images = [{"bytes": png, "path": None} for png in pngs]
     categories = list(FACETS["category"])
     return pa.table(
         {

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import colorsys
 import io
+import os
+import pickle
 import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -33,11 +39,26 @@ class Look(NamedTuple):
     y: float = 0.0
 
 
-def to_png(look: Look, size: int, name: str = "p") -> bytes:
+def to_png(look: Look, size: int) -> bytes:
     """The picture of a look, size x size pixels."""
-    import resvg_py
+    return to_pngs([look], size)[0]
 
-    return resvg_py.svg_to_bytes(svg_string=to_svg(look, name), width=size, height=size, skip_system_fonts=True)
+
+def to_pngs(looks: Sequence[Look], size: int, part: int = 500) -> list[bytes]:
+    """The pictures of looks, size x size pixels; more than one `part` of them are drawn by processes, one a core."""
+    from gcl_toolkit.data.sources.shop import render
+
+    svgs = [to_svg(look) for look in looks]
+    if len(svgs) <= part:
+        return render.pngs(svgs, size)
+
+    def drawn(start: int) -> list[bytes]:
+        task = pickle.dumps((svgs[start : start + part], size))
+        command = [sys.executable, "-P", render.__file__]
+        return pickle.loads(subprocess.run(command, input=task, stdout=subprocess.PIPE, check=True).stdout)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [png for pngs in pool.map(drawn, range(0, len(svgs), part)) for png in pngs]
 
 
 def to_svg(look: Look, name: str = "p") -> str:

@@ -1,4 +1,4 @@
-"""A trained model: gcl evaluate, search, index."""
+"""gcl evaluate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from gcl_toolkit.files import writable_folder
 from gcl_toolkit.measure.evaluate import METRICS, measure_ranking, rankings
 from gcl_toolkit.measure.official import Protocol, retrieve, stored, truths
 from gcl_toolkit.measure.official import write as write_official
-from gcl_toolkit.measure.search import search
 from gcl_toolkit.measure.statistics import interval
 from gcl_toolkit.models.model import GCLModel
 from gcl_toolkit.training.runs import load_model
@@ -143,32 +142,3 @@ def _evaluate_officially(
     if left_out := [name for name in parts if name not in columns]:
         console.print(f"not measured: {', '.join(left_out)}")
     console.print(f"{out}/SPLIT/output.json, output.csv")
-
-
-@app.command(name="search")
-def search_command(
-    run: tyro.conf.Positional[Path],
-    query: tyro.conf.Positional[str],
-    data: str | None = None,
-    split: str = "zero_shot",
-    k: int = 10,
-) -> None:
-    """The best products for a text, by default from the held-out documents of the data.
-
-    Args:
-        run: folder of a run, a model, or a study (its model with the default method).
-        query: the text to search for.
-        data: as in gcl train; by default what the run was trained on.
-        split: whose products.
-        k: how many.
-    """
-    model = load_model(model_folder(run))
-    corpus = splits_of(data_of(run, data), [split])[split].corpus
-    scores, ids = search(model, [query], corpus, k)
-    row_of = {product: row for row, product in enumerate(corpus["product_id"].to_pylist())}
-    columns = [name for name in corpus.column_names if name in ("title", "category")]
-    shown = Table("rank", "cosine", "product_id", *columns)
-    for rank, (score, product) in enumerate(zip(scores[0], ids[0], strict=True), start=1):
-        texts = [corpus[name][row_of[product]].as_py() or "" for name in columns]
-        shown.add_row(str(rank), f"{score:.3f}", product, *texts)
-    console.print(shown)
