@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_tiled import unit
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gcl_toolkit.losses import gcl_loss, graded_loss, matrix_loss, same_id_cells
 from gcl_toolkit.losses.fast.tiled import tiled_gcl_loss, tiled_graded_loss, tiled_matrix_loss
@@ -61,6 +62,48 @@ for *case, tma in ((50, 40, 10.0, True), (40, 50, 100.0, False), (40, 40, 3000.0
     kernels.has_tma = lambda _, tma=tma: tma
     for found, expected in half_precision_case(*case):
         assert (found - expected).norm() <= 1e-2 * expected.norm(), (case, found, expected)
+"""
+    run_alone(code, TRITON_INTERPRET="1")
+
+
+WAITS = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2"}
+
+
+class Waits(TorchDispatchMode):
+    """What would make the host wait for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.__name__.split(".")[0]
+        by_mask = name == "index" and any(x is not None and x.dtype == torch.bool for x in args[1])
+        self.found += [name] if name in WAITS or by_mask else []
+        return function(*args, **(kwargs or {}))
+
+
+def waits(known):
+    """What waits in both passes of the default loss with these weights, and of `gcl_loss` with excluded cells."""
+    left, right = (unit(40, seed, 64, torch.bfloat16).requires_grad_() for seed in (0, 1))
+    ids, scale = torch.arange(40) // 3, torch.tensor(100.0)
+    cells = same_id_cells(ids)
+    with Waits() as seen:
+        loss = tiled_graded_loss(left, right, known, logit_scale=scale)
+        (loss + tiled_gcl_loss(left, right, logit_scale=scale, excluded=cells)).backward()
+    return seen.found
+
+
+def test_the_host_never_waits_for_the_gpu():
+    """Counted on a CPU. The cells of dense weights have to be searched for, which a GPU is waited for."""
+    code = """
+import torch
+from gcl_toolkit.losses.fast import kernels, log_sum_exps, tiled
+from test_tiled_gpu import waits
+log_sum_exps.has_kernels = tiled.has_kernels = lambda embeddings: embeddings.dtype == torch.bfloat16
+known = torch.eye(40) + torch.eye(40).roll(1, 0) / 2
+assert waits(known.to_sparse().coalesce()) == []
+assert waits(known) == ["nonzero"]
 """
     run_alone(code, TRITON_INTERPRET="1")
 

@@ -41,7 +41,7 @@ def make_encoder(name: str, *, pretrained: str | None = None, folder: Path | Non
     if kind == "small":
         try:
             return SmallEncoder(**options, **given)
-        except TypeError as error:  # an option that it doesn't have, or one that is no number
+        except TypeError as error:  # an unknown option, or a value that isn't a number
             raise UserError(f"encoder {name!r}: {error}") from None
     name, folder = absolute_name(name), folder if folder and has_architecture(folder) else None
     if name.startswith("text:"):
