@@ -143,22 +143,27 @@ def by_rows_and_columns(queries, documents, weights, scale):
     )
 
 
-def matrix_loss(queries, documents, weights, scale, competes=lambda own, other: True):
-    """weights: N lists of M numbers. `competes`: in a row, a pair of such a weight with one of another weight."""
+def matrix_loss(queries, documents, weights, scale, competes=lambda own, other: True, recall=0.0):
+    """weights: N lists of M numbers. `competes`: in a row, a pair of such a weight with one of another weight. recall:
+    the share of the rows in which each known pair counts alike."""
     total = 0.0
     sides = by_rows_and_columns(queries, documents, weights, scale)
-    for (logits, grades), rival, r in zip(sides, (competes, lambda own, other: True), (2 / 3, 1 / 3), strict=True):
+    both = (competes, lambda own, other: True), (2 / 3, 1 / 3), (recall, 0.0)
+    for (logits, grades), rival, r, even in zip(sides, *both, strict=True):
         known = [i for i, row in enumerate(grades) if sum(row) > 0]
         for i in known:
             for j, own in enumerate(logits[i]):
                 rivals = [k for k in range(len(logits[i])) if k == j or rival(grades[i][j], grades[i][k])]
                 likelihood = math.exp(own) / sum(math.exp(logits[i][k]) for k in rivals)
-                total -= r * grades[i][j] / sum(grades[i]) / len(known) * math.log(likelihood)
+                share = (1 - even) * grades[i][j] / sum(grades[i]) + even * (grades[i][j] > 0) / sum(
+                    map(bool, grades[i])
+                )
+                total -= r * share / len(known) * math.log(likelihood)
     return total
 
 
 def graded_loss(queries, documents, weights, scale):
-    return matrix_loss(queries, documents, weights, scale, lambda own, other: other < own)
+    return matrix_loss(queries, documents, weights, scale, lambda own, other: other < own, recall=0.15)
 
 
 def cross_entropy(logits, targets, bias):

@@ -93,3 +93,16 @@ def test_differences_count_every_query_once_on_its_side():
 )
 def test_backgrounds_are_transparent(figure):
     assert {figure.layout.paper_bgcolor, figure.layout.plot_bgcolor} == {"rgba(0,0,0,0)"}
+
+
+def test_order_against_recall_has_a_point_with_two_intervals_for_each_method():
+    order, recall = (
+        {"graded": (0.8, 0.7, 0.9), "clip": (0.5, 0.4, 0.7)},
+        {"graded": (0.6, 0.5, 0.8), "clip": (0.7, 0.6, 0.8)},
+    )
+    figure = figures.order_against_recall(order, recall)
+    points = {trace.name: (trace.x[0], trace.y[0]) for trace in figure.data}
+    assert points == {"graded": (0.6, 0.8), "clip": (0.7, 0.5)}
+    clip = figure.data[1]
+    assert (clip.error_y.array[0], clip.error_y.arrayminus[0]) == pytest.approx((0.2, 0.1))
+    assert (clip.error_x.array[0], clip.error_x.arrayminus[0]) == pytest.approx((0.1, 0.1))

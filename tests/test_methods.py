@@ -121,6 +121,7 @@ def test_settings_follow_a_colon():
     assert as_method("graded:weighting=log,queries=12") == Graded("log", queries=12)
     assert name_of(Graded("log", queries=12)) == "graded:weighting=log,queries=12"
     assert as_method("kl:temperature=1") == KL(temperature=1.0)
+    assert as_method("graded:recall=0") == Graded(recall=0.0)
     assert name_of(as_method("matrix:top_only=true")) == "matrix:top_only=true"
 
 
@@ -128,11 +129,12 @@ def test_settings_follow_a_colon():
     ("text", "words"),
     [
         ("grated", "unknown method 'grated'; known: bixse, clip,"),
-        ("graded:weight=log", "unknown setting of the method graded 'weight'; known: queries, top_only, weighting"),
+        ("graded:weight=log", "unknown setting of the method graded 'weight'; known: queries, recall, top_only"),
         ("graded:weighting=logg", "unknown weighting 'logg'; known: auto, constant"),
         ("graded:queries=many", "queries is 'many', but int is expected"),
         ("graded:queries=0", "queries is 0; it must be an integer >= 1"),
         ("graded:queries", "unknown method 'graded:queries'"),
+        ("graded:recall=1.5", "recall is 1.5; it must be a number from 0 to 1"),
         ("kl:temperature=-1", "temperature is -1; it must be a number > 0"),
     ],
 )

@@ -143,8 +143,8 @@ def test_data_never_becomes_markup(report):
     page, text = report
     assert "alert(" in text
     assert "<script>alert" not in text
-    assert [attributes.get("type") for tag, attributes in page.tags if tag == "script"].count("application/json") == 3
-    assert sum(tag == "script" for tag, _ in page.tags) == 3 + 2  # the figures' data, plotly.js and ours
+    assert [attributes.get("type") for tag, attributes in page.tags if tag == "script"].count("application/json") == 4
+    assert sum(tag == "script" for tag, _ in page.tags) == 4 + 2  # the figures' data, plotly.js and ours
     assert any(value.endswith(NASTY) for value in page.values("title"))
     assert any(value.endswith(NASTY) for value in page.values("aria-label"))
     assert not any(tag == "toy" for tag, _ in page.tags)

@@ -100,6 +100,16 @@ def test_tiled_is_dense_for_the_score_matrix(dense, tiled, of_weights, scale, ke
         assert sparse.item() == pytest.approx(expected[0].item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("recall", [0.0, 0.5, 1.0])
+def test_tiled_graded_is_dense_at_each_end_of_the_dial(recall):
+    given, weights, settings = inputs(N, M, 20.0), sparse_weights(), {"recall": recall}
+    expected = value_and_gradients(lambda a, b, s: graded_loss(a, b, weights, logit_scale=s, **settings), *given)
+    found = value_and_gradients(lambda a, b, s: tiled_graded_loss(a, b, weights, logit_scale=s, **settings), *given)
+    assert found == pytest.approx(expected, rel=1e-10, abs=1e-10)
+    by_default = graded_loss(*given[:2], weights, logit_scale=given[2])
+    assert abs(by_default.item() - expected[0].item()) > 1e-4
+
+
 def test_tiled_graded_with_grades_that_are_equal_and_rows_that_are_known_throughout():
     given, weights = inputs(N, M, 20.0), (sparse_weights() * 4).ceil() / 4
     weights[3] = 1

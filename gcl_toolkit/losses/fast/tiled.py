@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gcl_toolkit.losses.fast.log_sum_exps import KEEP_BYTES, has_kernels, log_sum_exps
 from gcl_toolkit.losses.fast.ranks import gather, own_share, rank, ranks
-from gcl_toolkit.losses.graded import NEVER, odds_against_lower
+from gcl_toolkit.losses.graded import NEVER, RECALL, odds_against_lower
 from gcl_toolkit.losses.matrix import ROWS
 
 
@@ -52,7 +52,7 @@ def tiled_matrix_loss(
     keep_bytes: int = KEEP_BYTES,
 ) -> Tensor:
     """`matrix_loss`; weights: N x M, dense or sparse (COO). A sparse one has gradients at its own cells only."""
-    return _by_sides(False, queries, documents, weights, logit_scale, r, keep_bytes)
+    return _by_sides(None, queries, documents, weights, logit_scale, r, keep_bytes)
 
 
 def tiled_graded_loss(
@@ -62,15 +62,16 @@ def tiled_graded_loss(
     *,
     logit_scale: Tensor | float,
     r: float = ROWS,
+    recall: float = RECALL,
     keep_bytes: int = KEEP_BYTES,
 ) -> Tensor:
     """`graded_loss`; weights: N x M, dense or sparse (COO), without gradients. Memory also grows with the most known
     cells of a row."""
-    return _by_sides(True, queries, documents, weights.detach(), logit_scale, r, keep_bytes)
+    return _by_sides(recall, queries, documents, weights.detach(), logit_scale, r, keep_bytes)
 
 
 def _by_sides(
-    graded: bool,
+    recall: float | None,
     queries: Tensor,
     documents: Tensor,
     weights: Tensor,
@@ -78,15 +79,18 @@ def _by_sides(
     r: float,
     keep_bytes: int,
 ) -> Tensor:
+    """recall: that of `graded_loss`, or None for `matrix_loss`."""
     fast = has_kernels(queries)
     cells, weight_K = listed(weights, keep_zeros=fast)
     shape = (weights.shape[0], weights.shape[1])
     ways = both_ways(queries, documents, logit_scale, cells, shape, None, keep_bytes)
     loss = queries.new_zeros((), dtype=torch.float64)
     for way, side, factor in zip(ways, (0, 1), (r, 1 - r), strict=True):
-        share_K = listed_shares(weight_K, cells[side], shape[side])[way.kept]
-        grade_K = weight_K[way.kept] if graded and side == 0 else None
-        loss = loss + factor * (_kernel_part if fast else _part)(way, share_K, grade_K)
+        share_K, grade_K = listed_shares(weight_K, cells[side], shape[side]), None
+        if recall is not None and side == 0:
+            share_K = torch.lerp(share_K, listed_shares((weight_K > 0).double(), cells[side], shape[side]), recall)
+            grade_K = weight_K[way.kept]
+        loss = loss + factor * (_kernel_part if fast else _part)(way, share_K[way.kept], grade_K)
     return loss.to(torch.promote_types(queries.dtype, torch.float32))
 
 

@@ -29,8 +29,8 @@ from gcl_toolkit.views.figures.style import BLUE, GREY, GRID, HIGHLIGHTED, ORANG
 
 __all__ = [
     "CONFIG", "STYLES", "TIE", "agreement", "circle", "clouds", "coverage", "curves", "differences", "lines",
-    "matrices", "pictures", "plotly_js", "quality_against_latency", "reached", "scores", "strips", "styles",
-    "weight_curves",
+    "matrices", "order_against_recall", "pictures", "plotly_js", "quality_against_latency", "reached", "scores",
+    "strips", "styles", "weight_curves",
 ]  # fmt: skip
 
 CONFIG = {
@@ -73,6 +73,26 @@ def scores(
     figure.update_yaxes(showgrid=False, **rows)
     figure.update_xaxes(rangemode="tozero")
     return plain(figure, 140 + 105 * len(splits), metric)
+
+
+def order_against_recall(order: Mapping[str, Sequence[float]], recall: Mapping[str, Sequence[float]]) -> go.Figure:
+    """A point for each method, up for the order of the known products (NDCG@10), right for finding them all (AP), with
+    intervals. order, recall: method -> (mean, low, high)."""
+    looks, figure = styles(order), go.Figure()
+    for method, (mean, low, high) in order.items():
+        found, found_low, found_high = recall[method]
+        add(
+            figure,
+            method,
+            [found],
+            [mean],
+            looks[method],
+            size=14 if method == HIGHLIGHTED else 10,
+            error_x=whiskers([found], [found_low], [found_high]),
+            error_y=whiskers([mean], [low], [high]),
+            hovertemplate="AP %{x:.3f}, NDCG@10 %{y:.3f}",
+        )
+    return plain(figure, 460, "AP: are all known products found?", "NDCG@10: are they in the right order?")
 
 
 def curves(steps: Mapping[str, pd.DataFrame], points: int = 60) -> go.Figure:

@@ -54,6 +54,7 @@ def write_report(
         best={metric: _best(results, metric) for metric in results.averages},
         gains={metric: {pair: _gains(results, *pair, metric) for pair in pairs} for metric in results.averages},
         dots=figures.scores({name: averages[name] for _, names in groups for name in names}, METRIC, SPLIT_NAMES),
+        front=_front(results),
         single=query_by_query(results, table, worlds) if headline else None,
         facts=_facts(results, folder, table),
         **_training(_steps(folder, table)),
@@ -79,6 +80,15 @@ def write_run_report(folder: str | Path, *, path: str | Path | None = None) -> P
     }
     values = {"title": "A training run", "folder": folder.resolve().name, "facts": facts}
     return write_page(path or folder / "report.html", "run.html", **values, **_training({config["method"]: table}))
+
+
+def _front(results: Results) -> figures.go.Figure | None:
+    """Order against recall of the trained methods, the means of the splits; None for fewer than two."""
+    order, recall = (
+        {name: cells[MACRO] for name, cells in results.averages.get(metric, {}).items() if name not in BASELINES}
+        for metric in (METRIC, "AP")
+    )
+    return figures.order_against_recall(order, recall) if order.keys() == recall.keys() and len(order) > 1 else None
 
 
 def _best(results: Results, metric: str) -> dict[str, float | None]:
