@@ -1,4 +1,4 @@
-"""Options in a name, as the command line and studies write them: `marqo_gs:queries=2000,streaming=true`."""
+"""Options in a name, as the command line and studies write them: `marqo_gs:queries=2000,whole=true`."""
 
 from __future__ import annotations
 

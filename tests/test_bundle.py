@@ -17,12 +17,12 @@ from gcl_toolkit import DataError, UserError
 from gcl_toolkit.cli import bundle as commands
 from gcl_toolkit.cli import main
 from gcl_toolkit.data.sources import table
+from gcl_toolkit.files import sha256
 from gcl_toolkit.measure.evaluate import METRICS
 from gcl_toolkit.measure.slices import slices
 from gcl_toolkit.models.model import GCLModel
 from gcl_toolkit.studies.worlds import World
 from gcl_toolkit.views.bundle import best_first, field_cosines, fused_cosines, read_bundle
-from gcl_toolkit.views.bundle.reading import sha256
 from gcl_toolkit.views.bundle.writing import write_bundle
 
 

@@ -63,7 +63,7 @@ def test_a_source_with_its_own_options(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "outside_source", module)
     monkeypatch.setitem(SOURCES, "toy", "outside_source")
     assert sum(load("toy:queries=20")[name].queries.num_rows for name in ("in_domain", "novel_query")) == 20
-    with pytest.raises(UserError, match=r"source toy has no option 'colour'; leave it out \(known: queries, shout\)"):
+    with pytest.raises(UserError, match=r"toy has no option 'colour'; leave it out \(known: queries, shout, vectors\)"):
         load("toy", colour="red")
     run = ("--data", "toy:queries=20", "--out", tmp_path / "run", "--right", "title=1", "--steps", 1, "--batch", 4)
     status, _, error = gcl(capsys, "train", *run)

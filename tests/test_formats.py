@@ -137,7 +137,7 @@ def test_load_takes_beir_s_own_splits(tmp_path):
     alone = load(beir(tmp_path / "b", test=[("q2", "d2", 1)]))
     assert list(alone) == ["zero_shot"]
     assert alone["zero_shot"].only("test").query_ids.tolist() == ["q2"]
-    with pytest.raises(DataError, match=r"train.tsv, dev.tsv, validation.tsv or test.tsv is expected"):
+    with pytest.raises(DataError, match=r"qrels of train, dev, validation or test are expected; it has other"):
         load(beir(tmp_path / "c", other=[("q2", "d2", 1)]))
 
 

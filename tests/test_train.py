@@ -153,7 +153,7 @@ def test_a_pair_with_score_0_is_never_a_positive(kind, weighting):
         (Tuning, {"ema": 1.0}, r"ema is 1.0; it must be in \[0, 1\)"),
         (Tuning, {"layer_decay": 0.0}, r"layer_decay is 0.0; it must be in \(0, 1\]"),
         (Tuning, {"lora": -1}, "lora is -1"),
-        (Tuning, {"lock": "audio"}, "unknown tower to lock 'audio'; known: image, text"),
+        (Tuning, {"lock": "audio"}, "unknown tower to lock 'audio'; known: both, image, text"),
         (MachineConfig, {"precision": "int8"}, "unknown precision"),
         (MachineConfig, {"chunk": 0}, "chunk is 0; it must be an integer >= 1"),
         (MachineConfig, {"workers": -1}, "workers is -1"),

@@ -26,6 +26,10 @@ COMMANDS = {
     "app": ("bundle", "Explore a bundle in the browser, on 127.0.0.1; without one, a small shop is made first."),
     "curate": ("curate", "Make a ranked data set of a domain: queries, products, pictures, scores, four splits."),
     "clicks": ("clicks", "Turn an interaction log into scored pairs, corrected for position bias."),
+    "embed": (
+        "embed",
+        "Compute vectors of texts and pictures once, or import them, to train adapters on: --encoder vectors.",
+    ),
     "evaluate": ("evaluate", "Evaluate a model: every metric with its interval over queries, split by split."),
     "search": ("search", "The best products for a text, by default from the held-out documents of the data."),
     "export": ("publish", "Export a trained model for open_clip, transformers or ONNX runtimes, with a model card."),

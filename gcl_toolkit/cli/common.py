@@ -51,13 +51,13 @@ class Source:
 
     data: str = "shop"
     """"shop", "marqo_gs", or a file or folder: MarqoGS (hub parquet or tar), your own table, saved splits. Options
-    follow a colon: marqo_gs:queries=2000,streaming=true or my.csv:quarantine=bad.csv."""
+    follow a colon: marqo_gs:queries=2000,fields=title or my.csv:quarantine=bad.csv."""
     left: str = "query=1"
     """Fields of the queries with weights."""
     right: str = "image=0.5,title=0.5"
     """Fields of the products with weights."""
     encoder: str = "small"
-    """small, an open_clip name, hf-hub:org/name, text:org/name."""
+    """small, vectors (adapters, docs/ADAPTERS.md), lite, an open_clip name, hf-hub:org/name, text:org/name."""
     pretrained: str | None = None
     """open_clip's tag or a checkpoint file."""
     evaluate_every: int = 0

@@ -1,24 +1,42 @@
-"""gcl data check, import, make."""
+"""gcl data check, import, fetch, list, make."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from gcl_toolkit.cli.common import app, console
+from gcl_toolkit.cli.common import app, console, progress
 from gcl_toolkit.data.fields import is_missing
 from gcl_toolkit.data.ranked_data import RankedData
+from gcl_toolkit.errors import UserError
 from gcl_toolkit.files import writable_folder, write_json
 from gcl_toolkit.options import join_options
 
 data_app = tyro.extras.SubcommandApp()
 app.command(data_app, name="data", help="Check data, import data, generate data.")
+
+
+@data_app.command(name="list")
+def list_() -> None:
+    """List the sources and public data sets, with sizes, licences and what their scores mean."""
+    from gcl_toolkit.data.sources.sets import CARDS
+
+    if not console.is_terminal:
+        for name, card in CARDS.items():
+            print(name, card.about, card.size, card.licence, card.scores, sep="\t")
+        return
+    shown = Table("source", "what", "size", "licence", "scores", show_lines=True)
+    for name, card in CARDS.items():
+        shown.add_row(name, card.about, card.size, card.licence, card.scores)
+    console.print(shown)
 
 
 @data_app.command(name="check")
@@ -76,6 +94,51 @@ def import_(
         table.write(splits, out)
     _preview(next(iter(splits.values())))
     print_splits(splits, f"gcl compare --data {out}")
+
+
+@data_app.command(name="fetch")
+def fetch(
+    source: tyro.conf.Positional[str],
+    subset: Literal["wfash", "fashion", "full"] | None = None,
+    queries: int | None = None,
+    titles_only: bool = False,
+    out: Path = Path("data/downloads"),
+    seed: int = 0,
+    base: str = "",
+) -> None:
+    """Download a public set. A call that was interrupted continues where it stopped.
+
+    Args:
+        source: a name of `gcl data list`, such as marqo_gs.
+        subset: MarqoGS from its authors' tars, which are read from start to end: women's fashion, fashion, or all.
+        queries: the lists of that many queries; of a subset, the pictures of their products.
+        titles_only: no pictures.
+        out: where a subset is unpacked; everything else is in the cache of huggingface_hub.
+        seed: of the choice of queries.
+        base: another address of the folder with the tars.
+    """
+    options: dict[str, Any] = {"queries": queries, "seed": seed} if queries else {}
+    options |= {"fields": "title"} if titles_only else {}
+    if subset is None:
+        from gcl_toolkit.data.sources import load as load_source
+        from gcl_toolkit.data.sources import spelt
+
+        name, own = spelt(source)
+        print_splits(load_source(name, **own, **options), f"gcl train --data {join_options(name, own | options)}")
+        return
+    if source != "marqo_gs":
+        raise UserError(f"{source} has no subsets; only marqo_gs has")
+    from gcl_toolkit.data.sources.marqo_gs import fetch as tars
+
+    with progress() as bars:
+        show = partial(_show, bars, bars.add_task(subset, total=None))
+        folder, note = tars.fetch(subset, writable_folder(out), show, queries, seed, titles_only, base or tars.BASE)
+    right = " --right title=1" if titles_only else ""
+    console.print(f"{note}; next: gcl train --data {join_options(str(folder), options)}{right}", soft_wrap=True)
+
+
+def _show(bars: Progress, bar: TaskID, name: str, at: int, size: int) -> None:
+    bars.update(bar, completed=at >> 20, total=size >> 20, description=f"{name}, MB")
 
 
 def print_splits(splits: dict[str, RankedData], *commands: str) -> None:

@@ -41,8 +41,8 @@ def export_command(
     for name, difference in manifest["onnx"].items():
         console.print(f"{name}.onnx differs from the model by at most {difference:.1e}")
     encoder, usage = manifest["encoder"]["name"], f"open_clip.create_model_and_transforms('local-dir:{out}')"
-    if encoder == "small":
-        usage = f"GCLModel.load({str(out)!r}) (open_clip doesn't know the small encoder)"
+    if encoder in ("small", "vectors"):
+        usage = f"GCLModel.load({str(out)!r}), or as {out}/README.md says"
     elif encoder.startswith("text:"):
         usage = f"transformers.AutoModel.from_pretrained({str(out)!r})"
     console.print(f"load it with {usage}", soft_wrap=True)

@@ -1,7 +1,8 @@
-"""Arrow columns: which values are present, and columns as text, numbers or images."""
+"""Arrow columns: which values are present, and columns as text, numbers, images or vectors."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,18 @@ Read single rows with `column[row].as_py()`: `column.take(rows)` copies the enti
 def is_image(column: pa.ChunkedArray) -> bool:
     """Whether a column holds images, structs of {bytes, path}."""
     return pa.types.is_struct(column.type) and {field.name for field in column.type} == {"bytes", "path"}
+
+
+def is_vector(column: pa.ChunkedArray) -> bool:
+    """Whether a column holds vectors: lists of equal length of float16 or float32."""
+    return pa.types.is_fixed_size_list(column.type) and column.type.value_type in (pa.float16(), pa.float32())
+
+
+def is_numbers(column: pa.ChunkedArray) -> bool:
+    """Whether a column holds lists of numbers, vectors or not."""
+    kind = column.type
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
 
 
 def is_text(column: pa.ChunkedArray) -> bool:
@@ -103,6 +116,53 @@ def as_images(column: pa.ChunkedArray, folder: Path) -> pa.ChunkedArray:
 
 def _combined(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def as_vectors(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of lists of numbers as fixed-size lists of float32 (float16 stays); raises ValueError saying why not."""
+    kind = column.type.value_type
+    if not pa.types.is_floating(kind):
+        raise ValueError(
+            f"it holds lists of {kind}; multiply quantized vectors by their scale and store them as float32"
+        )
+    lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy()
+    filled = lengths >= 0
+    if not filled.any():
+        raise ValueError("it holds no vector")
+    first = int(filled.argmax())
+    differs = filled & (lengths != lengths[first])
+    if differs.any() or lengths[first] == 0:
+        row = int(differs.argmax()) if differs.any() else first
+        raise ValueError(
+            f"row {row} has {lengths[row]} numbers, row {first} has {lengths[first]}; equal dimensions are expected"
+        )
+    number = kind if pa.types.is_float16(kind) else pa.float32()
+    return column.cast(pa.list_(number, int(lengths[first])))
+
+
+def vector_parts(column: pa.ChunkedArray) -> list[np.ndarray]:
+    """The numbers of a vector column, an array (rows x D) for each chunk, not copied; those of missing rows mean
+    nothing."""
+    size = column.type.list_size
+    arrays = (chunk.values.slice(chunk.offset * size, len(chunk) * size) for chunk in column.chunks)
+    return [numbers.to_numpy(zero_copy_only=False).reshape(-1, size) for numbers in arrays]
+
+
+def vector_faults(column: pa.ChunkedArray, key: str) -> Iterator[str]:
+    """What is wrong with the numbers of a vector column, a line for each kind; key: what a row is called."""
+    bad: dict[str, list[int]] = {"NaN or infinite numbers": [], "only zeros": []}
+    start = 0
+    for chunk, numbers in zip(column.chunks, vector_parts(column), strict=True):
+        valid = chunk.is_valid().to_numpy(zero_copy_only=False)
+        for at in range(0, len(numbers), 1 << 16):
+            block = numbers[at : at + (1 << 16)].astype(np.float32)
+            squares, here = np.einsum("nd,nd->n", block, block), valid[at : at + (1 << 16)]
+            for kind, found in zip(bad, (~np.isfinite(squares), squares == 0), strict=True):
+                bad[kind] += (np.flatnonzero(found & here) + start + at).tolist()
+        start += len(numbers)
+    for kind, rows in bad.items():
+        if rows:
+            yield f"{key} {rows[0]} has {kind} ({len(rows):,} such rows); embed it again, or leave it null"
 
 
 def put(table: pa.Table, name: str, column: pa.ChunkedArray | pa.Array) -> pa.Table:

@@ -8,7 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gcl_toolkit.data.columns import as_text, codes, is_image, numbers, present
+from gcl_toolkit.data.columns import (
+    as_text,
+    as_vectors,
+    codes,
+    is_image,
+    is_numbers,
+    is_vector,
+    numbers,
+    present,
+    vector_faults,
+)
 
 DIVISIONS = ("dev", "test")
 NOT_FIELDS = ("query_id", "product_id", "division")
@@ -36,12 +46,16 @@ def has_columns(table: pa.Table, *names: str) -> bool:
 
 
 def field_fault(column: pa.ChunkedArray) -> str | None:
-    """Why a column can't be a field; None if it can be read as text or as images."""
+    """Why a column can't be a field; None if it can be read as text, images or vectors."""
     try:
+        if is_numbers(column):
+            return None if is_vector(column) else as_vectors(column) and None
         return None if is_image(column) else as_text(column) and None
     except pa.ArrowException:
         what = "bytes that are not UTF-8 text" if "binary" in str(column.type) else f"values of type {column.type}"
-        return f"it holds {what}; text, numbers or images are expected"
+        return f"it holds {what}; text, numbers, images or vectors are expected"
+    except ValueError as error:
+        return str(error)
 
 
 def _absent(table: pa.Table, name: str, column: str) -> str:
@@ -52,6 +66,8 @@ def _bad_fields(table: pa.Table, name: str) -> Iterator[str]:
     for column in table.column_names:
         if column not in NOT_FIELDS and (fault := field_fault(table[column])):
             yield f"{name}: column {column!r} can't be a field: {fault}; drop or convert it"
+        elif column not in NOT_FIELDS and is_numbers(table[column]):
+            yield from vector_faults(as_vectors(table[column]), f"{name}: {column} of row")
 
 
 def _bad_ids(

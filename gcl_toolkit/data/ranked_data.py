@@ -13,7 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gcl_toolkit.data.columns import IMAGE, as_images, as_text, is_image, is_text, numbers, put
+from gcl_toolkit.data.columns import (
+    IMAGE,
+    as_images,
+    as_text,
+    as_vectors,
+    is_image,
+    is_numbers,
+    is_text,
+    is_vector,
+    numbers,
+    put,
+    vector_parts,
+)
 from gcl_toolkit.data.findings import DIVISIONS, NOT_FIELDS, findings
 from gcl_toolkit.errors import DataError, UserError, unknown
 
@@ -48,7 +60,7 @@ class RankedData:
     corpus:  `product_id` (string, unique), one column for each right field.
     qrels:   `query_id`, `product_id`, `score` (float64, finite, >= 0; larger is better), each pair once; further
              columns are kept.
-    A field is text or an image (type `IMAGE`); numbers are converted to text.
+    A field is text, an image (type `IMAGE`) or a vector (list of D float16 or float32); numbers are converted to text.
     Raises DataError naming the table, the row and the value where this doesn't hold.
     """
 
@@ -110,7 +122,11 @@ class RankedData:
                 column = table[name]
                 digest.update(f"{name} {column.type}\0".encode())
                 parts = [column]
-                if is_image(column):
+                if is_vector(column):
+                    for numbers_NxD in vector_parts(column):
+                        digest.update(np.ascontiguousarray(numbers_NxD).data)
+                    parts = [column.is_valid()]
+                elif is_image(column):
                     parts = [pc.struct_field(column, "path"), pc.binary_length(pc.struct_field(column, "bytes"))]
                 for chunk in (chunk for part in parts for chunk in part.chunks):
                     digest.update("".join(f"{value}\0" for value in chunk.to_pylist()).encode())
@@ -253,11 +269,13 @@ def _rows_of(ids: pa.ChunkedArray, table_ids: pa.ChunkedArray) -> np.ndarray:
 
 
 def _typed(table: pa.Table, columns: list[str] | None = None) -> pa.Table:
-    """The table with its columns as text or `IMAGE`; the same table if they already are."""
+    """The table with its columns as text, `IMAGE` or vectors; the same table if they already are."""
     for name in columns or table.column_names:
         column = table[name]
         if is_image(column) and column.type != IMAGE:
             table = put(table, name, as_images(column, Path()))
+        elif is_numbers(column):
+            table = table if is_vector(column) else put(table, name, as_vectors(column))
         elif not is_image(column) and not is_text(column):
             table = put(table, name, as_text(column))
         if name in NOT_FIELDS and table[name].type != pa.string():
@@ -281,8 +299,12 @@ def _shared(train: pa.Table, held_out: pa.Table, id_column: str, split: str) -> 
     for column in train.column_names:
         if column not in held_out.column_names or not (column in (id_column, "query") or is_image(train[column])):
             continue
-        known = {key: row for row, key in _keys(train[column], column == "query")}
-        hits = [(row, known[key]) for row, key in _keys(held_out[column], column == "query") if key in known]
+        if column == id_column:
+            at = pc.fill_null(pc.index_in(held_out[column], value_set=train[column].combine_chunks()), -1).to_numpy()
+            hits = [(row, int(at[row])) for row in np.flatnonzero(at >= 0).tolist()]
+        else:
+            known = {key: row for row, key in _keys(train[column], column == "query")}
+            hits = [(row, known[key]) for row, key in _keys(held_out[column], column == "query") if key in known]
         if hits:
             row, train_row = hits[0]
             yield (

@@ -7,14 +7,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from gcl_toolkit.data.columns import is_text
 from gcl_toolkit.data.fields import Fields, is_missing
-from gcl_toolkit.data.ranked_data import RankedData, is_image
+from gcl_toolkit.data.findings import NOT_FIELDS
+from gcl_toolkit.data.ranked_data import RankedData
 from gcl_toolkit.models.texts import words
 
 
 def texts(table: pa.Table, fields: Fields, rows: np.ndarray | None = None) -> list[str]:
-    """The text fields of each row (by default of all rows), joined by spaces."""
-    columns = [table[name] for name in fields if not is_image(table[name])]
+    """The text fields of each row (by default of all rows), joined by spaces; all texts if the fields are vectors."""
+    names = [name for name in fields if name in table.column_names and is_text(table[name])]
+    names = names or [n for n in table.column_names if n not in NOT_FIELDS and is_text(table[n])]
+    columns = [table[name] for name in names]
     values = [(column if rows is None else column.take(pa.array(rows))).to_pylist() for column in columns]
     return [" ".join(text for text in row if text) for row in zip(*values, strict=True)]
 
@@ -26,8 +30,10 @@ class BM25:
     def __init__(self, texts: Sequence[str | None]):
         import bm25s
 
-        self._index, self.products = bm25s.BM25(), len(texts)
-        self._index.index([_terms("" if is_missing(text) else str(text)) for text in texts], show_progress=False)
+        self._index, self.products, numbers = bm25s.BM25(), len(texts), dict[str, int]()
+        words = (_terms("" if is_missing(text) else str(text)) for text in texts)
+        ids = [[numbers.setdefault(word, len(numbers)) for word in row] for row in words]
+        self._index.index(bm25s.tokenization.Tokenized(ids, numbers), show_progress=False)
 
     @property
     def stored_bytes(self) -> int:
@@ -35,16 +41,27 @@ class BM25:
 
     def top_k(self, queries: Sequence[str], k: int) -> np.ndarray:
         """Row numbers, Q x min(k, N), best first; equal scores are in row order."""
-        return np.stack([np.argsort(-scores, kind="stable")[:k] for scores in self._scores(queries)])
+        return np.stack([_best(scores, k) for scores in self._scores(queries)])
 
     def matching(self, queries: Sequence[str], k: int) -> list[np.ndarray]:
         """The same, without the products that share no word with the query."""
-        return [np.argsort(-scores, kind="stable")[: min(k, (scores > 0).sum())] for scores in self._scores(queries)]
+        return [_best(scores, min(k, (scores > 0).sum())) for scores in self._scores(queries)]
 
     def _scores(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
         for query in queries:
             known = [word for word in _terms(query) if word in self._index.vocab_dict]
             yield self._index.get_scores(known) if known else np.zeros(self.products)
+
+
+def _best(scores: np.ndarray, k: int) -> np.ndarray:
+    """The rows of the k highest scores; equal ones in row order."""
+    rows = np.flatnonzero(scores)  # none is below 0
+    if len(rows) > k > 0:
+        least = np.partition(scores[rows], len(rows) - k)[len(rows) - k]
+        rows = rows[scores[rows] >= least]
+    elif len(rows) < k:
+        rows = np.arange(len(scores))
+    return rows[np.argsort(-scores[rows], kind="stable")[:k]]
 
 
 def _terms(text: str) -> list[str]:

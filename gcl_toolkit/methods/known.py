@@ -25,15 +25,15 @@ class KnownPairs:
         scores = np.asarray(scores, np.float64)
         weights = (to_weights(scores, weighting) * (scores > 0)).tolist()
         self._weights: dict[Hashable, dict[Hashable, float]] = defaultdict(dict)
-        for query, product, weight in zip(_plain(query_ids), _plain(product_ids), weights, strict=True):
+        for query, product, weight in zip(plain(query_ids), plain(product_ids), weights, strict=True):
             known = self._weights[query]
             known[product] = max(weight, known.get(product, 0.0))
 
     def weights(self, query_ids: Iterable, product_ids: Iterable) -> Tensor:
         """Of N queries and M products, N x M, float32: the weight of each known pair, 0 elsewhere, as `graded_loss` and
         `matrix_loss` take it. Raises DataError for a query without known pairs."""
-        queries, columns = _plain(query_ids), defaultdict(list)
-        for column, product in enumerate(products := _plain(product_ids)):
+        queries, columns = plain(query_ids), defaultdict(list)
+        for column, product in enumerate(products := plain(product_ids)):
             columns[product].append(column)
         weights_NxM = np.zeros((len(queries), len(products)), np.float32)
         for row, query in enumerate(queries):
@@ -45,6 +45,6 @@ class KnownPairs:
         return torch.from_numpy(weights_NxM)
 
 
-def _plain(ids: Any) -> Sequence[Hashable]:
+def plain(ids: Any) -> Sequence[Hashable]:
     """Ids as Python's own values, of an array, a tensor, a column or a list."""
     return ids.tolist() if hasattr(ids, "tolist") else list(ids)

@@ -14,18 +14,21 @@ from gcl_toolkit.errors import UserError
 from gcl_toolkit.models.encoders import Encoder
 from gcl_toolkit.models.model import GCLModel
 
-_FIRST = re.compile(r"embed|conv1|stem|ln_pre|pre_layrnorm")
+_FIRST = re.compile(r"embed|conv1|stem|trunk\.bn1|ln_pre|pre_layrnorm")
 """Parameters without a layer number below the first layer; all others (heads, last norms) are above the last."""
 _LORA = "default"
 
 
-def lock(encoder: Encoder, tower: str) -> None:
-    """Freeze a tower, "image" or "text"."""
-    parameters = [p for name, p in encoder.named_parameters() if _tower(encoder, name) == tower]
-    if not parameters:
-        raise UserError(f"{encoder.spec['name']} has no {tower} tower to lock")
-    for parameter in parameters:
-        parameter.requires_grad_(False)
+def lock(encoder: Encoder, towers: str, unlocked: int = 0) -> None:
+    """Freeze a tower, "image" or "text", or "both"; but not its last `unlocked` layers and what is above them, nor the
+    encoder's `new_parts`."""
+    above = {name: count for name, (tower, count) in _layers(encoder).items() if towers in (tower, "both")}
+    if not above:
+        raise UserError(f"{encoder.spec['name']} has no {towers} tower to lock")
+    for name, parameter in encoder.named_parameters():
+        is_locked = name in above and (not unlocked or above[name] > unlocked)
+        if is_locked and not name.startswith(encoder.new_parts):
+            parameter.requires_grad_(False)
 
 
 def keep_locked_still(model: nn.Module) -> None:
@@ -84,11 +87,12 @@ def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
 def groups(model: GCLModel, decay: float, peak: float, layer_decay: float) -> list[dict]:
     """Parameter groups for the optimizer: by weight decay (matrices only) and by peak learning rate, which is `peak`
     times layer_decay for each layer below the head."""
-    of_layer = _rates_by_layer(model, layer_decay)
+    above = {f"encoder.{name}": count for name, (_, count) in _layers(model.encoder).items()}
+    new = ("log_field_weights.", *(f"encoder.{prefix}" for prefix in model.encoder.new_parts))
     grouped: dict[tuple, list[Tensor]] = {(True, peak): [], (False, peak): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            rate = max(peak, 1e-3) if name.startswith("log_field_weights.") else peak * of_layer.get(name, 1.0)
+            rate = max(peak, 1e-3) if name.startswith(new) else peak * layer_decay ** above.get(name, 0)
             grouped.setdefault((parameter.dim() >= 2, rate), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay if matrices else 0.0, "peak": rate}
@@ -96,23 +100,17 @@ def groups(model: GCLModel, decay: float, peak: float, layer_decay: float) -> li
     ]
 
 
-def _rates_by_layer(model: GCLModel, decay: float) -> dict[str, float]:
-    """Parameter -> decay ** (layers above it), tower by tower."""
-    if decay == 1:
-        return {}
+def _layers(encoder: Encoder) -> dict[str, tuple[str, int]]:
+    """Parameter -> its tower and the number of layers above it in that tower."""
     layers: dict[str, tuple[str, int | None]] = {}
-    for name, _ in model.encoder.named_parameters():
+    for name, _ in encoder.named_parameters():
         numbered = re.search(r"\.(\d+)\.", name)
-        layers[name] = (_tower(model.encoder, name), int(numbered[1]) if numbered else None)
+        layers[name] = (_tower(encoder, name), int(numbered[1]) if numbered else -1 if _FIRST.search(name) else None)
     last = {
         tower: max((n for t, n in layers.values() if t == tower and n is not None), default=-1)
         for tower, _ in layers.values()
     }
-    rates = {}
-    for name, (tower, number) in layers.items():
-        layer = number if number is not None else -1 if _FIRST.search(name) else last[tower] + 1
-        rates[f"encoder.{name}"] = decay ** (last[tower] + 1 - layer)
-    return rates
+    return {name: (tower, 0 if n is None else last[tower] + 1 - n) for name, (tower, n) in layers.items()}
 
 
 def _tower(encoder: Encoder, name: str) -> str:

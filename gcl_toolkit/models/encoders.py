@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from gcl_toolkit.data.pictures import fit
 from gcl_toolkit.errors import UserError, first_line
+from gcl_toolkit.models.adapter import VectorEncoder
+from gcl_toolkit.models.lite import PROJECTIONS, lite_folder
 from gcl_toolkit.models.small import Encoder, SmallEncoder
 from gcl_toolkit.models.texts import fast_tokenizer
 from gcl_toolkit.options import split_options
@@ -30,20 +32,28 @@ def make_encoder(name: str, *, pretrained: str | None = None, folder: Path | Non
 
     "small": a convolutional trunk and a bag-of-words tower, from scratch, for CPUs; with options after a colon, such as
     small:image_size=64,width=64.
+    "vectors": maps of vectors that were computed before (gcl embed), such as vectors:map=mlp,dimension=128.
     "ViT-B-32", "ViT-B-16-SigLIP", "hf-hub:org/name", ...: open_clip's names; `pretrained` is one of its tags, a file
     (.safetensors, or .pt read with weights_only) or None for random weights.
+    "lite": two small pretrained towers from packages, offline (`models.lite`); with options after a colon,
+    lite:dimension=512 or lite:features=true.
     "text:org/name" or "text:folder": a Hugging Face text encoder (E5, MiniLM, ...), mean pooled.
     folder: where `Encoder.save_architecture` wrote; if it did, the encoder is built from there, without weights.
     """
     kind, given = split_options(name)
-    if pretrained and (kind == "small" or name.startswith("text:")):
+    if pretrained and (kind in ("small", "vectors", "lite") or name.startswith("text:")):
         raise UserError(f"{name} takes no checkpoint ({pretrained!r}); leave it out or name an open_clip model")
-    if kind == "small":
+    if kind in ("small", "vectors"):
         try:
-            return SmallEncoder(**options, **given)
+            return (SmallEncoder if kind == "small" else VectorEncoder)(**options, **given)
         except TypeError as error:  # an unknown option, or a value that isn't a number
             raise UserError(f"encoder {name!r}: {error}") from None
     name, folder = absolute_name(name), folder if folder and has_architecture(folder) else None
+    if kind == "lite":
+        try:
+            return _lite_encoder(name, folder, **{**options, **given})
+        except TypeError as error:
+            raise UserError(f"encoder {name!r}: {error}") from None
     if name.startswith("text:"):
         return TextEncoder(name, folder=folder, **options)
     return OpenClipEncoder(name, pretrained=pretrained, folder=folder, **options)
@@ -80,6 +90,7 @@ class OpenClipEncoder(Encoder):
 
     preprocess: how pictures are prepared (mean, std, interpolation, resize_mode) unless the checkpoint is a tag or a
     hub model, which say it themselves; for a checkpoint file, by default as most of the model's tags do.
+    weights: whether those in `folder` are loaded.
     """
 
     image_parts = ("model.visual.",)
@@ -91,6 +102,7 @@ class OpenClipEncoder(Encoder):
         pretrained: str | None = None,
         preprocess: Mapping[str, Any] | None = None,
         folder: Path | None = None,
+        weights: bool = False,
     ):
         super().__init__()
         if folder is None:
@@ -99,7 +111,9 @@ class OpenClipEncoder(Encoder):
             preprocess = _usual_preprocess(name)
         options = {f"image_{key}": value for key, value in (preprocess or {}).items()}
         try:
-            model, transform = self._load(name, pretrained, folder, options)
+            model, transform = self._load(
+                name, pretrained, folder, options | {"load_weights": weights or folder is None}
+            )
         except Exception as error:  # the hub, a corrupt file, a wrong tag: one clear line
             checkpoint = pretrained or "no checkpoint"
             raise UserError(f"{name} ({checkpoint}) could not be loaded: {_reason(error, checkpoint)}") from error
@@ -120,11 +134,9 @@ class OpenClipEncoder(Encoder):
 
         source = f"local-dir:{folder}" if folder else name
         self._config = open_clip.get_model_config(source)
-        if folder:
-            options |= {"load_weights": False, "pretrained_text": False}
-            text = self._config["text_cfg"]
-            if "hf_model_name" in text:  # its configuration is in the folder too
-                options["text_cfg"] = {**text, "hf_model_name": str(folder), "hf_model_pretrained": False}
+        place, text = folder or Path(name.removeprefix("local-dir:")), self._config["text_cfg"]
+        if "hf_model_name" in text and (folder or _is_text_tower(place)):  # its configuration is in the folder too
+            options["text_cfg"] = {**text, "hf_model_name": str(place), "hf_model_pretrained": False}
         before = logging.root.manager.disable
         logging.disable(logging.WARNING if folder else before)  # "initialized randomly": the weights come later
         try:
@@ -161,6 +173,8 @@ class OpenClipEncoder(Encoder):
         return self.model.encode_image(self.normalised(pixels).contiguous())
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
+        if "hf_model_name" in self._config["text_cfg"]:
+            tokens = _without_padding(tokens, self.model.text.config.pad_token_id, 1 if self.training else 16)
         return self.model.encode_text(tokens)
 
     def save_architecture(self, folder: Path) -> None:
@@ -187,6 +201,30 @@ def _check_known(name: str, pretrained: str | None) -> None:
         raise UserError(f"unknown model {name!r}; 'small', 'text:...', 'hf-hub:...' or one of open_clip's names")
     if pretrained and Path(pretrained).suffix and not Path(pretrained).is_file():
         raise UserError(f"checkpoint {pretrained!r} is not a file; give a path or one of open_clip's tags")
+
+
+def _is_text_tower(folder: Path) -> bool:
+    """Whether a folder's config.json is that of a text tower of transformers, not of a model converted to them."""
+    from open_clip.hf_configs import arch_dict
+
+    path = folder / "config.json"
+    return path.is_file() and json.loads(path.read_text()).get("model_type") in arch_dict
+
+
+def _lite_encoder(
+    name: str, folder: Path | None, *, dimension: int = 256, features: bool = False, **options
+) -> OpenClipEncoder:
+    """The pair of `models.lite`, its projections drawn by torch's generator. features: without projections, so that
+    pictures become 1,280 numbers and texts 384."""
+    encoder = OpenClipEncoder(name, folder=folder or lite_folder(dimension), weights=folder is None, **options)
+    visual, text = encoder.model.visual, encoder.model.text
+    if features:
+        visual.head, text.proj, encoder.dimension = nn.Identity(), nn.Identity(), text.config.hidden_size
+    else:
+        visual.head.proj.reset_parameters()
+        text.proj.reset_parameters()
+        encoder.new_parts = PROJECTIONS
+    return encoder
 
 
 def _reason(error: Exception, checkpoint: str) -> str:
@@ -291,10 +329,15 @@ class TextEncoder(Encoder):
         (self.model.activation_checkpointing_enable if new else self.model.gradient_checkpointing_enable)()
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling():
-            longest = int((tokens >= 0).sum(1).max())
-            step = 1 if self.training else 16  # so that most texts are padded alike in every batch
-            tokens = tokens[:, : max(1, math.ceil(longest / step) * step)]
+        tokens = _without_padding(tokens, -1, 1 if self.training else 16)
         mask_NxL = (tokens >= 0).long()
         hidden_NxLxD = self.model(input_ids=tokens.clamp(min=0), attention_mask=mask_NxL).last_hidden_state
         return (hidden_NxLxD * mask_NxL[..., None]).sum(1) / mask_NxL.sum(1, keepdim=True)
+
+
+def _without_padding(tokens_NxL: Tensor, padding: int, step: int) -> Tensor:
+    """The columns that a text uses, up to a multiple of `step`, so that most texts are padded alike in every batch."""
+    if torch.compiler.is_compiling():
+        return tokens_NxL
+    longest = int((tokens_NxL != padding).sum(1).max())
+    return tokens_NxL[:, : max(1, math.ceil(longest / step) * step)]

@@ -1,4 +1,4 @@
-"""From the rows of a table to model inputs: token ids and decoded pictures."""
+"""From the rows of a table to model inputs: token ids, decoded pictures and vectors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gcl_toolkit.data.columns import is_image, is_vector, present, vector_parts
 from gcl_toolkit.data.fields import Fields, is_missing
 from gcl_toolkit.data.pictures import PixelCache, read
-from gcl_toolkit.data.ranked_data import is_image
 from gcl_toolkit.errors import DataError
 from gcl_toolkit.models.forked import Forked
 from gcl_toolkit.models.small import Encoder
@@ -53,9 +53,7 @@ class Inputs:
         side: str = "left",
         for_gpu: bool = False,
     ):
-        for name in fields:
-            if name not in table.column_names:
-                raise DataError(f"field {name!r} is not a column of the table; it has {', '.join(table.column_names)}")
+        columns = {name: encoder.column(table, name, side) for name in fields}
         self.encoder, self.strict, self.fields = encoder, strict, fields
         self.broken: dict[int, str] = {}
         self.notes: list[str] = []
@@ -67,11 +65,14 @@ class Inputs:
         self._forked: Forked | None = None
         self._shape = encoder.image_shape or (0, 0)
         self._cached: dict[str, PixelCache] = {}
-        self._values: dict[str, Tensor] = {}
+        self._values: dict[str, Tensor | _Vectors] = {}
         self._present: dict[str, Tensor] = {}
         for name in fields:
-            if is_image(table[name]):
+            if is_image(columns[name]):
                 self._add_images(name, cache_bytes, cache)
+            elif is_vector(columns[name]):
+                self._present[name] = torch.from_numpy(present(columns[name]).copy())
+                self._values[name] = _Vectors(columns[name])
             else:
                 self._add_texts(name, side)
         self._check(np.arange(table.num_rows), self._present)
@@ -84,10 +85,27 @@ class Inputs:
         self._check(rows, present)
         return values, present
 
+    def check_pictures(self, tries: int = 64) -> None:
+        """Raise DataError if most pictures can't be read. Of those that are decoded at each use, some are tried."""
+        for name in self.fields:
+            if not (name in self._table.column_names and is_image(self._table[name])):
+                continue
+            rows = np.flatnonzero(_has_image(self._table[name]).numpy())
+            if name not in self._values:
+                rows = np.random.default_rng(0).permutation(rows)[:tries]
+                self._decode(name, rows)
+            broken = [self.broken[row] for row in rows.tolist() if row in self.broken]
+            if len(broken) > len(rows) / 2:
+                raise DataError(
+                    f"{len(broken):,} of {len(rows):,} pictures can't be read: {broken[0]}; correct the paths or "
+                    "train on titles alone, with right=Fields(title=1) or --right title=1"
+                )
+
     def _check(self, rows: np.ndarray, present: dict[str, Tensor]) -> None:
         empty = ~torch.stack([*present.values()]).any(0)
         if empty.any():
             row = int(rows[int(empty.int().argmax())])
+            self.check_pictures()
             raise DataError(
                 f"{self._name(row)} has none of the fields {', '.join(self.fields)}; give it one or drop the row"
             )
@@ -99,12 +117,12 @@ class Inputs:
         texts = self._table[name].to_pylist()
         self._present[name] = torch.tensor([not is_missing(text) for text in texts], dtype=torch.bool)
         known = ["" if is_missing(text) else str(text) for text in texts]
-        self._values[name] = self.encoder.tokens(known, side).int()
+        self._values[name] = tokens = self.encoder.tokens(known, side).int()
         padding = self.encoder.tokens([""], side)[0, -1]
-        full = (self._values[name][:, -1] != padding).nonzero()[:, 0]
+        full = (tokens[:, -1] != padding).nonzero()[:, 0]
         if len(full):
             self.notes.append(
-                f"{len(full):,} texts in {name!r} fill all {self._values[name].shape[1]} words or tokens that "
+                f"{len(full):,} texts in {name!r} fill all {tokens.shape[1]} words or tokens that "
                 f"{self.encoder.spec['name']} reads; anything after that is ignored (first: {self._name(int(full[0]))})"
             )
 
@@ -170,6 +188,25 @@ class Inputs:
 
     def _pixels(self, value: dict) -> np.ndarray:
         return self.encoder.pixels(read(value))
+
+
+class _Vectors:
+    """Rows of a column of vectors, which stays where it is, in memory or mapped from files."""
+
+    def __init__(self, column: pa.ChunkedArray):
+        self._parts, self._size = vector_parts(column), column.type.list_size
+        self._starts = np.cumsum([0, *map(len, self._parts)])
+        self._missing = ~present(column)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        rows = index.numpy()
+        part = np.searchsorted(self._starts, rows, "right") - 1
+        values = np.empty((len(rows), self._size), self._parts[0].dtype if self._parts else np.float32)
+        for number in np.unique(part):
+            at = np.flatnonzero(part == number)
+            values[at] = self._parts[number][rows[at] - self._starts[number]]
+        values[self._missing[rows]] = 0  # their memory may hold anything
+        return torch.from_numpy(values)
 
 
 def _key(table: pa.Table, name: str, crop: str) -> str:

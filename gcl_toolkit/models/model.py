@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gcl_toolkit.data.fields import Fields, fuse
 from gcl_toolkit.errors import UserError
+from gcl_toolkit.models.embed import with_vectors_of
 from gcl_toolkit.models.encoders import make_encoder, public_name
 from gcl_toolkit.models.inputs import Inputs
 
@@ -83,13 +84,13 @@ class GCLModel(nn.Module):
         self.log_field_weights = None
 
     def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor], side: str) -> Tensor:
-        """Fused embeddings, N x D and L2-normalised. inputs: field -> uint8 pixels or token ids; present: N bools."""
+        """Fused embeddings, N x D and L2-normalised. inputs: field -> uint8 pixels, token ids or vectors;
+        present: N bools."""
         fields: Mapping[str, Any] = {"left": self.left, "right": self.right}[side]
         encoded = {}
         for name in fields:
-            image = inputs[name].dim() == 4
-            encode = self.encoder.encode_images if image else self.encoder.encode_texts
-            encoded[name] = encode(inputs[name].to(self.device, non_blocking=True)).float()
+            values = inputs[name].to(self.device, non_blocking=True)
+            encoded[name] = self.encoder.encode(values, side, name).float()
         if self.log_field_weights is not None:
             fields = dict(zip(fields, self.log_field_weights[side].softmax(0), strict=True))
         return fuse(encoded, {name: present[name].to(self.device, non_blocking=True) for name in fields}, fields)
@@ -102,6 +103,7 @@ class GCLModel(nn.Module):
         Blocks have 128 rows; the last one is padded to a power of two from 8. Smaller products are computed by other
         kernels, so that a row's vector would depend on the number of rows. inputs: how rows are read.
         """
+        table = with_vectors_of(self.encoder, table, self.fields(side), side)
         read = inputs(self.encoder, table, self.fields(side), side=side)
         in_training, parts = [module for module in self.modules() if module.training], []
         self.eval()

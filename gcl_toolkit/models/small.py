@@ -7,17 +7,19 @@ that they can be cached; texts as token ids. Vectors are not normalised; `fields
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gcl_toolkit.errors import UserError
+from gcl_toolkit.data.fields import Fields
+from gcl_toolkit.errors import DataError, UserError
 from gcl_toolkit.models.texts import words
 
 
@@ -30,6 +32,7 @@ class Encoder(nn.Module):
     initial_logit_scale: float = 1 / 0.07
     learning_rate: float = 1e-5  # the peak that suits fine-tuning
     image_parts: tuple[str, ...] = ()  # prefixes of the names of the image tower's parameters
+    new_parts: tuple[str, ...] = ()  # prefixes of parameters that are not pretrained: never locked, faster learnt
     image_mean: Tensor
     image_std: Tensor
 
@@ -61,6 +64,25 @@ class Encoder(nn.Module):
     def encode_texts(self, tokens: Tensor) -> Tensor:
         """N x L -> N x D."""
         raise NotImplementedError
+
+    def encode_vectors(self, vectors: Tensor, side: str, field: str) -> Tensor:
+        """N x d -> N x D, for encoders of vectors; they depend on the side ("left", "right") and the field."""
+        raise UserError(f"{self.spec['name']} reads no vectors; {field!r} holds some, which --encoder vectors adapts")
+
+    def encode(self, values: Tensor, side: str, field: str) -> Tensor:
+        """Pixels, token ids or vectors of a field, by their shape and type -> N x D."""
+        if values.dim() == 4:
+            return self.encode_images(values)
+        return self.encode_vectors(values, side, field) if values.is_floating_point() else self.encode_texts(values)
+
+    def column(self, table: pa.Table, name: str, side: str) -> pa.ChunkedArray:
+        """The column that a field is read from."""
+        if name not in table.column_names:
+            raise DataError(f"field {name!r} is not a column of the table; it has {', '.join(table.column_names)}")
+        return table[name]
+
+    def learn_vectors(self, sides: Mapping[str, tuple[pa.Table, Fields]]) -> None:
+        """Called once before training with the training queries ("left") and products ("right") and their fields."""
 
     def learn_vocabulary(self, texts: Iterable[str]) -> None:
         """Called once before training with the training texts; pretrained encoders have their vocabulary."""

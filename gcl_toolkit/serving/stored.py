@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from gcl_toolkit import __version__
 from gcl_toolkit.data.ranked_data import is_image
-from gcl_toolkit.data.sources import spelt
+from gcl_toolkit.data.sources import PATHS, spelt
 from gcl_toolkit.models.model import GCLModel
 
 VECTOR = "vector of the model"
@@ -60,7 +60,7 @@ def _write(table: pa.Table, path: Path) -> None:
 def _key(folder: Path, source: str) -> bytes:
     """Changes with the model's weights and the files of the source; pictures elsewhere are not looked at."""
     name, options = spelt(source)
-    places = [Path(name), *(Path(options[option]) for option in ("images", "quarantine") if option in options)]
+    places = [Path(name), *(Path(options[option]) for option in PATHS if option in options)]
     files = [file for place in places for file in (place, *place.rglob("*")) if file.is_file()]
     stats = [(file.name, file.stat()) for file in (*files, *folder.rglob("*.safetensors"))]
     facts = sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)

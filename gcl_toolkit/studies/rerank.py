@@ -198,8 +198,7 @@ class _Joint(nn.Module):
         """N x C: the features of one side; zeros for a missing field."""
         encoded = []
         for name, values in inputs.items():
-            encode = self.encoder.encode_images if values.dim() == 4 else self.encoder.encode_texts
-            encoded.append(encode(values) * present[name][:, None])
+            encoded.append(self.encoder.encode(values, side, name) * present[name][:, None])
         plain_NxD, factor_NxD = self.sides[side](torch.cat(encoded, 1)).chunk(2, 1)
         return torch.cat([plain_NxD, layer_norm(factor_NxD, factor_NxD.shape[1:])], 1)
 

@@ -69,6 +69,8 @@ class Batches:
         read = partial(Inputs, model.encoder, workers=machine.workers, cache=machine.cache, for_gpu=for_gpu)
         self.left, self.right = read(data.queries, model.left), read(data.corpus, model.right, side="right")
         self.reported = 0
+        for inputs in (self.left, self.right):
+            inputs.check_pictures()
         self.report_broken()
         for note in (*self.left.notes, *self.right.notes):
             warnings.warn(note, stacklevel=2)
@@ -117,7 +119,7 @@ class Batches:
             for name, value in values.items():
                 if value.dim() == 4:
                     noise[name] = Noise.draw(value, generator)
-                else:
+                elif not value.is_floating_point():
                     values[name] = inputs.encoder.drop_words(value, generator)
         if self.stream:
             values = {name: value.pin_memory() for name, value in values.items()}

@@ -5,7 +5,6 @@ Each is written under another name and renamed, so that a process killed at any 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gcl_toolkit.errors import UserError, first_line
+from gcl_toolkit.files import sha256
 from gcl_toolkit.models.model import GCLModel
 
 STATE, MANIFEST = "state.safetensors", "manifest.json"
@@ -46,7 +46,7 @@ def save_checkpoint(
         shutil.rmtree(beside, ignore_errors=True)
         model.save(beside, weights)
         save_file({name: value.contiguous() for name, value in state.items()}, beside / STATE)
-        manifest = {"step": step, "sha256": {file.name: _sha256(file) for file in sorted(beside.iterdir())}}
+        manifest = {"step": step, "sha256": {file.name: sha256(file) for file in sorted(beside.iterdir())}}
         (beside / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in (*beside.iterdir(), beside):
             _sync(path)
@@ -94,7 +94,7 @@ def fault_of(checkpoint: Path) -> str | None:
     for name in sorted({*expected, "model.json", "model.safetensors", STATE}):
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
-        if _sha256(checkpoint / name) != expected.get(name):
+        if sha256(checkpoint / name) != expected.get(name):
             return f"{name} is corrupt (its sha256 is not the manifest's)"
     return None
 
@@ -117,11 +117,6 @@ def _all(folder: Path) -> Iterator[Path]:
     for path in folder.glob("step_*"):
         if path.is_dir() and path.name.removeprefix("step_").isdigit():
             yield path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

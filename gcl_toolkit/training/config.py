@@ -17,8 +17,10 @@ TRACKERS = ("tensorboard", "wandb")
 class Tuning:
     """What of the model is trained; by default everything, as plainly as can be."""
 
-    lock: Literal["", "image", "text"] = ""
-    """A tower that is not trained."""
+    lock: Literal["", "image", "text", "both"] = ""
+    """A tower that is not trained, or both."""
+    unlock: int = 0
+    """Last layers of a locked tower that are trained all the same."""
     lora: int = 0
     """Rank of low-rank adapters (peft); with them, only the adapters and the logit scale are trained. 0: none."""
     layer_decay: float = 1.0
@@ -31,8 +33,10 @@ class Tuning:
     """Matryoshka: the loss is the mean over these leading dimensions of the embeddings."""
 
     def __post_init__(self):
-        if self.lock not in ("", "image", "text"):
-            raise unknown("tower to lock", self.lock, ("image", "text"))
+        if self.lock not in ("", "image", "text", "both"):
+            raise unknown("tower to lock", self.lock, ("image", "text", "both"))
+        can_unlock = self.unlock == 0 or (self.unlock > 0 and self.lock != "")
+        _check(self, {"unlock": (can_unlock, "an integer >= 0, and 0 without lock")})
         _check(self, {"lora": (self.lora >= 0, "an integer >= 0")})
         _check(self, {"layer_decay": (0 < self.layer_decay <= 1, "in (0, 1]"), "ema": (0 <= self.ema < 1, "in [0, 1)")})
 

@@ -59,7 +59,7 @@ class Engine:
     def _adapt(self) -> None:
         tuning = self.config.tuning
         if tuning.lock:
-            adapt.lock(self.model.encoder, tuning.lock)
+            adapt.lock(self.model.encoder, tuning.lock, tuning.unlock)
         if self.machine.recompute:
             self.model.encoder.checkpoint_gradients()
         if tuning.lora:

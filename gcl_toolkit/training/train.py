@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gcl_toolkit.data.ranked_data import RankedData, is_image
+from gcl_toolkit.data.columns import is_text
+from gcl_toolkit.data.ranked_data import RankedData
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.losses.fast.ranks import ranks
 from gcl_toolkit.methods import DEFAULT, Batch, Method, as_method, name_of
@@ -162,12 +163,13 @@ def _diverged(engine: Engine, step: int, run: Run | None) -> str:
 
 
 def learn_vocabulary(model: GCLModel, data: RankedData) -> None:
-    """Give the encoder the texts of the model's fields, for those that make their vocabulary from them."""
-    texts = []
-    for table, fields in ((data.queries, model.left), (data.corpus, model.right)):
+    """Show the encoder the texts and vectors of the model's fields, for those that are built from them."""
+    texts, sides = [], {"left": (data.queries, model.left), "right": (data.corpus, model.right)}
+    for table, fields in sides.values():
         for name in fields:
-            if name in table.column_names and not is_image(table[name]):
+            if name in table.column_names and is_text(table[name]):
                 texts += [text for text in table[name].to_pylist() if text]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model.seed)
         model.encoder.learn_vocabulary(texts)
+        model.encoder.learn_vectors(sides)

@@ -25,10 +25,11 @@ TUNING = ("lock", "lora", "layer_decay", "learn_fields", "ema", "dimensions")
 def upgraded(config: dict[str, Any]) -> dict[str, Any]:
     """A run's config.json with "method", "train" and "machine" in place of version 0.1's "train" and "engine"."""
     if "engine" not in config:
+        config.get("train", {}).get("tuning", {}).setdefault("unlock", 0)  # a setting since 2026-11-28
         return config
     train, engine = dict(config["train"]), dict(config["engine"])
     method = _method(train)
-    train["tuning"] = {name: engine.pop(name) for name in TUNING}
+    train["tuning"] = {"unlock": 0} | {name: engine.pop(name) for name in TUNING}
     train["accumulate"] = engine.pop("accumulate")
     engine["precision"] = train.pop("precision")
     rest = {name: value for name, value in config.items() if name not in ("train", "engine")}

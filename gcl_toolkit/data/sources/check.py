@@ -51,11 +51,12 @@ def check(
     kind = module.__name__.rsplit(".", 1)[1]
     facts = [f"{source}: read as {kind}, {', '.join(parts) if set(parts) != {''} else 'unsplit'}"]
     facts += dict.fromkeys(f"{part.name}: {note}" for part in parts.values() for note in part.notes)
-    problems: list[str] = []
-    pictures, left_out = _Pictures(decode, seed), list[Suspect]()
+    problems, left_out, pictures, is_whole = list[str](), list[Suspect](), _Pictures(decode, seed), True
     for part in parts.values():
         faults = [] if part.qrels.num_rows else ["qrels: no rows; at least one scored pair is expected"]
-        faults += [*part.faults(), *_conflicts(part), *pictures.faults(part), *oddities(part)]
+        known = part.faults()
+        is_whole = is_whole and not known
+        faults += [*known, *_conflicts(part), *pictures.faults(part), *oddities(part)]
         bad = suspects(part, pictures.broken_rows(part))
         faults += _without_field(part, [suspect for suspect in bad if suspect.reason == NO_FIELD])
         problems += [f"{part.name}: {fault}" for fault in dict.fromkeys(faults)]
@@ -66,7 +67,7 @@ def check(
     if quarantine:
         quarantining.write(left_out, quarantine)
         facts.append(f"{len(left_out):,} rows written to {quarantine}")
-    if not any(part.faults() for part in parts.values()):
+    if is_whole:
         splits = splits_of(parts, options.get("seed", seed))
         facts += [f"{name} of the splits: {_size(data)}" for name, data in splits.items() if name not in parts]
         problems += [f"leak: {leak}" for leak in leaks(splits)]

@@ -58,17 +58,17 @@ def _bad_pairs(qrels: pa.Table) -> Iterator[tuple[int, str]]:
         return
     score, pair = numbers(qrels["score"]), pair_codes(qrels)
     order = np.argsort(pair, kind="stable")
-    again = np.zeros(len(pair), bool)
-    again[order[1:]] = pair[order[1:]] == pair[order[:-1]]
-    best, least = np.full((2, pair.max(initial=-1) + 1), [[-np.inf], [np.inf]])
-    np.fmax.at(best, pair, score)
-    np.fmin.at(least, pair, score)
+    is_first = np.diff(pair[order], prepend=-1) != 0
+    again, number = np.empty_like(is_first), np.empty_like(order)
+    again[order], number[order] = ~is_first, np.cumsum(is_first) - 1
+    starts = np.flatnonzero(is_first)
+    best, least = (each.reduceat(score[order], starts)[number] if len(pair) else score for each in (np.fmax, np.fmin))
     reasons = {
         "score is not a number": np.isnan(score),
         "score is infinite": np.isinf(score),
         "score is negative": np.isfinite(score) & (score < 0),
-        "the pair has several scores, none of which is known to be right": best[pair] > least[pair],
-        "repeats the pair of a row above": again & (best[pair] == least[pair]),
+        "the pair has several scores, none of which is known to be right": best > least,
+        "repeats the pair of a row above": again & (best == least),
     }
     for reason, bad in reasons.items():
         yield from ((int(row), reason) for row in np.flatnonzero(bad))

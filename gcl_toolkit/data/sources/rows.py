@@ -11,7 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gcl_toolkit.data.columns import as_images, as_text, codes, is_image, numbers, present, put
+from gcl_toolkit.data.columns import (
+    as_images,
+    as_text,
+    as_vectors,
+    codes,
+    is_image,
+    is_numbers,
+    is_vector,
+    numbers,
+    present,
+    put,
+)
 from gcl_toolkit.data.findings import NOT_FIELDS, field_fault, findings
 from gcl_toolkit.data.ranked_data import RankedData
 from gcl_toolkit.errors import DataError
@@ -68,7 +79,7 @@ def _with_numbers(qrels: pa.Table) -> pa.Table:
 
 
 def usable_fields(rows: pa.Table, folder: Path, raw: Collection[str] = ()) -> tuple[pa.Table, tuple[str, ...]]:
-    """The rows with every column as text or images, and a note on each column that can't be a field and is left out.
+    """The rows with every column as text, images or vectors, and a note on each that can't be a field and is left out.
 
     Columns `image`, `..._image` and structs of {bytes, path} are images; `folder` is where their paths start.
     raw: columns that are no fields and stay as they are.
@@ -86,7 +97,11 @@ def usable_fields(rows: pa.Table, folder: Path, raw: Collection[str] = ()) -> tu
         elif _ROW_NUMBERS.fullmatch(name):
             fault = "it has no name; pandas writes row numbers so"
         elif not (fault := field_fault(column)):
-            column = as_text(column)
+            if not is_numbers(column):
+                column = as_text(column)
+            elif not is_vector(column):
+                notes += [f"column {name!r} is read as vectors of float32"] if "double" in str(column.type) else []
+                column = as_vectors(column)
         if fault:
             notes.append(f"column {name!r} is not read: {fault}")
         rows = rows.drop_columns([name]) if fault else put(rows, name, column)
@@ -119,7 +134,7 @@ def first_values(rows: pa.Table, key: str) -> tuple[pa.Table, dict[str, dict]]:
         first = np.full(len(keys), -1)
         first[which] = filled[at]
         columns[name] = rows[name].take(pa.array(first, mask=first < 0))
-        if not is_image(rows[name]):
+        if not (is_image(rows[name]) or is_vector(rows[name])):
             value = codes(rows[name])
             differs = filled[value[filled] != value[first[key_code[filled]]]]
             if len(differs):

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from gcl_toolkit.errors import UserError, first_line
+from gcl_toolkit.models.adapter import VectorEncoder
 from gcl_toolkit.models.model import GCLModel
+from gcl_toolkit.models.small import Encoder
 
 PARITY = 1e-4
 """The largest difference allowed between a component of the two unit vectors."""
@@ -22,29 +24,25 @@ ONE_FILE = 1_500_000_000
 
 
 class _Tower(nn.Module):
-    def __init__(self, model: GCLModel, encode: str):
+    def __init__(self, model: GCLModel, side: str, field: str):
         super().__init__()
-        self.model, self.encode = model, getattr(model.encoder, encode)
+        self.model, self.side, self.field = model, side, field
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return normalize(self.encode(inputs).float(), dim=-1)
+        return normalize(self.model.encoder.encode(inputs, self.side, self.field).float(), dim=-1)
 
 
 def write_towers(model: GCLModel, folder: Path) -> dict[str, float]:
-    """Write image.onnx (`pixels`, uint8, N x 3 x H x W) and text.onnx (`tokens`, int64, N x L), each giving `vectors`
-    (N x D, of length 1); returns tower -> largest difference from the model.
+    """Write image.onnx (`pixels`, uint8, N x 3 x H x W) and text.onnx (`tokens`, int64, N x L), or of an adapter
+    SIDE_FIELD.onnx (`inputs`, float32, N x d), each giving `vectors` (N x D, of length 1); returns tower -> largest
+    difference from the model.
 
     Raises UserError if a package is missing, a tower can't be written, or differs by more than `PARITY`.
     """
-    encoder, differences = model.encoder, {}
-    vocabulary = getattr(encoder, "vocabulary", ())  # of the small encoder, which skips all other words
-    inputs = {"text": ("tokens", encoder.tokens([*TEXTS, " ".join(vocabulary[:8]) or TEXTS[0]]))}
-    if encoder.image_shape:
-        shape, generator = (len(TEXTS) + 1, 3, *encoder.image_shape), torch.Generator().manual_seed(0)
-        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        inputs["image"] = ("pixels", pixels)
-    for name, (input_name, examples) in inputs.items():
-        path, tower = folder / f"{name}.onnx", _Tower(model, f"encode_{name}s").eval()
+    differences = {}
+    for name, (input_name, examples) in _examples(model.encoder).items():
+        side, _, field = name.partition("_")
+        path, tower = folder / f"{name}.onnx", _Tower(model, side, field).eval()
         try:
             _write(tower, examples[:2], input_name, path)
             differences[name] = _difference(path, tower, examples)
@@ -60,6 +58,21 @@ def write_towers(model: GCLModel, folder: Path) -> dict[str, float]:
                 "ONNX with --no-onnx"
             )
     return differences
+
+
+def _examples(encoder: Encoder) -> dict[str, tuple[str, Tensor]]:
+    """Tower -> the name of its input, and four rows of it."""
+    generator, count = torch.Generator().manual_seed(0), len(TEXTS) + 1
+    if isinstance(encoder, VectorEncoder):
+        sizes = {key: about["dimension"] for key, about in encoder.inputs.items()}
+        return {key: ("inputs", torch.randn(count, size, generator=generator)) for key, size in sizes.items()}
+    vocabulary = getattr(encoder, "vocabulary", ())  # of the small encoder, which skips all other words
+    examples = {"text": ("tokens", encoder.tokens([*TEXTS, " ".join(vocabulary[:8]) or TEXTS[0]]))}
+    if encoder.image_shape:
+        shape = (count, 3, *encoder.image_shape)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        examples["image"] = ("pixels", pixels)
+    return examples
 
 
 def _write(tower: nn.Module, examples: Tensor, input_name: str, path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from gcl_toolkit.models.adapter import VectorEncoder
 from gcl_toolkit.models.encoders import OpenClipEncoder, TextEncoder
 from gcl_toolkit.models.model import GCLModel
 
@@ -33,21 +34,27 @@ def code(model: GCLModel) -> str:
     if isinstance(encoder, TextEncoder):
         prefixes = {"prefix": repr(encoder.prefixes["left"]), "product_prefix": repr(encoder.prefixes["right"])}
         return template("usage_transformers", **values, **prefixes, length=encoder.length)
-    return template("usage_small", **values)
+    return template("usage_vectors" if isinstance(encoder, VectorEncoder) else "usage_small", **values)
 
 
 def onnx(model: GCLModel, differences: dict[str, float]) -> str:
     """Inputs and outputs of the ONNX files, and how far they differ from the model."""
     encoder, output = model.encoder, f"`vectors`, N x {model.dimension}"
+    compared = "ONNX, vectors of length 1; largest difference from the model: " + ", ".join(
+        f"{name} {difference:.0e}" for name, difference in differences.items()
+    )
+    if isinstance(encoder, VectorEncoder):
+        sizes = [
+            f"- `{key}.onnx`: `inputs`, float32, N x {a['dimension']}, to {output}" for key, a in encoder.inputs.items()
+        ]
+        return "\n".join([f"{compared}.\n", *sizes])
     tokens = "from the tokenizer"
     if isinstance(encoder, TextEncoder):
         tokens += ", -1 for padding"
     elif not isinstance(encoder, OpenClipEncoder):
         tokens = "a word's number in the vocabulary of model.json, from 1, unknown words skipped; 0 for padding"
     lines = [
-        "ONNX, vectors of length 1; largest difference from the model: "
-        + ", ".join(f"{name} {difference:.0e}" for name, difference in differences.items())
-        + ".\n",
+        f"{compared}.\n",
         f"- `text.onnx`: `tokens`, int64, N x {encoder.tokens(['a']).shape[1]} ({tokens}), to {output}",
     ]
     if shape := encoder.image_shape:

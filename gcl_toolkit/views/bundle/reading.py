@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from gcl_toolkit.errors import DataError, UserError, unknown
+from gcl_toolkit.files import sha256
 from gcl_toolkit.measure.metrics import Metric, parse
 
 SCHEMA = 2
@@ -161,11 +161,6 @@ def field_files(fields: Iterable[str]) -> dict[str, str]:
     """Field -> the file of its embeddings: FIELD.npy, or its number where that name is taken or not a file name."""
     usable = {field: _NAME.fullmatch(field) and field not in ARRAYS for field in fields}
     return {field: f"{field}.npy" if good else f"+{number}.npy" for number, (field, good) in enumerate(usable.items())}
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _expect(holds: Any, path: Path, problem: str) -> None:

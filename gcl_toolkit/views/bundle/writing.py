@@ -21,7 +21,7 @@ from gcl_toolkit.data.fields import is_missing
 from gcl_toolkit.data.pictures import open_image
 from gcl_toolkit.data.ranked_data import RankedData, is_image
 from gcl_toolkit.errors import DataError, UserError, unknown
-from gcl_toolkit.files import writable_folder, write_json
+from gcl_toolkit.files import sha256, writable_folder, write_json
 from gcl_toolkit.measure.evaluate import DEPTH, METRICS, measure_ranking
 from gcl_toolkit.measure.slices import slices
 from gcl_toolkit.models.inputs import Inputs
@@ -31,15 +31,7 @@ from gcl_toolkit.studies.results import read_results
 from gcl_toolkit.studies.study import BASELINES, World, open_study
 from gcl_toolkit.studies.summary import strongest_control
 from gcl_toolkit.training.runs import load_model, read_config, read_steps
-from gcl_toolkit.views.bundle.reading import (
-    ARRAYS,
-    SCHEMA,
-    best_first,
-    field_cosines,
-    field_files,
-    fused_cosines,
-    sha256,
-)
+from gcl_toolkit.views.bundle.reading import ARRAYS, SCHEMA, best_first, field_cosines, field_files, fused_cosines
 from gcl_toolkit.views.space import Plane, lay_out
 
 THUMBNAIL = 192
@@ -224,8 +216,8 @@ def _field_embeddings(model: GCLModel, table: pa.Table, *, batch: int = 256) -> 
         for start in range(0, table.num_rows, batch):
             values, present = inputs.rows(np.arange(start, min(start + batch, table.num_rows)))
             for field, value in values.items():
-                encode = model.encoder.encode_images if value.dim() == 4 else model.encoder.encode_texts
-                vectors_NxD = normalize(encode(value.to(model.device)).float(), dim=-1).cpu()
+                encoded_NxD = model.encoder.encode(value.to(model.device), "right", field)
+                vectors_NxD = normalize(encoded_NxD.float(), dim=-1).cpu()
                 parts[field].append((vectors_NxD * present[field][:, None]).numpy().astype(np.float16))
     return {field: np.concatenate(part) for field, part in parts.items()}
 

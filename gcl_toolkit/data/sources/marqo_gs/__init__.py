@@ -1,11 +1,12 @@
-"""MarqoGS-10M, from the hub's parquet (also streamed) and from the tar's CSV and JSON."""
+"""MarqoGS-10M, from the hub's parquet, there or here, and from the tar's CSV and JSON."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from gcl_toolkit.data.sources.marqo_gs.hub import Hub, read_hub, shards
+from gcl_toolkit.data.sources.marqo_gs.cached import Progress, read_cached
+from gcl_toolkit.data.sources.marqo_gs.hub import Folder, read_hub, shards
 from gcl_toolkit.data.sources.marqo_gs.rows import assemble
 from gcl_toolkit.data.sources.marqo_gs.tar import read_tar, tar_folder, tar_folders
 from gcl_toolkit.data.sources.rows import Tables
@@ -23,39 +24,42 @@ def tables(
     path: str | Path | None = None,
     queries: int | None = None,
     seed: int = 0,
-    streaming: bool = False,
     fields: tuple[str, ...] | str = FIELDS,
     images: str | Path | None = None,
+    max_gb: float = 20,
+    progress: Progress | None = None,
 ) -> dict[str, Tables]:
     """The splits of MarqoGS-10M: left field `query`; right fields `image` and `title`; score = score_linear.
 
-    path:      a folder in the hub's or the tar's layout, or a hub id (default: the official one).
-    queries:   keep this many queries in all, those whose text has the smallest seeded hash: the same ones from every
-               layout, about 80/20 over the query parts. Each keeps its full list of products.
-    seed:      of that choice, and of dev / test where no ground-truth file states them.
-    streaming: read the hub's rows as they arrive instead of storing the full set first.
-    fields:    the right fields to read, as "title" or "image+title"; without `image` no picture is read.
-    images:    where the tar's pictures are (default: relative to its folder).
+    path:    a folder in the hub's or the tar's layout, or a hub id (default: the official one).
+    queries: keep this many queries in all, each with its full list of products: of a folder, those whose text has the
+             smallest seeded hash, the same ones from both layouts; of the hub, these or blocks of neighbours (`plan`).
+    seed:    of that choice, and of dev / test where no ground-truth file states them.
+    fields:  the right fields to read, as "title" or "image+title"; without `image` no picture is read.
+    images:  where the tar's pictures are (default: its folder, and folders images* beside and above it).
+    max_gb:  how much may be fetched from the hub; everything is about 200 GB. It is kept in HF_HOME, so that a call
+             goes on where one was interrupted, and a repeated one fetches nothing.
 
     in_domain and novel_query share one half of the products, novel_document and zero_shot the other: the corpus of a
     split is the entire half; for chosen queries, the products of both splits of the half. Where rows differ, the first
-    title and image that aren't missing are kept. A pair listed twice keeps its best score. The tar's `..._gt_dev.json`
-    and `..._gt_test.json` state the queries of each division; other queries have none.
+    title and image are kept; of a pair listed twice, the best score. The tar's `..._gt_*` state a query's division.
     """
-    path = HUB_ID if path is None else path
+    path = path or HUB_ID
     fields = tuple(fields.split("+")) if isinstance(fields, str) else fields
-    kind = layout(path)
+    kind, divisions, facts = layout(path), dict[str, dict](), dict[str, object]()
     if kind == "tar":
         rows, corpora, divisions = read_tar(tar_folder(Path(path)), queries, seed, fields, images)
-    elif kind or (re.fullmatch(r"[\w-]+/[\w.-]+", str(path)) and not Path(path).exists()):
-        (rows, corpora), divisions = read_hub(Hub(path, streaming), queries, seed, fields), {}
+    elif kind:
+        rows, corpora = read_hub(folder := Folder(path, queries, seed), folder.columns(fields))
+    elif re.fullmatch(r"[\w-]+/[\w.-]+", str(path)) and not Path(path).exists():
+        rows, corpora, facts = read_cached(str(path), queries, seed, fields, max_gb, progress)
     else:
         raise DataError(
-            f"{path}: neither in_domain.parquet (or data/in_domain-00000-of-000NN.parquet) nor corpus_1.json found; "
+            f"{path}: neither in_domain.parquet (or data/in_domain-*.parquet) nor corpus_1.json found; "
             f"give a folder with MarqoGS files or a hub id such as {HUB_ID}"
         )
     card = {"source": "MarqoGS-10M", "path": str(path), "layout": kind or "hub", "queries": queries, "seed": seed}
-    return assemble(rows, corpora, divisions, card)
+    return assemble(rows, corpora, divisions, card | facts)
 
 
 def layout(path: str | Path) -> str | None:

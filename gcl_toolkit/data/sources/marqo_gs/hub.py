@@ -1,11 +1,14 @@
-"""MarqoGS-10M in the hub's layout: parquet, one row for each scored pair, read or streamed."""
+"""MarqoGS-10M in the hub's layout: parquet, one row for each scored pair."""
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,84 +23,91 @@ from gcl_toolkit.data.tabular import open_file
 from gcl_toolkit.errors import DataError, first_line
 
 _BATCH_ROWS = 1024
+_NAME = re.compile(rf"({'|'.join(SPLITS)})(?:-(\d+)(?:-of-(\d+))?(?:-\w+)?)?\.parquet")
 
 
-class Hub:
-    """Row batches of the hub's parquet files: a local folder by pyarrow, a hub id by `datasets`, stored or streamed."""
+class Source(Protocol):
+    """The splits of a data set, and the rows of each, in order and in batches."""
 
-    def __init__(self, path: str | Path, streaming: bool):
-        self.path, self.streaming = path, streaming
-        self.shards = shards(Path(path))
-        self.splits = [name for name in SPLITS if name in self.shards or not self.shards]
+    splits: list[str]
+
+    def batches(self, split: str, columns: list[str]) -> Iterator[pa.Table]: ...
+
+
+class Folder:
+    """A local folder; only the rows of `queries` queries if a number is given."""
+
+    def __init__(self, path: str | Path, queries: int | None = None, seed: int = 0):
+        self.path, self.shards, self.rows = path, shards(Path(path)), None
+        self.splits = [*self.shards]
+        if queries is not None:
+            texts = (batch["query"] for name in self.splits for batch in self.batches(name, ["query"]))
+            self.rows = pc.field("query").isin(choose(texts, queries, seed))
 
     def columns(self, fields: Iterable[str]) -> list[str]:
-        """The columns to read, as far as the files have them."""
-        wanted = [*NEEDED, *OPTIONAL, *fields]
-        for files in self.shards.values():
-            have = open_file(files[0]).names
-            check_columns(have, str(files[0]))
-            wanted = [c for c in wanted if c in have]
-        return wanted
+        return readable(((open_file(files[0]).names, str(files[0])) for files in self.shards.values()), fields)
 
-    def batches(self, split: str, columns: list[str], chosen: pa.Array | None = None) -> Iterator[pa.Table]:
-        """The split's rows, in order, of the chosen query texts."""
-        rows = None if chosen is None else pc.field("query").isin(chosen)
+    def batches(self, split: str, columns: list[str]) -> Iterator[pa.Table]:
         try:
-            if self.shards:
-                source = dataset.dataset([str(f) for f in self.shards[split]], format="parquet")
-                read = source.to_batches(columns, rows, _BATCH_ROWS, batch_readahead=2, fragment_readahead=1)
-                yield from (pa.Table.from_batches([batch]) for batch in read)
-            else:
-                yield from self._by_datasets(split, columns, rows)
+            source = dataset.dataset([str(file) for file in self.shards[split]], format="parquet")
+            read = source.to_batches(columns, self.rows, _BATCH_ROWS, batch_readahead=2, fragment_readahead=1)
+            yield from (pa.Table.from_batches([batch]) for batch in read)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError(
-                f"{self.path}, split {split}: can't be read ({first_line(error)}); "
-                "are the files complete, and if it is a hub id, can the hub be reached?"
-            ) from None
+            where = f"{self.path}, split {split}"
+            raise DataError(f"{where}: can't be read ({first_line(error)}); are the files complete?") from None
 
-    def _by_datasets(self, split: str, columns: list[str], rows: pc.Expression | None) -> Iterator[pa.Table]:
-        from datasets import load_dataset
 
-        read = load_dataset(str(self.path), split=split, streaming=self.streaming, columns=columns, filters=rows)
-        yield from read.with_format("arrow").iter(batch_size=_BATCH_ROWS)
+def readable(names: Iterable[tuple[Sequence[str], str]], fields: Iterable[str]) -> list[str]:
+    """The columns to read, as far as every file has them; (its columns, its name) of each are given."""
+    wanted = [*NEEDED, *OPTIONAL, *fields]
+    for have, where in names:
+        check_columns(have, where)
+        wanted = [column for column in wanted if column in have]
+    return wanted
 
 
 def shards(folder: Path) -> dict[str, list[Path]]:
-    """Split -> its parquet files, `SPLIT.parquet` or `SPLIT-00000-of-000NN.parquet`, in the folder or its data/."""
-    split_files: dict[str, list[Path]] = {}
-    for name in SPLITS:
-        for place in (folder, folder / "data"):
-            files = sorted([*place.glob(f"{name}.parquet"), *place.glob(f"{name}-*-of-*.parquet")])
-            if files and name not in split_files:
-                split_files[name] = files
-    for name, files in split_files.items():
-        expected = re.search(r"-of-(\d+)$", files[0].stem)
-        if expected and len(files) != int(expected[1]):
+    """Split -> its parquet files, in the folder or its data/."""
+    in_data, in_folder = (
+        numbered(map(str, place.glob("*.parquet")), str(place)) for place in (folder / "data", folder)
+    )
+    files = in_data | in_folder
+    return {name: [Path(file) for file in files[name]] for name in SPLITS if name in files}
+
+
+def numbered(files: Iterable[str], where: str) -> dict[str, list[str]]:
+    """Split -> its files of `SPLIT.parquet`, `SPLIT-N.parquet` or `SPLIT-0000N-of-000NN.parquet`, by their numbers."""
+    found: dict[str, dict[int, str]] = {}
+    counts: dict[str, int] = {}
+    for file in files:
+        if match := _NAME.fullmatch(file.replace("\\", "/").rpartition("/")[2]):
+            found.setdefault(match[1], {})[int(match[2] or 0)] = file
+            counts[match[1]] = int(match[3] or 0)
+    for name, by_number in found.items():
+        count = counts[name] or max(by_number) + (min(by_number) == 0)
+        if len(by_number) != count:
             raise DataError(
-                f"{files[0].parent}: split {name} has {len(files)} of {int(expected[1])} files; fetch the others, "
+                f"{where}: split {name} has {len(by_number)} of {count} files; fetch the others, "
                 "since some of them alone would cut the lists of the queries short"
             )
-    return split_files
+    return {name: [found[name][number] for number in sorted(found[name])] for name in SPLITS if name in found}
 
 
-def read_hub(hub: Hub, queries: int | None, seed: int, fields: tuple[str, ...]) -> tuple[dict, dict]:
-    columns = hub.columns(fields)
-    chosen = None
-    if queries is not None:
-        texts = (batch["query"] for name in hub.splits for batch in hub.batches(name, ["query"]))
-        chosen = choose(texts, queries, seed)
+def read_hub(source: Source, columns: list[str], images: Path | None = None) -> tuple[dict, dict]:
+    """Rows by split; (corpus, conflicts) by half of the products. images: a folder for files that keep the images."""
     rows, corpora = {}, {}
     for part in (0, 1):
-        images = _Images()
-        names = [name for name in hub.splits if PART[name][1] == part]
+        names = [name for name in source.splits if PART[name][1] == part]
+        pictures = _Images(images and images / f"images-{part}.arrow") if "image" in columns else None
         for name in names:
-            light = [images.part_from(batch) for batch in hub.batches(name, columns, chosen)]
+            read = source.batches(name, columns)
+            light = [*map(pictures.without_images, read)] if pictures else [*read]
             rows[name] = pa.concat_tables(light) if light else _no_rows(columns)
         if names:
             titled = [c for c in ("product_id", "title") if c in columns]
             titles, conflicts = first_values(pa.concat_tables(rows[n].select(titled) for n in names), "product_id")
-            corpora[part] = (images.join(titles) if "image" in columns else titles), conflicts
-    return {name: rows[name] for name in hub.splits}, corpora
+            corpora[part] = (pictures.join(titles) if pictures else titles), conflicts
+    return {name: rows[name] for name in source.splits}, corpora
 
 
 def _no_rows(columns: list[str]) -> pa.Table:
@@ -106,39 +116,46 @@ def _no_rows(columns: list[str]) -> pa.Table:
 
 class _Images:
     """The first image of each product, collected batch by batch in a file that is then mapped, since all of them may be
-    larger than memory. The file is in the system's temporary folder (TMPDIR) and is deleted with the process."""
+    larger than memory: `path`, or one in the system's temporary folder (TMPDIR) that has no name after that."""
 
-    def __init__(self):
+    def __init__(self, path: Path | None):
         self.seen: set = set()
         self.ids: list[str] = []
-        self.file = tempfile.NamedTemporaryFile(prefix="gcl-images-", suffix=".arrow")  # noqa: SIM115
-        self.writer = ipc.new_file(self.file, pa.schema([("image", IMAGE)]))
+        if path is None:
+            handle, name = tempfile.mkstemp(prefix="gcl-images-", suffix=".arrow")
+            os.close(handle)
+            path = Path(name)
+            weakref.finalize(self, path.unlink, missing_ok=True)  # what is mapped by then, stays readable
+        self.path = path
+        self.writer = ipc.new_file(str(self.path), pa.schema([("image", IMAGE)]))
 
-    def part_from(self, batch: pa.Table) -> pa.Table:
+    def without_images(self, batch: pa.Table) -> pa.Table:
         """Store the batch's new images and return its other columns."""
-        if "image" in batch.column_names:
-            new = []
-            filled = present(pc.struct_field(batch["image"], "bytes"))  # the path is only a name there
-            for row, product in enumerate(batch["product_id"].to_pylist()):
-                if filled[row] and product is not None and product not in self.seen:
-                    self.seen.add(product)
-                    new.append(row)
-            self.ids += [str(batch["product_id"][row]) for row in new]
-            images = as_images(batch["image"].take(pa.array(new, pa.int64())), Path())
-            try:
-                self.writer.write_table(pa.table({"image": images}))
-            except OSError as error:
-                full = f"{Path(self.file.name).parent}: no space for the images ({first_line(error)})"
-                raise DataError(f"{full}; set TMPDIR to a larger disk") from None
-            batch = batch.drop_columns(["image"])
-        return batch
+        new = []
+        filled = present(pc.struct_field(batch["image"], "bytes"))  # the path is only a name there
+        for row, product in enumerate(batch["product_id"].to_pylist()):
+            if filled[row] and product is not None and product not in self.seen:
+                self.seen.add(product)
+                new.append(row)
+        self.ids += [str(batch["product_id"][row]) for row in new]
+        images = as_images(batch["image"].take(pa.array(new, pa.int64())), Path())
+        try:
+            self.writer.write_table(pa.table({"image": images}))
+        except OSError as error:
+            full = f"{self.path.parent}: no space for the images ({first_line(error)})"
+            raise DataError(f"{full}; set TMPDIR, or HF_HOME for data from the hub, to a larger disk") from None
+        return batch.drop_columns(["image"])
 
     def join(self, corpus: pa.Table) -> pa.Table:
         """The corpus with its images, products with an image first, so that no image is copied."""
         row = pc.index_in(pa.array(self.ids, pa.string()), value_set=corpus["product_id"].combine_chunks()).to_numpy()
         rest = np.setdiff1d(np.arange(corpus.num_rows), row)
         self.writer.close()
-        self.file.flush()
-        stored = ipc.open_file(pa.memory_map(self.file.name)).read_all()["image"]
-        images = pa.chunked_array([*stored.chunks, pa.nulls(len(rest), IMAGE)], IMAGE)
-        return corpus.take(pa.array(np.concatenate([row, rest]))).append_column("image", images)
+        return with_images(corpus.take(pa.array(np.concatenate([row, rest]))), self.path)
+
+
+def with_images(corpus: pa.Table, file: Path) -> pa.Table:
+    """The corpus with the images of a file, which are those of its first products, in order."""
+    stored = ipc.open_file(pa.memory_map(str(file))).read_all()["image"]
+    missing = pa.nulls(corpus.num_rows - len(stored), IMAGE)
+    return corpus.append_column("image", pa.chunked_array([*stored.chunks, missing], IMAGE))

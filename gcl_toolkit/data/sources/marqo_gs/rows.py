@@ -24,11 +24,11 @@ WORSE = "worse_scores"
 
 
 def assemble(rows: dict, corpora: dict, divisions: dict, card: dict) -> dict[str, Tables]:
-    """Rows by split and (corpus, conflicts) by product part -> tables by split."""
+    """Rows by split and (corpus, conflicts, notes...) by product part -> tables by split."""
     rows, ids_from = _with_global_ids(rows)
     best, tables = {name: _best_of_repeated(split) for name, split in rows.items()}, {}
     for name, split in rows.items():
-        corpus, conflicts = corpora[PART[name][1]]
+        corpus, conflicts, *notes = corpora[PART[name][1]]
         queries, _ = first_values(split.select(["query_id", "query"]), "query_id")
         qrels, repeated = best[name]
         if not any(count for _, count in best.values()):
@@ -37,7 +37,7 @@ def assemble(rows: dict, corpora: dict, divisions: dict, card: dict) -> dict[str
         if name in divisions:
             division = [divisions[name].get(text) for text in queries["query"].to_pylist()]
             queries = queries.append_column("division", pa.array(division, pa.string()))
-        tables[name] = Tables(queries, corpus, qrels, name, stated)
+        tables[name] = Tables(queries, corpus, qrels, name, stated, notes=(*notes,))
     return tables
 
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import takewhile
+from operator import eq
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,6 +35,23 @@ def tar_folder(path: Path) -> Path:
 
 
 def read_tar(folder: Path, queries: int | None, seed: int, fields: Iterable[str], images: str | Path | None):
+    """(rows by split; corpus, conflicts and notes by half of the products; division of each query text by split)."""
+    rows, divisions = _read_rows(folder, queries, seed)
+    corpora: dict[int, tuple] = {}
+    for part, file, kept in _corpora(folder, rows, queries):
+        corpus, *notes = _read_corpus(_products(file, kept), file, fields, None if images is None else Path(images))
+        corpora[part] = corpus, {}, *notes
+    return rows, corpora, divisions
+
+
+def picture_names(folder: Path, queries: int | None, seed: int) -> set[str]:
+    """The file names of the products' pictures; with `queries`, of the products of as many queries."""
+    rows, _ = _read_rows(folder, queries, seed)
+    entries = (e for _, file, kept in _corpora(folder, rows, queries) for e in _products(file, kept).values())
+    return {path.rpartition("/")[2] for entry in entries if isinstance(path := entry.get("image_local"), str) and path}
+
+
+def _read_rows(folder: Path, queries: int | None, seed: int) -> tuple[dict[str, pa.Table], dict[str, dict]]:
     stems = {name: f"query_{q}_product_id_{d}" for name, (q, d) in PART.items()}
     rows = {
         name: _read_csv(folder / f"{stem}.csv") for name, stem in stems.items() if (folder / f"{stem}.csv").exists()
@@ -40,14 +62,18 @@ def read_tar(folder: Path, queries: int | None, seed: int, fields: Iterable[str]
     if queries is not None:
         chosen = choose((split["query"] for split in rows.values()), queries, seed)
         rows = {name: split.filter(pc.is_in(split["query"], value_set=chosen)) for name, split in rows.items()}
-    corpora: dict[int, tuple[pa.Table, dict]] = {}
+    return rows, divisions
+
+
+def _corpora(folder: Path, rows: dict[str, pa.Table], queries: int | None) -> Iterator[tuple[int, Path, set | None]]:
+    """Each half of the products, its file, and the ids to keep of it; None for all."""
     for part in sorted({PART[name][1] for name in rows}):
-        kept = None
-        if queries is not None:
-            kept = set().union(*(s["product_id"].to_pylist() for name, s in rows.items() if PART[name][1] == part))
-        file = folder / f"corpus_{part + 1}.json"
-        corpora[part] = _read_corpus(file, fields, Path(images) if images else folder, kept), {}
-    return rows, corpora, divisions
+        of_half = [split["product_id"].to_pylist() for name, split in rows.items() if PART[name][1] == part]
+        yield part, folder / f"corpus_{part + 1}.json", None if queries is None else set().union(*of_half)
+
+
+def _products(file: Path, kept: set | None) -> dict[str, dict]:
+    return {key: entry for key, entry in _read_json(file).items() if kept is None or key in kept}
 
 
 def _read_csv(file: Path) -> pa.Table:
@@ -66,24 +92,71 @@ def _read_json(file: Path) -> dict:
         raise DataError(f"{file}: can't be read as JSON ({error}); is the file complete?") from None
 
 
-def _read_corpus(file: Path, fields: Iterable[str], images: Path, kept: set | None) -> pa.Table:
-    products = {key: entry for key, entry in _read_json(file).items() if kept is None or key in kept}
+def _read_corpus(products: dict[str, dict], file: Path, fields: Iterable[str], images: Path | None) -> tuple:
+    """The corpus and, with pictures, a note on how many of them were found."""
 
-    def texts(name: str) -> pa.ChunkedArray:
+    def texts(name: str) -> list[str | None]:
         """Empty ones stay "", since the official evaluation embeds them."""
         values = (entry.get(name) for entry in products.values())
-        return pa.chunked_array([pa.array((v if isinstance(v, str) else None for v in values), pa.string())])
+        return [value if isinstance(value, str) else None for value in values]
 
     table = pa.table({"product_id": pa.array(products, pa.string())})
     if "title" in fields:
-        table = table.append_column("title", texts("title"))
-    if "image" in fields:
-        paths = texts("image_local")
-        first = next((p for p in paths.to_pylist() if p and p.strip()), None)
-        if first and not (images / first).exists() and (images / Path(first).name).exists():
-            paths = pc.replace_substring_regex(paths, r"^.*/", "")  # the picture archive is one flat folder
-        table = table.append_column("image", as_images(paths, images))
-    return table
+        table = table.append_column("title", pa.array(texts("title"), pa.string()))
+    if "image" not in fields:
+        return (table,)
+    paths, note = _on_this_machine([path and path.strip() for path in texts("image_local")], file, images)
+    return table.append_column("image", as_images(pa.chunked_array([pa.array(paths, pa.string())]), Path())), note
+
+
+def _on_this_machine(stated: list[str | None], file: Path, images: Path | None) -> tuple[list[str | None], str]:
+    """Paths of the authors' machine as paths that exist here, by the longest suffix that both share, and a note.
+
+    Searched are `images`; or else the corpus' folder and folders images* beside and above it. A picture that isn't
+    there keeps the path where it is expected, so that it is reported when it is read.
+    """
+    names = Counter(path.rpartition("/")[2] for path in {*filter(None, stated)})
+    here = file.parent.resolve()
+    roots = [images.resolve()] if images else [here, *_near(here, "images*/")]
+    places: dict[str, list[str]] = {}
+    for root in roots:
+        for folder, _, present in os.walk(root):
+            for name in names.keys() & present:
+                places.setdefault(name, []).append(folder)
+    paths: list[str | None] = []
+    folder, absent = str(roots[-1]), []
+    for path in stated:
+        place, _, name = (path or "").rpartition("/")
+        same = places.get(name, [])
+        best = max(same, key=partial(_shared, place)) if same[1:] else "".join(same)
+        if best and (names[name] == 1 or _shared(place, best)):
+            folder = best
+        elif path and place and os.path.exists(path):
+            folder = place
+        elif path:
+            absent.append(path)
+        paths.append(path and f"{folder}/{name}")
+    count = sum(map(bool, stated))
+    if absent and len(absent) == count:
+        tars = [tar for root in (here, *roots) for tar in _near(root, "images*.tar")]
+        cure = f"unpack it: tar -xf {tars[0]} -C {tars[0].parent}" if tars else "name their folder with images=FOLDER"
+        raise DataError(
+            f"{file}: none of {count:,} pictures found, first {absent[0]}; searched: {', '.join(map(str, roots))}; "
+            f"{cure}, or use titles alone with fields=title and --right title=1"
+        )
+    missing = f"; missing: {len(absent):,}, first {absent[0]}" if absent else ""
+    return paths, f"{count - len(absent):,} of {count:,} pictures of {file.name} found, the last in {folder}{missing}"
+
+
+def _near(folder: Path, pattern: str) -> Iterator[Path]:
+    """What matches in the folder, beside it and one level above."""
+    for place in (folder, *folder.parents[:2]):
+        yield from sorted(place.glob(pattern))
+
+
+def _shared(one: str, other: str) -> int:
+    """The number of last folders that two paths share."""
+    return sum(1 for _ in takewhile(bool, map(eq, reversed(one.split("/")), reversed(other.split("/")))))
 
 
 def _read_division(stem: Path, rows: pa.Table) -> dict[str, str]:
