@@ -20,15 +20,12 @@ import pandas as pd
 import torch
 from torch.nn.functional import normalize
 
-from gcl_toolkit import Fields, GCLModel, evaluate, load
 from gcl_toolkit.losses import gcl_loss
 from gcl_toolkit.losses.fast.ranks import cached_backward
 from gcl_toolkit.losses.fast.tiled import tiled_gcl_loss
-from gcl_toolkit.training.config import MachineConfig, TrainConfig
-from gcl_toolkit.training.train import train
 from gcl_toolkit.views import figures
 
-MODE = os.environ.get("GCL_MODE", "full")  # tiny: small, for tests; real: MarqoGS, see below
+MODE = os.environ.get("GCL_MODE", "full")  # tiny: small, for tests
 SEED = int(os.environ.get("GCL_SEED", 0))
 SIZES = [128, 256, 512, 1024] + ([] if MODE == "tiny" else [2048])
 
@@ -326,31 +323,8 @@ assert abs(sum(shares) - gcl_loss(left, right, uneven, logit_scale=20.0).item())
 #
 # ## MarqoGS-10M, step by step
 #
-# The public data set of the GCL paper has 3.9 million training pairs. The code is that of notebook 3 with two more settings: which
-# part of the data to read, and the chunk size. Here it runs on a small shop; with `GCL_MODE=real` and `MARQO_GS=<folder>`, it
-# runs on MarqoGS.
-
-# %%
-if MODE == "real":
-    splits = load("marqo_gs", path=os.environ["MARQO_GS"], queries=2000)
-    read = Fields(image=0.5, title=0.5)  # some products lack one of the two
-else:
-    splits = load("shop", seed=SEED, products=400, queries=120, per_query=30, size=8)
-    read = Fields(title=1.0)
-losses = {}
-for chunk in (None, 32):
-    model = GCLModel("small", right=read, seed=SEED, dropout=0)
-    settings = TrainConfig(steps=15, batch=96, augment=False, seed=SEED)
-    machine = MachineConfig(chunk=chunk, precision="float32")
-    steps = train(model, splits["in_domain"], "graded", settings, machine=machine)
-    losses["full batch" if chunk is None else f"chunks of {chunk}"] = [s["loss"] for s in steps]
-apart = np.abs(np.subtract(*losses.values())).max()
-print(f"the losses of 15 steps differ by {apart:.0e} at most")
-print(f"zero-shot NDCG@10 so far: {evaluate(model, splits['zero_shot'])['NDCG@10'].mean():.3f}")
-assert apart < 1e-2, "the library's chunks take the same steps"
-
-# %% [markdown]
-# For the full data set you need a GPU. These are the commands, in an order that saves you time:
+# The public data set of the GCL paper has 3.9 million training pairs; notebook 10 fine-tunes on some of them, from the first query to
+# the app. For the full data set you need a GPU. These are the commands, in an order that saves you time:
 #
 # 1. `gcl doctor` shows what your machine has.
 # 2. `gcl data check FOLDER --images -1 --quarantine bad.csv` finds the broken rows now, not at step 9,000.
@@ -406,7 +380,7 @@ assert answers == [31622, 63245, 126491], "exercise: four times the memory, twic
 #
 # **Dropout can break caching.** The second embedding must use the same random numbers as the first, or the gradients belong to
 # other vectors. The library stores the generator's state with each chunk. (Chunks still draw other numbers than a full batch
-# would; that is why the comparison above uses `dropout=0`.)
+# would.)
 #
 # **Check what the GPU waits for.** When it waits for pictures, a faster loss changes nothing. Look for the slowest part first.
 #

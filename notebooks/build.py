@@ -1,5 +1,6 @@
 """Build each NN_name.py into NN_name.ipynb, executed and with static figures, and into student/NN_name.ipynb, without
-solutions and outputs: `make notebooks`, or `python notebooks/build.py 01 02` for some of them.
+solutions and outputs: `make notebooks`, or `python notebooks/build.py 01 02` for some of them. After a change of
+REPOSITORY or of the version, `python notebooks/build.py --setup` renews the badges and set-up cells alone.
 
 Figures are drawn by kaleido, which needs Chromium or Chrome (set BROWSER_PATH if it isn't found).
 """
@@ -7,10 +8,12 @@ Figures are drawn by kaleido, which needs Chromium or Chrome (set BROWSER_PATH i
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import jupytext
@@ -20,8 +23,25 @@ from nbclient import NotebookClient
 from PIL import Image
 
 HERE = Path(__file__).parent
+REPOSITORY = "OWNER/gcl-toolkit"
+"""Where it is on GitHub, for Colab and Binder: the one place to change."""
+TINY = ("10",)
+"""Shown in their small version, with a hub on this machine: the full one needs the real hub."""
+VERSION = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["version"]
 FIGURE = "application/vnd.plotly.v1+json"
 WIDTH, SCALE = 760, 1.5
+COLAB = "https://colab.research.google.com"
+BADGES = """\
+[![Open in Colab]({colab}/assets/colab-badge.svg)]({colab}/github/{repository}/blob/{tag}/{path})
+[![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/{repository}/{tag}?urlpath=lab/tree/{path})
+"""
+SETUP = """\
+# Colab lacks the library; this takes a minute and keeps Colab's PyTorch and Jupyter. Elsewhere nothing happens here.
+import importlib.util
+
+if not importlib.util.find_spec("gcl_toolkit"):
+    %pip install -q "gcl-toolkit[lessons] @ git+https://github.com/{repository}@{tag}"
+"""
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?### END SOLUTION", re.S | re.M)
 
 
@@ -39,6 +59,19 @@ def build(source: Path) -> None:
             if FIGURE in output.get("data", {}):
                 output.data = {"image/png": picture(output.data[FIGURE])}
     write(notebook, source.with_suffix(".ipynb"))
+
+
+def with_setup(notebook, path: Path):
+    """The notebook with badges and a set-up cell, as they are now, after its first cell."""
+    where = {"colab": COLAB, "repository": REPOSITORY, "tag": f"v{VERSION}"}
+    where["path"] = path.relative_to(HERE.parent).as_posix()
+    starts = tuple(text.split("{")[0] for text in (BADGES, SETUP))
+    cells = [cell for cell in notebook.cells if not cell.source.startswith(starts)]
+    cells[1:1] = [
+        nbformat.v4.new_markdown_cell(BADGES.format(**where).strip()),
+        nbformat.v4.new_code_cell(SETUP.format(**where).strip()),
+    ]
+    return nbformat.v4.new_notebook(cells=cells)
 
 
 def without_solutions(notebook):
@@ -63,7 +96,8 @@ def picture(figure: dict) -> str:
 
 
 def write(notebook, path: Path) -> None:
-    """Write without ids and metadata that change from run to run."""
+    """Write with badges and set-up, without ids and metadata that change from run to run."""
+    notebook = with_setup(notebook, path)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
     }
@@ -80,12 +114,21 @@ def write(notebook, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.update(GCL_MODE="full", PLOTLY_RENDERER="plotly_mimetype")
+    if sys.argv[1:] == ["--setup"]:
+        for path in (*HERE.glob("[0-9]*.ipynb"), *HERE.glob("student/*.ipynb")):
+            write(nbformat.read(path, as_version=4), path)
+        sys.exit()
+    os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
     os.environ["PYTHONPATH"] = str(HERE.parent)  # this checkout's library, not an installed one
+    from facts import local_hub
+
     prefixes = tuple(sys.argv[1:]) or ("",)
     kaleido.start_sync_server(n=1)
     for source in sorted(HERE.glob("[0-9][0-9]_*.py")):
         if source.name.startswith(prefixes):
-            build(source)
+            tiny = source.name.startswith(TINY)
+            os.environ["GCL_MODE"] = "tiny" if tiny else "full"
+            with local_hub() if tiny else contextlib.nullcontext():
+                build(source)
             print(source.with_suffix(".ipynb").name)
     kaleido.stop_sync_server()

@@ -14,18 +14,57 @@ import json
 import os
 import re
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
 import numpy as np
 
 HERE = Path(__file__).parent
+sys.path.insert(
+    0, str(HERE.parent)
+)  # this checkout's library and tests, not an installed library
 SOURCES = {path.stem: path for path in sorted(HERE.glob("[0-9][0-9]_*.py"))}
 REGISTER = HERE / "facts.toml"
 HEAD = """\
 # Every asserted fact of the notebooks: its test; the number of seeds (GCL_SEED, tiny mode); for how many of them it held;
 # the range of each number in the test, from left to right. Made by `python notebooks/facts.py`.
 """
+
+
+@contextlib.contextmanager
+def local_hub():
+    """Inside, the hub is a server of this process, with a replica of MarqoGS and an untrained CLIP, test/small-clip: for
+    notebook 10 in tiny mode, here and in kernels."""
+    import pytest
+
+    from tests.hub import Hub
+    from tests.replicas import marqo_replica
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        marqo_replica(folder / "hub", queries=200)
+        small_clip(folder / "hub" / "models" / "test" / "small-clip")
+        with Hub(folder / "hub") as hub, pytest.MonkeyPatch.context() as patch:
+            hub.use(patch, folder / "cache")
+            yield
+
+
+def small_clip(folder: Path) -> None:
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16, "head_width": 16}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2}
+    config = {"embed_dim": 64, "vision_cfg": vision, "text_cfg": text}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state = open_clip.CLIP(**config).state_dict()
+    folder.mkdir(parents=True)
+    save_file(state, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    about = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (folder / "open_clip_config.json").write_text(json.dumps(about))
 
 
 def code(name: str) -> list[str]:
@@ -132,5 +171,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE.parent))  # this checkout's library, not an installed one
-    main()
+    with local_hub():
+        main()

@@ -4,7 +4,11 @@ import ast
 import base64
 import functools
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +17,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from IPython.core.inputtransformer2 import TransformerManager
+from packaging.requirements import Requirement
+from test_docs import inline_code, parse, shell_commands
+from test_docs import name_of as command_of
+from test_setup import PROJECT, name_of
 from torch.nn.functional import softplus
 
 from gcl_toolkit import losses
@@ -23,7 +32,7 @@ from gcl_toolkit.losses.graded import lower_odds
 from gcl_toolkit.losses.matrix import ROWS, shares
 from gcl_toolkit.methods import CONTROLS, DEFAULT, GCL, Graded, Matrix, as_method, pairs
 from gcl_toolkit.views import figures
-from notebooks import facts
+from notebooks import build, facts
 from notebooks.facts import SOURCES, code
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -111,6 +120,13 @@ def bound_and_used(node):
     local |= {part.arg for part in parts if isinstance(part, ast.arg)} | (stored if is_function else set())
     imported = {(part.asname or part.name).split(".")[0] for part in parts if isinstance(part, ast.alias)}
     return ({node.name} if is_function else stored | imported) - local, used - local
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hub():
+    """The hub of notebook 10, also for all others: none needs the real one."""
+    with facts.local_hub():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -318,19 +334,65 @@ def test_a_wrong_answer_fails_the_check_of_the_exercise(name):
 
 @each
 def test_the_students_copy_is_the_notebook_without_solutions_and_outputs(name):
-    student = json.loads((FOLDER / "student" / f"{name}.ipynb").read_text())
-    sources = ["".join(cell["source"]) for cell in student["cells"]]
+    student = built(name, "student")
+    sources = ["".join(cell["source"]) for cell in student]
     blank = "# YOUR CODE HERE\n    raise NotImplementedError()"
     assert sources == [SOLUTION.sub(blank, text) for _, text in cells(name)]
     assert blank in "".join(sources)
-    assert not any(cell.get("outputs") for cell in student["cells"])
+    assert not any(cell.get("outputs") for cell in student)
 
 
 # -- the built notebook ------------------------------------------------------------------------------------------------
 
 
-def built(name):
-    return json.loads((FOLDER / f"{name}.ipynb").read_text())["cells"]
+def built(name, folder=""):
+    """The cells without the badges and the set-up cell, which follow the first."""
+    first, _, _, *others = read(name, folder)
+    return [first, *others]
+
+
+def read(name, folder=""):
+    return json.loads((FOLDER / folder / f"{name}.ipynb").read_text())["cells"]
+
+
+@each
+@pytest.mark.parametrize("folder", ["", "student"])
+def test_every_notebook_has_badges_that_lead_to_it_and_a_set_up_cell(name, folder):
+    """Fails after a change of the address or the version: `python notebooks/build.py --setup`."""
+    _, badges, setup, *_ = ("".join(cell["source"]) for cell in read(name, folder))
+    links = re.findall(r"\]\((https://[^)]+)\)\]\((https://[^)]+)\)", badges)
+    assert [link.split("/")[2] for _, link in links] == ["colab.research.google.com", "mybinder.org"]
+    path = (FOLDER / folder / f"{name}.ipynb").relative_to(FOLDER.parent)
+    where = (
+        f"{build.REPOSITORY}/blob/v{build.VERSION}/{path}",
+        f"{build.REPOSITORY}/v{build.VERSION}?urlpath=lab/tree/{path}",
+    )
+    assert all(link.endswith(end) for (_, link), end in zip(links, where, strict=True))
+    code = TransformerManager().transform_cell(setup)
+    exec(compile(code, "setup", "exec"), {})  # the library is here: it does nothing, not even call IPython
+    (command,) = re.findall(r"get_ipython\(\).run_line_magic\('pip', '(.*)'\)", code)
+    install, quiet, requirement = shlex.split(command)
+    assert (install, quiet) == ("install", "-q")
+    wanted = Requirement(requirement)
+    assert (wanted.name, wanted.url) == ("gcl-toolkit", f"git+https://github.com/{build.REPOSITORY}@v{build.VERSION}")
+    assert wanted.extras == {"lessons"}
+
+
+def test_what_colab_and_binder_install_has_what_the_notebooks_import_and_no_jupyter():
+    extras = PROJECT["optional-dependencies"]
+    lessons = {name_of(requirement) for name in ("lessons", "map", "curate") for requirement in extras[name]}
+    assert extras["lessons"][0] == "gcl-toolkit[map,curate]"
+    known = lessons | {name_of(requirement) for requirement in PROJECT["dependencies"]}
+    known = {{"scikit-learn": "sklearn", "open-clip-torch": "open_clip"}.get(name, name) for name in known}
+    nodes = [node for name in SOURCES for node in statements(name)]
+    roots = {node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+    roots |= {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    assert roots - known - sys.stdlib_module_names == {"gcl_toolkit", "IPython"}
+    assert not {name for name in lessons if "jupyter" in name or name in ("ipywidgets", "torch", "torchvision")}
+    script = FOLDER.parent / "binder" / "postBuild"
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    assert "-c requirements.lock -e '.[lessons]'" in script.read_text()
 
 
 @each
@@ -376,6 +438,15 @@ def test_every_notebook_has_the_skeleton(name):
     ]  # fmt: skip
     places = [text.find(part) for part in parts]
     assert min(places) >= 0, parts[int(np.argmin(places))]
+
+
+@each
+def test_its_commands_exist_and_take_these_arguments(name, capsys):
+    text = "\n\n".join(text for kind, text in cells(name) if kind == "markdown")
+    prose = [code.split()[1:] for code in inline_code(text) if code.startswith("gcl ") and "..." not in code]
+    for words in [*shell_commands(text), *prose]:
+        if (command := command_of(words)) and len(words) > len(command):
+            parse(command, words[len(command) :], capsys)
 
 
 @each
