@@ -90,5 +90,5 @@ def test_the_sparse_shop_is_trained_on_two_pairs_a_product_and_evaluated_on_whol
 
 
 def test_an_unknown_recipe_lists_the_known_ones():
-    with pytest.raises(UserError, match="unknown recipe 'shoe'; known: shop, shop-full, shop-sparse"):
+    with pytest.raises(UserError, match="unknown recipe 'shoe'; known: marqo-wfash, shop, shop-full, shop-sparse"):
         recipe("shoe")

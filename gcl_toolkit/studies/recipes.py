@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from gcl_toolkit.data.fields import Fields
 from gcl_toolkit.errors import unknown
 from gcl_toolkit.studies.study import StudyConfig
 from gcl_toolkit.studies.summary import gain
 from gcl_toolkit.studies.worlds import WorldSpec
-from gcl_toolkit.training.config import TrainConfig
+from gcl_toolkit.training.config import MachineConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,19 @@ RECIPES = {
         "three shops with MarqoGS's two training pairs per product",
         _sparse_shops(3),
         StudyConfig(encoder=_LARGER),
+    ),
+    "marqo-wfash": Recipe(
+        "gcl demo --recipe marqo-wfash",
+        "MarqoGS's women's fashion (first: gcl data fetch marqo_gs --subset wfash), ViT-B-32; nobody has run it yet",
+        [WorldSpec("wfash", "data/downloads/marqo_gs_wfash_1m")],
+        StudyConfig(
+            ("bm25", "untrained", "clip", "graded-noscores", "graded"),
+            train=TrainConfig(steps=400, batch=1024),
+            machine=MachineConfig(chunk=256, workers=16),
+            encoder="ViT-B-32",
+            pretrained="laion2b_s34b_b79k",
+            right=Fields(image=0.9, title=0.1),
+        ),
     ),
 }
 
