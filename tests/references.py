@@ -162,8 +162,8 @@ def matrix_loss(queries, documents, weights, scale, competes=lambda own, other: 
     return total
 
 
-def graded_loss(queries, documents, weights, scale):
-    return matrix_loss(queries, documents, weights, scale, lambda own, other: other < own, recall=0.15)
+def graded_loss(queries, documents, weights, scale, recall=0.0):
+    return matrix_loss(queries, documents, weights, scale, lambda own, other: other < own, recall)
 
 
 def cross_entropy(logits, targets, bias):

@@ -1,12 +1,14 @@
 """A method is a value: controls are derived from it and differ in one thing; one from outside is found everywhere."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from conftest import ranked
 from test_losses import pair_batch
+from torch.nn.functional import normalize
 
 from gcl_toolkit import GCLModel, UserError, train
 from gcl_toolkit.losses import fast
@@ -122,6 +124,7 @@ def test_settings_follow_a_colon():
     assert name_of(Graded("log", queries=12)) == "graded:weighting=log,queries=12"
     assert as_method("kl:temperature=1") == KL(temperature=1.0)
     assert as_method("graded:recall=0") == Graded(recall=0.0)
+    assert name_of(Graded(recall=0.5)) == "graded:recall=0.5"
     assert name_of(as_method("matrix:top_only=true")) == "matrix:top_only=true"
 
 
@@ -214,3 +217,20 @@ def test_a_method_without_a_tiled_form_is_computed_densely_at_any_size(monkeypat
 def test_the_studied_methods_are_known():
     assert {*STUDIED} <= {*METHODS, *BASELINES}
     assert DEFAULT in STUDIED
+
+
+@pytest.mark.parametrize(("grades", "recall"), [(True, 0.15), (False, 0.0)])
+def test_recall_is_for_grades_unless_it_is_set(grades, recall):
+    data = ranked(6, 12)
+    if grades:
+        qrels = data.qrels.set_column(2, "score", pa.array([float(1 + row % 3) for row in range(data.qrels.num_rows)]))
+        data = replace(data, qrels=qrels)
+    batch = Graded().sampler(data, 8, 0)(0)
+    rng = torch.Generator().manual_seed(0)
+    left, right = (normalize(torch.randn(len(rows), 5, generator=rng)) for rows in (batch.queries, batch.products))
+    found, expected, other = (
+        method.loss(left, right, batch, logit_scale=5.0).item()
+        for method in (Graded(), Graded(recall=recall), Graded(recall=0.5))
+    )
+    assert batch.grades == grades
+    assert found == expected != other

@@ -34,6 +34,12 @@ def test_each_loss_equals_its_loop_in_value_and_gradients_on_both_sides(name):
     assert found(LOSSES[name]) == pytest.approx(twin(name), abs=1e-7)
 
 
+@pytest.mark.parametrize("recall", [0.15, 1.0])
+def test_graded_with_recall_equals_its_loop(recall):
+    expected = numeric(lambda q, d: references.graded_loss(q, d, GRADES.tolist(), SCALE, recall), *batch())
+    assert found(graded_loss, recall=recall) == pytest.approx(expected, abs=1e-7)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_no_known_pair_no_infinity(name):
     assert found(LOSSES[name], torch.zeros(7, 4).double()).isfinite().all()

@@ -57,6 +57,11 @@ def rescale(scores) -> np.ndarray:
     return np.ones_like(scores) if low == high else np.floor((scores - low) / (high - low) * 99 + 1)
 
 
+def are_grades(scores) -> bool:
+    """Whether scores are grades, up to ten distinct values, and not positions."""
+    return len(np.unique(scores)) <= 10
+
+
 def is_top(scores) -> np.ndarray:
     """Which pairs have one of the best grades: within 10% of the highest score (positions 1 to 10; the top grade)."""
     scores = np.asarray(scores, np.float64)
@@ -134,10 +139,10 @@ def grades(scores: np.ndarray) -> np.ndarray:
 @register
 def auto(scores: np.ndarray) -> np.ndarray:
     """The default: "grades" for up to ten distinct scores (grades), "linear" for more (positions)."""
-    return grades(scores) if len(np.unique(scores)) <= 10 else linear(scores)
+    return grades(scores) if are_grades(scores) else linear(scores)
 
 
 @register
 def sharp(scores: np.ndarray) -> np.ndarray:
     """As "auto", with "reciprocal" for positions: for losses that keep the order by weights alone."""
-    return grades(scores) if len(np.unique(scores)) <= 10 else reciprocal(scores)
+    return grades(scores) if are_grades(scores) else reciprocal(scores)

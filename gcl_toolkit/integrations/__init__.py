@@ -57,7 +57,7 @@ class BatchLoss(nn.Module):
         left, query_ids = _distinct(queries, query_ids)
         right, product_ids = _distinct(products, product_ids)
         weights = self.known.weights(query_ids, product_ids).to(left.device)
-        batch = Batch(np.arange(len(left)), np.arange(len(right)), weights)
+        batch = Batch(np.arange(len(left)), np.arange(len(right)), weights, grades=self.known.grades)
         own = left[own_share(len(left))], right[own_share(len(right))]
         with torch.autocast(left.device.type, enabled=False):
             return ranks() * self.method.loss(*own, batch, logit_scale=logit_scale)

@@ -11,8 +11,6 @@ from torch.nn.functional import softplus
 
 from gcl_toolkit.losses.matrix import ROWS, shares
 
-RECALL = 0.15
-"""Measured: the order of 0, with more of the average precision that 1 gains (docs/LOG.md)."""
 NEVER = -1e30
 """A logit that adds nothing; logcumsumexp has no gradient at -inf."""
 
@@ -24,7 +22,7 @@ def graded_loss(
     *,
     logit_scale: Tensor | float,
     r: float = ROWS,
-    recall: float = RECALL,
+    recall: float = 0.0,
 ) -> Tensor:
     """`matrix_loss`, except that in its row each known pair competes with lower weights only; a scalar >= 0.
 

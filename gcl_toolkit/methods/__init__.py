@@ -72,7 +72,8 @@ def as_method(method: Method | str) -> Method:
     for option, value in options.items():
         if option not in known:
             raise unknown(f"setting of the method {name}", option, known)
-        expected = type(getattr(found, option))
+        current = getattr(found, option)
+        expected = float if current is None else type(current)
         if expected is float and type(value) is int:
             options[option] = float(value)
         elif type(value) is not expected:

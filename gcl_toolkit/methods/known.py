@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gcl_toolkit.data.weighting import to_weights
+from gcl_toolkit.data.weighting import are_grades, to_weights
 from gcl_toolkit.errors import DataError
 
 
@@ -23,6 +23,7 @@ class KnownPairs:
 
     def __init__(self, query_ids: Iterable, product_ids: Iterable, scores: Any, weighting: Any = "auto"):
         scores = np.asarray(scores, np.float64)
+        self.grades = are_grades(scores)
         weights = (to_weights(scores, weighting) * (scores > 0)).tolist()
         self._weights: dict[Hashable, dict[Hashable, float]] = defaultdict(dict)
         for query, product, weight in zip(plain(query_ids), plain(product_ids), weights, strict=True):

@@ -12,10 +12,13 @@ from gcl_toolkit.data.weighting import check_weighting
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.losses.fast import Forms
 from gcl_toolkit.losses.fast.tiled import tiled_graded_loss, tiled_matrix_loss
-from gcl_toolkit.losses.graded import RECALL, graded_loss
+from gcl_toolkit.losses.graded import graded_loss
 from gcl_toolkit.losses.matrix import matrix_loss
 from gcl_toolkit.methods.method import inseparable
 from gcl_toolkit.methods.samplers import Batch, MatrixSampler, training_weights
+
+RECALL = 0.15
+"""For grades: nearly the order of 0, and a third to a half of the average precision that 1 would add (docs/LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +72,22 @@ class Graded(Matrix):
     """The default: every known pair of a step, weighted by its score, against products with lower scores only."""
 
     weighting: str = "auto"
-    recall: float = RECALL
+    recall: float | None = None
     """0 to 1: from the best order of the known pairs to finding them all. The share of the loss in which all known
-    pairs of a query count alike."""
+    pairs of a query count alike. None: 0.15 for grades, whose weights are steep; 0 for positions."""
 
     forms: ClassVar[Forms] = Forms(graded_loss, tiled_graded_loss)
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.recall <= 1:
+        if self.recall is not None and not 0 <= self.recall <= 1:
             raise UserError(f"recall is {self.recall}; it must be a number from 0 to 1")
 
     def loss(
         self, left: Tensor, right: Tensor, batch: Batch, *, logit_scale: Tensor | float, half: bool = False
     ) -> Tensor:
-        return self.forms(left, right, batch.weights, logit_scale=logit_scale, half=half, recall=self.recall)
+        recall = (RECALL if batch.grades else 0.0) if self.recall is None else self.recall
+        return self.forms(left, right, batch.weights, logit_scale=logit_scale, half=half, recall=recall)
 
     @property
     def against(self) -> str:  # type: ignore[override]

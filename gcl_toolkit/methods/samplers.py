@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gcl_toolkit.data.ranked_data import RankedData
-from gcl_toolkit.data.weighting import is_top, to_weights
+from gcl_toolkit.data.weighting import are_grades, is_top, to_weights
 from gcl_toolkit.errors import DataError, UserError
 from gcl_toolkit.losses import same_id_cells
 from gcl_toolkit.losses.fast import DENSE_CELLS
@@ -30,6 +30,8 @@ class Batch:
     weights: Tensor
     excluded: Tensor | None = None
     """Cells to leave out of the negatives, 2 x K, or None."""
+    grades: bool = False
+    """Whether the scores are grades (`weighting.are_grades`)."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with every tensor changed."""
@@ -87,7 +89,7 @@ class MatrixSampler:
     def __init__(self, data: RankedData, weights: np.ndarray, *, size: int, queries: int, seed: int):
         query, product, score = data.pairs
         kept = weights > 0
-        self.size, self.seed, self.count = size, seed, queries
+        self.size, self.seed, self.count, self.grades = size, seed, queries, are_grades(score)
         self.by_product = _Groups(product[kept], query[kept], weights[kept], data.corpus.num_rows)
         best = kept & is_top(score)
         self.best_of_query = _Groups(query[best], product[best], weights[best], data.queries.num_rows)
@@ -107,7 +109,8 @@ class MatrixSampler:
         size, values = (len(queries), len(products)), torch.from_numpy(weight).float()
         weights_NxM = torch.sparse_coo_tensor(cells, values, size, check_invariants=True)
         dense = len(queries) * len(products) <= DENSE_CELLS
-        return Batch(queries, products, weights_NxM.to_dense() if dense else weights_NxM.coalesce())
+        weights_NxM = weights_NxM.to_dense() if dense else weights_NxM.coalesce()
+        return Batch(queries, products, weights_NxM, grades=self.grades)
 
 
 def _filled(rng: np.random.Generator, chosen: np.ndarray, all_rows: np.ndarray, size: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gcl_toolkit.losses.fast.log_sum_exps import KEEP_BYTES, has_kernels, log_sum_exps
 from gcl_toolkit.losses.fast.ranks import gather, own_share, rank, ranks
-from gcl_toolkit.losses.graded import NEVER, RECALL, odds_against_lower
+from gcl_toolkit.losses.graded import NEVER, odds_against_lower
 from gcl_toolkit.losses.matrix import ROWS
 
 
@@ -62,7 +62,7 @@ def tiled_graded_loss(
     *,
     logit_scale: Tensor | float,
     r: float = ROWS,
-    recall: float = RECALL,
+    recall: float = 0.0,
     keep_bytes: int = KEEP_BYTES,
 ) -> Tensor:
     """`graded_loss`; weights: N x M, dense or sparse (COO), without gradients. Memory also grows with the most known
