@@ -362,7 +362,7 @@ def test_other_mistakes(capsys, table, tmp_path):
             ("train", "--data", table(), "--method", "clop", "--out", new),
             "unknown method 'clop'; known: bixse, clip,",
         ),
-        (("demo", "--recipe", "shoe", "--out", run), "unknown recipe 'shoe'; known: shop"),
+        (("demo", "--recipe", "shoe", "--out", run), "unknown recipe 'shoe'; known: marqo-wfash, shop"),
         (("compare", "--data", table(), "--methods", "clop", "--out", run), "unknown method 'clop'"),
         (("compare", "--data", f"{table()}:queries=5", "--out", new), "source table has no option 'queries'"),
         (("compare", "--data", f"{table()}:quarantine={tmp_path}/no.csv", "--out", new), "no.csv can't be read"),

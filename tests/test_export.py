@@ -145,7 +145,7 @@ def test_a_tower_that_differs_is_refused_and_nothing_is_left(small, tmp_path, mo
 def test_the_small_encoder_loads_by_the_cards_code_and_its_towers_run(small, tmp_path, monkeypatch, capsys):
     status, out, error = gcl(capsys, "export", small, tmp_path / "out")
     assert status == 0, error
-    assert "open_clip doesn't know the small encoder" in out
+    assert "open_clip doesn't know the encoder small" in out
     card = (tmp_path / "out" / "README.md").read_text()
     assert "open_clip and transformers can't load it" in card
     assert not list((tmp_path / "out").glob("open_clip*"))

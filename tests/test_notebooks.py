@@ -190,7 +190,7 @@ def graded_unweighted(queries, documents, weights, **settings):
     return graded_loss(queries, documents, (weights > 0).to(weights), **settings)
 
 
-def graded_unnormalised(queries, documents, weights, *, logit_scale):
+def graded_unnormalised(queries, documents, weights, *, logit_scale, recall=0.0):
     S = logit_scale * queries @ documents.T
     odds, column = lower_odds(S, weights)
     rows = (weights.gather(1, column) * softplus(odds)).sum()

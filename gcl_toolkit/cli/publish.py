@@ -42,7 +42,7 @@ def export_command(
         console.print(f"{name}.onnx differs from the model by at most {difference:.1e}")
     encoder, usage = manifest["encoder"]["name"], f"open_clip.create_model_and_transforms('local-dir:{out}')"
     if encoder in ("small", "vectors"):
-        usage = f"GCLModel.load({str(out)!r}), or as {out}/README.md says"
+        usage = f"GCLModel.load({str(out)!r}) (open_clip doesn't know the encoder {encoder})"
     elif encoder.startswith("text:"):
         usage = f"transformers.AutoModel.from_pretrained({str(out)!r})"
     console.print(f"load it with {usage}", soft_wrap=True)
