@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,13 +79,18 @@ def splits_of(data: str, names: Sequence[str]) -> dict[str, RankedData]:
     """Some splits of a source."""
     from gcl_toolkit.data.sources import load
 
-    with console.status(f"reading {data}"):
+    with reading(data):
         splits = load(data)
     for name in names:
         if name not in splits:
             raise DataError(f"{data} has no split {name!r}; it has {', '.join(splits)}")
     print_notes(splits[names[0]])
     return {name: splits[name] for name in names}
+
+
+def reading(data: str) -> AbstractContextManager:
+    """A spinner while data is read; none for a source that shows its own progress."""
+    return nullcontext() if data.startswith("marqo_gs") else console.status(f"reading {data}")
 
 
 def print_notes(data: RankedData) -> None:

@@ -15,7 +15,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from gcl_toolkit import machine
-from gcl_toolkit.cli.common import Source, app, command, console, print_notes, progress, study_worlds
+from gcl_toolkit.cli.common import Source, app, command, console, print_notes, progress, reading, study_worlds
 from gcl_toolkit.data.fields import Fields
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.files import writable_folder
@@ -190,7 +190,7 @@ def slices_command(
 
 
 def _opened(specs: Sequence[WorldSpec]) -> list[World]:
-    with console.status("reading the data"):
+    with reading(specs[0].source):
         worlds = [spec.open() for spec in specs]
     for world in worlds:
         print_notes(world.splits["in_domain"])

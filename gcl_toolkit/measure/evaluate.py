@@ -43,11 +43,14 @@ def retrieved(
 ) -> Iterator[tuple[str, RankedData, np.ndarray, np.ndarray]]:
     """As `rankings`, to any depth, with the scores before the rows. inputs: how queries and products are read."""
     embedded: list[tuple[pa.Table, np.ndarray]] = []
+    later = [data.corpus for data in splits.values()]
     for split, data in splits.items():
+        later.pop(0)
         products = next((vectors for corpus, vectors in embedded if corpus.equals(data.corpus)), None)
+        embedded = [pair for pair in embedded if any(map(pair[0].equals, later))]  # the others' memory is free
         if products is None:
             products = model.embed(data.corpus, "right", inputs=inputs)
-            embedded.append((data.corpus, products))
+            embedded += [(data.corpus, products)] if any(map(data.corpus.equals, later)) else []
         yield split, data, *top_k(model.embed(data.queries, "left", inputs=inputs), products, depth)
 
 

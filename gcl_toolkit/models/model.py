@@ -105,18 +105,19 @@ class GCLModel(nn.Module):
         """
         table = with_vectors_of(self.encoder, table, self.fields(side), side)
         read = inputs(self.encoder, table, self.fields(side), side=side)
-        in_training, parts = [module for module in self.modules() if module.training], []
+        in_training = [module for module in self.modules() if module.training]
+        vectors = np.empty((table.num_rows, self.dimension), np.float32)
         self.eval()
         with torch.inference_mode():
             for start in range(0, table.num_rows, BLOCK):
                 rows = np.arange(start, min(start + BLOCK, table.num_rows))
                 padded = np.resize(rows, max(8, 1 << (len(rows) - 1).bit_length()))
-                parts.append(self(*read.rows(padded), side)[: len(rows)].cpu().numpy())
+                vectors[rows] = self(*read.rows(padded), side)[: len(rows)].cpu().numpy()
                 if progress:
                     progress(len(rows))
         for module in in_training:
             module.training = True
-        return np.concatenate(parts) if parts else np.empty((0, self.dimension), np.float32)
+        return vectors
 
     def save(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write model.json, model.safetensors and the encoder's architecture and tokenizer into a folder, from which

@@ -92,7 +92,7 @@ def order_against_recall(order: Mapping[str, Sequence[float]], recall: Mapping[s
             error_y=whiskers([mean], [low], [high]),
             hovertemplate="AP %{x:.3f}, NDCG@10 %{y:.3f}",
         )
-    return plain(figure, 460, "AP: are all known products found?", "NDCG@10: are they in the right order?")
+    return plain(figure, 460, "AP (recall)", "NDCG@10 (order)")
 
 
 def curves(steps: Mapping[str, pd.DataFrame], points: int = 60) -> go.Figure:
