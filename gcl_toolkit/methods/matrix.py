@@ -18,7 +18,7 @@ from gcl_toolkit.methods.method import inseparable
 from gcl_toolkit.methods.samplers import Batch, MatrixSampler, training_weights
 
 RECALL = 0.15
-"""For grades: nearly the order of 0, and a third to a half of the average precision that 1 would add (docs/LOG.md)."""
+"""For grades: the order of 0, and half of the AP by which the control without scores is better (docs/LOG.md)."""
 
 
 @dataclass(frozen=True)
