@@ -251,7 +251,7 @@ def spoil(hub, how):
         "broken": ("cdn", 503, "answers 503, server error"),
         "dropped": ("cdn", "drop", "connection breaks"),
         "cut": ("cdn", "cut", "bytes came"),
-        "file gone": ("resolve.*zero_shot", 404, "zero_shot-00000-of-00002.parquet: .* doesn't have this file"),
+        "file gone": ("resolve.*zero_shot", 404, r"zero_shot-0000\d-of-00002.parquet: .* doesn't have this file"),
     }
     if how in statuses:
         pattern, status, words = statuses[how]
