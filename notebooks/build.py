@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import io
 import os
 import re
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import jupytext
@@ -43,11 +45,12 @@ if not importlib.util.find_spec("gcl_toolkit"):
     %pip install -q "gcl-toolkit[lessons] @ git+https://github.com/{repository}@{tag}"
 """
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?### END SOLUTION", re.S | re.M)
+BLANK = r"\1# YOUR CODE HERE\n\1raise NotImplementedError()"
 
 
 def build(source: Path) -> None:
     notebook = jupytext.read(source)
-    write(without_solutions(notebook), HERE / "student" / f"{source.stem}.ipynb")
+    write(for_students(notebook), HERE / "student" / f"{source.stem}.ipynb")
     NotebookClient(
         notebook,
         timeout=1800,
@@ -74,13 +77,43 @@ def with_setup(notebook, path: Path):
     return nbformat.v4.new_notebook(cells=cells)
 
 
-def without_solutions(notebook):
+def for_students(notebook):
+    """The notebook without solutions. "Run all" goes on after an exercise that isn't solved."""
     student = nbformat.from_dict(notebook)
     for cell in student.cells:
-        cell.source = SOLUTION.sub(
-            r"\1# YOUR CODE HERE\n\1raise NotImplementedError()", cell.source
-        )
+        cell.source = SOLUTION.sub(BLANK, cell.source)
     return student
+
+
+def exercise_cells(cells) -> dict[int, tuple[str, dict]]:
+    """Place of each exercise and of its check, the next cell with code -> id and metadata, nbgrader's among it."""
+    marked, code = {}, [place for place, cell in enumerate(cells) if cell.cell_type == "code"]
+    places = [place for place in code if "# YOUR CODE HERE" in cells[place].source]
+    for number, place in enumerate(places, 1):
+        check = code[code.index(place) + 1]
+        exercise = {"solution": True, "grade": False, "locked": False}
+        graded = {"solution": False, "grade": True, "locked": True, "points": 1}
+        for where, name, about in ((place, "exercise", exercise), (check, "check", graded)):
+            about |= {
+                "grade_id": f"{name}-{number}",
+                "cell_type": "code",
+                "schema_version": 3,
+                "task": False,
+            }
+            marked[where] = (f"{name}-{number}", {"nbgrader": about})
+        marked[check][1]["tags"] = ["raises-exception"]
+    return marked
+
+
+def cell_ids(cells) -> list[str]:
+    """Ids that stay when other cells are added: a hash of the first line, numbered where several begin alike."""
+    seen: Counter = Counter()
+    ids = []
+    for cell in cells:
+        name = hashlib.sha256(cell.source.strip().split("\n")[0].encode()).hexdigest()[:8]
+        seen[name] += 1
+        ids.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return ids
 
 
 def picture(figure: dict) -> str:
@@ -96,13 +129,16 @@ def picture(figure: dict) -> str:
 
 
 def write(notebook, path: Path) -> None:
-    """Write with badges and set-up, without ids and metadata that change from run to run."""
+    """Write with badges and set-up; ids and metadata don't change from run to run."""
     notebook = with_setup(notebook, path)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
     }
-    for number, cell in enumerate(notebook.cells):
-        cell.id, cell.metadata = f"cell-{number}", {}
+    marked = exercise_cells(notebook.cells)
+    for place, (name, cell) in enumerate(
+        zip(cell_ids(notebook.cells), notebook.cells, strict=True)
+    ):
+        cell.id, cell.metadata = marked.get(place, (name, {}))
         if cell.cell_type == "code":  # warnings and progress bars name this machine's folders
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.get("outputs", []):

@@ -215,12 +215,12 @@ def browser(site):
 def lesson(site, browser):
     """Opens a lesson and waits until Python has drawn its figures; there must be no error and no outside request."""
     context = browser.new_context(viewport={"width": 1000, "height": 900})
-    problems = []
+    problems, home = [], site[1].split("docs")[0]
 
     def opened(name):
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(error))
-        page.on("request", lambda request: request.url.startswith(site[1].split("docs")[0]) or problems.append(request.url))
+        page.on("request", lambda request: request.url.startswith(home) or problems.append(request.url))
         page.goto(f"{site[1]}{name}.html")
         page.locator("body.ready").wait_for(timeout=120_000)
         for result in page.locator("form[data-call] .result").all():

@@ -36,6 +36,7 @@ COMMANDS = {
     "push": ("publish", "Upload an exported model to the Hugging Face hub, with the token in HF_TOKEN."),
     "index": ("publish", "Embed a split's products, write them to a vector store and compare it with exact search."),
     "stages": ("stages", "One stage or two: the default method alone, or first stages with a re-ranker."),
+    "teach": ("teach", "Grade the exercises of the notebooks."),
     "train": ("train", "Train one model on the in_domain split of some data; with torchrun, on many GPUs."),
 }
 """Name -> its module, and the first line of its help. Only the module of the command that is run is imported."""
