@@ -6,6 +6,7 @@ Warnings are errors, and so are broken links within the site.
 from __future__ import annotations
 
 import html
+import json
 import re
 import shutil
 import subprocess
@@ -39,6 +40,19 @@ table {{ border-collapse: collapse; display: block; overflow-x: auto }}
 td, th {{ padding: .2rem .6rem; border: 1px solid #8886 }}
 </style>{nav}{body}</html>
 """
+SLIDES = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Slides</title><style>
+@page { size: 13.33in 7.5in; margin: 0 } html { scroll-snap-type: y mandatory }
+body { margin: 0; font: clamp(16px, 2.1vw, 30px)/1.45 system-ui, sans-serif; background: #fff; color: #111 }
+section { box-sizing: border-box; height: 100vh; padding: 4vh 7vw; scroll-snap-align: start; break-after: page;
+  display: flex; flex-direction: column; justify-content: center; overflow: hidden }
+h1 { font-size: 2em; margin: 0 } h2 { margin: 0 0 .5em } p, ul, ol { margin: .35em 0 }
+img { display: block; max-width: 100%; max-height: 60vh; margin: auto }
+</style>
+<script>addEventListener("keydown", ({ key }) => {
+  const step = { ArrowRight: 1, PageDown: 1, ArrowLeft: -1, PageUp: -1 }[key];
+  if (step) scrollBy({ top: step * innerHeight });
+})</script>"""
 LESSONS = ROOT / "docs/lessons"
 SCRIPT = '<link rel="stylesheet" href="lesson.css"><script type="module" src="lesson.js"></script>'
 PYTHON = {
@@ -76,7 +90,8 @@ def write(source: Path, text: str) -> None:
 
 
 def documents() -> list[Path]:
-    return [path for pattern in DOCUMENTS for path in sorted(ROOT.glob(pattern))]
+    paths = [path for pattern in DOCUMENTS for path in sorted(ROOT.glob(pattern))]
+    return [path for path in paths if path.name != "slides.md"]
 
 
 def document(source: Path) -> str:
@@ -86,6 +101,25 @@ def document(source: Path) -> str:
     title = html.escape(text.split("\n", 1)[0].lstrip("# "))
     body = markdown2.markdown(text, extras=EXTRAS) + (SCRIPT if source.parent == LESSONS else "")
     return PAGE.format(title=title, nav=NAV.format(up=up), body=body)
+
+
+def slides(name: str = "slides") -> None:
+    """The slides as one HTML page and, where there is Chromium, as PDF. `![](NOTEBOOK#3)` is its third figure."""
+
+    def figure(match: re.Match) -> str:
+        cells = json.loads((ROOT / f"notebooks/{match[1]}.ipynb").read_text())["cells"]
+        pictures = [output["data"]["image/png"] for cell in cells for output in cell.get("outputs", [])
+                    if "image/png" in output.get("data", {})]  # fmt: skip
+        return f'<img alt="" src="data:image/png;base64,{pictures[int(match[2]) - 1].strip()}">'
+
+    text = re.sub(r"!\[\]\((\w+)#(\d+)\)", figure, (ROOT / f"docs/{name}.md").read_text())
+    parts = [f"<section>{markdown2.markdown(part, extras=EXTRAS)}</section>" for part in text.split("\n---\n")]
+    page = SITE / f"docs/{name}.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(SLIDES + "".join(parts))
+    if chromium := shutil.which("chromium") or shutil.which("google-chrome"):
+        options = ("--headless", "--no-sandbox", "--no-pdf-header-footer", f"--print-to-pdf={page.with_suffix('.pdf')}")
+        subprocess.run([chromium, *options, page.as_uri()], check=True, capture_output=True)
 
 
 def lessons(cache: Path = ROOT / ".lessons") -> None:
@@ -141,6 +175,7 @@ def main() -> None:
     shutil.rmtree(SITE, ignore_errors=True)
     for source in documents():
         write(source, document(source))
+    slides()
     lessons()
     for source in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         page = HTMLExporter().from_filename(str(source))[0]

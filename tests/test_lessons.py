@@ -289,3 +289,16 @@ def test_the_site_has_no_answer_in_clear(site):
             assert "0.0277" not in text
             assert "row_loss(l" not in text.replace("row_loss(logits", "")
             assert path.suffix == ".html" or '"fall"' not in text
+
+
+def test_the_slides_have_the_notebooks_figures_and_fit(site, browser):
+    import build
+
+    build.slides()
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    page.goto((build.SITE / "docs/slides.html").as_uri())
+    spare = page.locator("section").evaluate_all("all => all.map(each => each.scrollHeight - each.clientHeight)")
+    assert len(spare) >= 12
+    assert max(spare) <= 0
+    assert page.locator("img").evaluate_all("all => all.every(image => image.naturalWidth > 300)")
+    assert (build.SITE / "docs/slides.pdf").read_bytes().startswith(b"%PDF")
