@@ -34,7 +34,7 @@ def add_api(service: Service) -> None:
     def compare(query: str, split: str = "", a: str = "", b: str = "", k: int = 10) -> dict:
         """Two models and the ideal order for a query: {"sentence", "a", "b", "ideal"}."""
         state = service.state({"split": split, "a": a, "b": b})
-        answer = service.compare(state.split, query, state.a, state.b, k)
+        answer = service.compare(state.split, query, state.a, state.b, k=k)
         ideal = [_product(product) for product in answer.ideal]
         return {"sentence": answer.sentence, "a": _ranking(answer.a), "b": _ranking(answer.b), "ideal": ideal}
 

@@ -7,6 +7,7 @@ import ctypes
 import importlib.util
 import os
 import sys
+import threading
 from pathlib import Path
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
@@ -14,10 +15,12 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import gradio as gr
 
-from gcl_toolkit.app.limits import MAX_SESSIONS, MAX_UPLOAD
-from gcl_toolkit.app.page import HERE, TITLE, Page
+from gcl_toolkit.app.export import STYLE
+from gcl_toolkit.app.limits import MAX_RUNNING, MAX_SESSIONS, MAX_UPLOAD, MAX_WAITING
+from gcl_toolkit.app.page import TITLE, blocks, content
 from gcl_toolkit.app.routes import add_routes
 from gcl_toolkit.app.service import Service
+from gcl_toolkit.data.judgements import Judgements
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.views.bundle import read_bundle
 
@@ -25,9 +28,12 @@ FONTS: dict = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace"
 """Fonts of the reader's machine; none are loaded from other hosts."""
 
 
-def open_service(bundle: str | Path) -> Service:
-    """The service of a bundle; torch is imported when a model is first needed."""
-    return Service(read_bundle(bundle))
+def open_service(bundle: str | Path, judgements: str | Path | None = None) -> Service:
+    """The service of a bundle; torch is imported when a model is first needed.
+
+    judgements: the file to which visitors' grades are appended; by default they stay in the visitors' browsers.
+    """
+    return Service(read_bundle(bundle), Judgements(judgements) if judgements else None)
 
 
 def launch(
@@ -46,8 +52,8 @@ def launch(
     if mcp and importlib.util.find_spec("mcp") is None:
         raise UserError("mcp is not installed; pip install 'gcl-toolkit[mcp]'")
     _share_arenas()
-    page = Page(service).blocks
-    app, url, _ = page.queue(default_concurrency_limit=4, max_size=64, api_open=False).launch(
+    page = blocks(service)
+    app, url, _ = page.queue(default_concurrency_limit=MAX_RUNNING, max_size=MAX_WAITING, api_open=False).launch(
         server_name=host,
         server_port=port,
         share=False,
@@ -62,13 +68,20 @@ def launch(
         max_file_size=MAX_UPLOAD,
         state_session_capacity=MAX_SESSIONS,
         theme=gr.themes.Base(primary_hue="blue", neutral_hue="slate", **FONTS),
-        head=f"<style>{(HERE / 'style.css').read_text()}</style>",  # gradio applies css= after it measures its tabs
+        head=f"<style>{STYLE}</style>",
     )
     add_routes(app, service)
+    threading.Thread(target=_warm_up, args=(service,), daemon=True).start()
     print(f"{TITLE}: {url} (stop with Ctrl-C)", flush=True)
     if wait:
         page.block_thread()
     return app, url, page
+
+
+def _warm_up(service: Service) -> None:
+    """Draw what takes a second of CPU the first time, before a visitor asks for it."""
+    for tab in ("verdict", "training"):
+        content(service, {"tab": tab})
 
 
 def _share_arenas() -> None:
@@ -81,12 +94,16 @@ def _share_arenas() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m gcl_toolkit.app.app", description="Explore a bundle.")
     parser.add_argument("bundle", type=Path, help="a folder made by `gcl bundle`")
+    parser.add_argument("--judgements", type=Path, help="the file of grades; by default BUNDLE.judgements.jsonl")
     parser.add_argument("--port", type=int, default=None, help="by default the first free port from 7860")
     parser.add_argument("--open", action="store_true", help="open the browser")
     parser.add_argument("--mcp", action="store_true", help="serve MCP, too, at gradio_api/mcp/")
     args = parser.parse_args()
     try:
-        launch(open_service(args.bundle), port=args.port, open_browser=args.open, mcp=args.mcp)
+        judgements = args.judgements or args.bundle.resolve().with_name(
+            f"{args.bundle.resolve().name}.judgements.jsonl"
+        )
+        launch(open_service(args.bundle, judgements), port=args.port, open_browser=args.open, mcp=args.mcp)
     except UserError as error:
         sys.exit(f"gcl: {error}")
 

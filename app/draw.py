@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,44 @@ def safe(text: object) -> str:
 
 
 def view(state: State, content: str) -> str:
-    """A tab's content, with its URL."""
-    return f'<section class="view" data-url="{safe(state.url())}">{content}</section>'
+    """A tab's content."""
+    return f'<section class="view">{content}</section>'
+
+
+def link(
+    state: State, html: str, *, label: str = "", id: str = "", kind: str = "", now: bool = False, **changes
+) -> str:
+    """A link to the state with some changes; "" returns a parameter to its default. page.js follows it in place.
+
+    label: what it is called where `html` is only a sign; kind: its class; now: whether it is the page that is shown.
+    """
+    more = {"id": id, "class": kind, "aria-label": label, "title": label, "aria-current": "page" if now else ""}
+    attributes = "".join(f' {name}="{safe(value)}"' for name, value in more.items() if value)
+    return f'<a href="{safe(state.but(**changes).url())}"{attributes}>{html}</a>'
+
+
+def term(service: Service, word: str, text: str = "") -> str:
+    """A word of the glossary, explained on hover and focus; `text` is what is shown for it."""
+    meaning = service.bundle.manifest.get("glossary", {}).get(word)
+    shown = safe(text or word)
+    return f'<abbr class="term" tabindex="0" title="{safe(meaning)}">{shown}</abbr>' if meaning else shown
+
+
+def wide(label: str, html: str) -> str:
+    """A part that scrolls sideways where there is no room for it, by keyboard, too."""
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{safe(label)}">{html}</div>'
+
+
+def grid(label: str, heads: Iterable[str], rows: Iterable[str], kind: str = "") -> str:
+    """A table. heads: HTML; rows: of `cells`; kind: its class, too."""
+    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return wide(label, f'<table class="{f"queries {kind}".strip()}">{body}</table>')
+
+
+def cells(first: str, *others: str, attributes: str = "") -> str:
+    """A row with its head; HTML."""
+    return f'<tr{attributes}><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>'
 
 
 def message(text: object) -> str:
@@ -36,18 +72,24 @@ def message(text: object) -> str:
 
 def number(value: float, digits: int = 3) -> str:
     """Fixed digits, a true minus sign; a dash for NaN."""
-    return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+    return "–" if np.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
-def heading(letter: str, model: str) -> str:
-    return f'<h3><span class="letter">{letter}</span> {safe(model)}</h3>'
+def letter(mark: str) -> str:
+    """A, B or another system's letter, in its colour."""
+    return f'<span class="letter {mark.lower()}">{mark}</span>'
+
+
+def heading(mark: str, system: str) -> str:
+    return f"<h3>{letter(mark)} {safe(system)}</h3>"
 
 
 def picture(service: Service, item: int) -> str:
     """The stored picture, by its own route; the title is beside it, so screen readers skip the picture."""
     if not service.bundle.items["thumbnail_size"].iat[item]:
         return '<span class="picture none">no picture</span>'
-    return f'<img class="picture" alt="" loading="lazy" src="gcl/picture/{item}?v={service.version}">'
+    source = f"gcl/picture/{item}?v={service.version}"
+    return f'<img class="picture" alt="" width="96" height="96" loading="lazy" src="{source}">'
 
 
 def badge(product: Product) -> str:
@@ -112,20 +154,20 @@ def details(service: Service, state: State) -> str:
     )
     strips = "".join(
         f'<h4>Nearest in {safe(model)}’s embedding space</h4><ol class="strip" data-model="{safe(model)}">'
-        + "".join(_near(service, near) for near in service.neighbours(item, model).products)
+        + "".join(_near(service, state, near) for near in service.neighbours(item, model).products)
         + "</ol>"
         for model in dict.fromkeys((state.a, state.b))
+        if model in service.searchable
     )
     return (
-        f'<aside class="details"><button type="button" class="close" data-item="" aria-label="Close the details">×'
-        f'</button><div class="about">{picture(service, item)}<div><p class="title">{safe(product.title)}</p>'
+        f'<aside id="details" class="details" tabindex="-1" aria-label="Details">'
+        f"{link(state, '×', item='', label='Close the details', kind='close')}"
+        f'<div class="about">{picture(service, item)}<div><p class="title">{safe(product.title)}</p>'
         f"<dl><dt>id</dt><dd>{safe(product.product_id)}</dd>{facts}</dl></div></div>{strips}</aside>"
     )
 
 
-def _near(service: Service, near: Product) -> str:
-    label = f"{safe(near.title)} ({safe(near.product_id)})"
-    return (
-        f'<li data-item="{near.item}" title="{label}">{picture(service, near.item)}'
-        f'<span class="facts">{number(near.cosine)}</span></li>'
-    )
+def _near(service: Service, state: State, near: Product) -> str:
+    label = f"{near.title} ({near.product_id})"
+    inside = f'{picture(service, near.item)}<span class="facts">{number(near.cosine)}</span>'
+    return f'<li data-item="{near.item}">{link(state, inside, item=str(near.item), label=label)}</li>'

@@ -16,7 +16,7 @@ from PIL import Image
 
 from gcl_toolkit.app import limits
 from gcl_toolkit.errors import UserError
-from gcl_toolkit.views.bundle import Ranker
+from gcl_toolkit.views.bundle import System
 
 KEPT = 64
 """Uploaded pictures that are kept in memory; the oldest is dropped first."""
@@ -48,25 +48,25 @@ class Encoders:
             raise UserError(f"this picture is no longer kept (only the last {KEPT} uploads are); upload it again")
         return data
 
-    def text(self, text: str, ranker: Ranker) -> np.ndarray:
+    def text(self, text: str, system: System) -> np.ndarray:
         """D, L2-normalised."""
-        return self._vectors(ranker, text, "")
+        return self._vectors(system, text, "")
 
-    def image(self, digest: str, ranker: Ranker) -> np.ndarray:
+    def image(self, digest: str, system: System) -> np.ndarray:
         """D, L2-normalised."""
         self.picture(digest)
-        return self._vectors(ranker, "", digest)
+        return self._vectors(system, "", digest)
 
-    def _vector(self, ranker: Ranker, text: str, digest: str) -> np.ndarray:
-        if ranker.weights is None:
-            raise UserError(f"the bundle holds no weights of {ranker.name}; choose one of the stored queries")
+    def _vector(self, system: System, text: str, digest: str) -> np.ndarray:
+        if system.vectors is None or system.vectors.weights is None:
+            raise UserError(f"the bundle holds no weights of {system.name}; choose one of the stored queries")
         with self._lock:
-            if ranker.name not in self._models:
+            if system.name not in self._models:
                 from gcl_toolkit.models.model import GCLModel
 
-                self._models[ranker.name] = GCLModel.load(ranker.weights).eval()
-            model = self._models[ranker.name]
-            return _embed_image(model, self._pictures[digest]) if digest else _embed_text(model, text, ranker.name)
+                self._models[system.name] = GCLModel.load(system.vectors.weights).eval()
+            model = self._models[system.name]
+            return _embed_image(model, self._pictures[digest]) if digest else _embed_text(model, text, system.name)
 
 
 def _on_gpu(function: Callable) -> Callable:

@@ -1,4 +1,4 @@
-"""Downloads: tables as CSV that is safe in spreadsheets, a comparison as one HTML file."""
+"""Downloads: tables as CSV that is safe in spreadsheets, a verdict or a comparison as one HTML file."""
 
 from __future__ import annotations
 
@@ -14,19 +14,17 @@ import pandas as pd
 from gcl_toolkit.app.draw import safe
 from gcl_toolkit.app.service import Service
 from gcl_toolkit.app.state import State
-from gcl_toolkit.app.tabs import compare
+from gcl_toolkit.app.tabs import compare, verdict
 
-STYLE = Path(__file__).parent / "style.css"
+STYLE = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.css")))
 PLAIN = """
-:root { color-scheme: light; --body-text-color: #0f172a; --body-background-fill: #fff; --border-color-primary: #e2e8f0;
-  --background-fill-secondary: #f8fafc; --link-text-color: #1d4ed8; }
 * { box-sizing: border-box; }
-h1 { font-size: 1.35rem; margin: 0; }
-body { font: 16px/1.4 system-ui, sans-serif; color: var(--body-text-color); max-width: 1440px; margin: auto;
-  padding: 1rem; }
-.download, .close { display: none; }
+body { max-width: 1440px; margin: auto; padding: 1rem; }
+ol, ul { list-style: none; }
+.download, .close, .grades, .grading { display: none; }
+.details { position: static; width: auto; }
 """
-"""What gradio's theme provides on the page."""
+"""What gradio and the page's script provide on the page."""
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -45,18 +43,20 @@ def _safe(cell: Any) -> Any:
 
 
 def to_html(service: Service, state: State) -> str:
-    """The comparison as one file with embedded pictures, without scripts or links to other hosts."""
+    """The verdict or the comparison as one file with embedded pictures, without scripts or links to other hosts."""
 
     def embedded(match: re.Match) -> str:
         data = base64.b64encode(service.image(int(match[1]))).decode()
         return f'src="data:image/webp;base64,{data}"'
 
-    body = re.sub(r'src="gcl/picture/([0-9]+)[^"]*"', embedded, compare.draw(service, state))
-    title = safe(f"{state.query}: {state.a} and {state.b}")
+    tab, subject = (verdict, "Verdict") if state.tab == "verdict" else (compare, state.query)
+    body = re.sub(r'src="gcl/picture/([0-9]+)[^"]*"', embedded, tab.draw(service, state))
+    body = re.sub(r' href="\?[^"]*"', "", body)  # links within the page lead nowhere
+    title = safe(f"{subject}: {state.a} and {state.b}")
     where = safe(f"{service.bundle.manifest['world']}, {state.split}")
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}"><title>{title}</title>'
-        f"<style>{STYLE.read_text()}{PLAIN}</style><h1>{title}</h1><p>{where}</p>{body}</html>"
+        f'<style>{STYLE}{PLAIN}</style><body class="gcl"><h1>{title}</h1><p>{where}</p>{body}</body></html>'
     )

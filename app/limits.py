@@ -26,6 +26,10 @@ MAX_UPLOAD = 5_000_000
 """Bytes in a picture."""
 MAX_SESSIONS = 300
 """Visitors whose state gradio keeps, 0.12 MB each; every API call is a new one. The oldest is dropped first."""
+MAX_GRADE, MAX_QRELS = 10_000, 50_000_000
+"""Bytes of a judgement, and of an imported file of judgements."""
+MAX_RUNNING, MAX_WAITING = 4, 64
+"""Answers that are computed at once, and requests that wait for one; others are refused."""
 MAX_PIXELS = 20_000_000
 """Pixels in a picture, checked before it is decoded."""
 SIDE = 512

@@ -34,7 +34,7 @@ class Selection:
 
 def points(service: Service, model: str) -> np.ndarray:
     """Positions of all products, then of all queries: M x 2 float32."""
-    return service.ranker(model).map_Mx2
+    return service.vectors(model).map_Mx2
 
 
 def inside(points_Nx2: np.ndarray, corners_Cx2: np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ def colours(service: Service, state: State) -> np.ndarray:
         a, b = (service.ranks(state.split, state.query, model) for model in (state.a, state.b))
         colour_M[span] = _two_sided(np.log(b / a), np.log(FACTORS))
         metric = str(NDCG @ 10)
-        values = [service.ranker(model).metrics[metric].to_numpy()[rows] for model in (state.a, state.b)]
+        values = [service.metrics(model)[metric].to_numpy()[rows] for model in (state.a, state.b)]
         colour_M[items:][rows] = _two_sided(values[0] - values[1], np.array(STEPS))
     return colour_M
 
@@ -130,6 +130,12 @@ def legend(service: Service, state: State) -> list[tuple[int, str]]:
         return [*enumerate(corpora(service), start=1)]
     names = [f"ranked higher by {state.b}: 10 ×", "3 ×", "1.5 ×", "equal", "1.5 ×", "3 ×", f"10 ×: by {state.a}"]
     return [*enumerate(names, start=1)]
+
+
+def over(state: State) -> list[int]:
+    """The colours that lie over the others, in this order: of listed products, and of those that the systems rank
+    differently."""
+    return {"score": [*range(1, LEVELS + 1)], "difference": [3, 5, 2, 6, 1, 7]}.get(state.colour, [])
 
 
 def edges(service: Service, state: State) -> tuple[int | None, Sequence[tuple[int, int]]]:

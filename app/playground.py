@@ -20,9 +20,10 @@ BY_GRADES = ("grades", "auto", "sharp")
 
 @dataclass(frozen=True)
 class Batch:
-    """N pairs. items: product rows; scores, weights (mean 1): N; cosines, and the gradients of both losses with respect
-    to the logits: N x N, one row per query; losses: the contribution of each pair, N."""
+    """N pairs. model: whose vectors; items: product rows; scores, weights (mean 1): N; cosines, and the gradients of
+    both losses with respect to the logits: N x N, one row per query; losses: the contribution of each pair, N."""
 
+    model: str
     queries: list[str]
     items: list[int]
     scores: np.ndarray
@@ -35,22 +36,26 @@ class Batch:
 
 
 def batch(service: Service, state: State) -> Batch:
-    """The chosen query's pairs and the best pair of the next queries; the slider sets the first pair's score."""
+    """The chosen query's pairs and the best pair of the next queries; the slider sets the first pair's score.
+
+    A typed text has no pairs: the first stored query takes its place, as the first model does for A without vectors.
+    """
     queries, items, scores = _pairs(service, state)
     scores_N = np.array([state.score, *scores[1:]])
     weights_N = to_weights(scores_N, state.weighting)
     weights_N = weights_N / max(float(weights_N.mean()), 1e-12)
-    ranker, rows = service.ranker(state.a), service.labels[state.split]
-    left_NxD = ranker.queries_QxD[[rows[query] for query in queries]]
+    model = state.a if state.a in service.searchable else service.searchable[0]
+    vectors, rows = service.system(model).vectors, service.labels[state.split]
+    left_NxD = vectors.queries_QxD[[rows[query] for query in queries]]
     right_NxD = np.sum(
-        [w * ranker.embeddings_NxD[f][items].astype(np.float32) for f, w in ranker.fields.items()], axis=0
+        [w * vectors.embeddings_NxD[f][items].astype(np.float32) for f, w in vectors.fields.items()], axis=0
     )
     right_NxD /= np.linalg.norm(right_NxD, axis=1, keepdims=True).clip(1e-9)
     cosines_NxN = (left_NxD @ right_NxD.T).astype(np.float64)
     logits_NxN = cosines_NxN / state.temperature
     ones_N = np.ones(len(items))
     return Batch(
-        queries, items, scores_N, weights_N, cosines_NxN,
+        model, queries, items, scores_N, weights_N, cosines_NxN,
         gradient(logits_NxN, ones_N), gradient(logits_NxN, weights_N),
         losses(logits_NxN, ones_N), losses(logits_NxN, weights_N),
     )  # fmt: skip

@@ -15,14 +15,13 @@ import pandas as pd
 from gcl_toolkit.app import limits
 from gcl_toolkit.app.answers import TOP, Comparison, Ranking, sentence
 from gcl_toolkit.app.rankings import Ask, Rankings
-from gcl_toolkit.app.state import COLOURS, LOOKS, ORDERS, PANELS, TABS, State
+from gcl_toolkit.app.scores import pairs_of
+from gcl_toolkit.app.state import COLOURS, LOOKS, MAX_ALSO, ORDERS, PANELS, TABS, State
 from gcl_toolkit.data.weighting import WEIGHTINGS
 from gcl_toolkit.errors import UserError
-from gcl_toolkit.measure.statistics import Difference, paired
+from gcl_toolkit.measure.unjudged import pooled
+from gcl_toolkit.measure.verdict import Lists
 from gcl_toolkit.views.bundle import best_first, field_cosines, fused_cosines
-
-DEFAULT_MODELS = ("graded", "gcl-matrix")
-"""Shown first where the bundle has one: the default method, by its name now and in version 0.1."""
 
 
 class Service(Rankings):
@@ -66,7 +65,8 @@ class Service(Rankings):
 
     def blend(self, model: str) -> tuple[str, str, float] | None:
         """The two fields that the slider mixes and the first one's default share; None unless there are two."""
-        fields = self.ranker(model).fields
+        vectors = self.system(model).vectors
+        fields = vectors.fields if vectors else {}
         if len(fields) != 2:
             return None
         (first, weight), (second, rest) = fields.items()
@@ -74,23 +74,22 @@ class Service(Rankings):
 
     def state(self, options: Mapping[str, Any] | None = None) -> State:
         """A checked state from options (a URL's parameters, values of controls), with defaults for the rest."""
-        options, models, splits = options or {}, list(self.bundle.models), self.bundle.splits
+        options, systems, splits = options or {}, list(self.bundle.systems), self.bundle.splits
 
         def chosen(key: str, names: Sequence[str], default: str | None = None) -> str:
             return limits.known(key, options.get(key) or (default if default in names else names[0]), names)
 
         split = chosen("split", splits, "zero_shot")
-        a = limits.known(
-            "model", options.get("a") or next((m for m in DEFAULT_MODELS if m in models), models[0]), models
-        )
-        others = [m for m in models if m != a] or [a]
-        control = self.bundle.manifest.get("control")
-        b = limits.known("model", options.get("b") or (control if control in others else others[0]), models)
+        first, control = self.bundle.pair
+        a = limits.known("system", options.get("a") or first, systems)
+        others = [control, *systems] if a != control else [name for name in (first, *systems) if name != a] or [a]
+        b = limits.known("system", options.get("b") or others[0], systems)
+        opening = self.bundle.manifest["opening"].get(split, {}).get("win") if (a, b) == self.bundle.pair else None
         blend, digest = self.blend(a), options.get("image") or ""
         return State(
             tab=chosen("tab", list(TABS)),
             split=split,
-            query=self.text(options.get("query") or next(iter(self.labels[split]))),
+            query=self.text(options.get("query") or self.label(opening) or next(iter(self.labels[split]))),
             a=a,
             b=b,
             weight=limits.number("field weight", _or(options.get("weight"), blend[2] if blend else 1.0), 0, 1),
@@ -110,8 +109,20 @@ class Service(Rankings):
             lasso=str(options["lasso"]) if limits.polygon(options.get("lasso")) is not None else "",
             weighting=chosen("weighting", [*WEIGHTINGS], "reciprocal"),
             temperature=limits.number("temperature", _or(options.get("temperature"), 0.05), 0.005, 0.5),
+            also=self._also(options.get("also"), a, b),
             score=limits.number("score", _or(options.get("score"), self.best_score), 1, 100),
         )
+
+    def _also(self, names: Any, a: str, b: str) -> str:
+        chosen = [n.strip() for n in str(names or "").split(",") if n.strip() not in ("", a, b)]
+        kept = list(dict.fromkeys(limits.known("system", name, self.bundle.systems) for name in chosen))
+        if len(kept) > MAX_ALSO:
+            raise UserError(f"{len(kept)} further systems are given; at most {MAX_ALSO} are compared with A and B")
+        return ",".join(kept)
+
+    def systems_of(self, state: State) -> list[str]:
+        """The systems of a state: A, the further ones, B."""
+        return [state.a, *(name for name in state.also.split(",") if name), state.b]
 
     def image(self, item: int) -> bytes:
         if not 0 <= item < len(self.bundle.items):
@@ -138,13 +149,14 @@ class Service(Rankings):
         weight times each term's vector is added to or subtracted from the query's. Scores are those of the stored
         query; pictures have none.
         """
-        split, ranker = limits.known("split", split, self.bundle.splits), self.ranker(model)
+        split, vectors = limits.known("split", split, self.bundle.splits), self.vectors(model)
         limits.integer("k", k, limits.MAX_K)
-        weights = [*ranker.fields.values()]
+        weights = None
         if weight is not None:
             share = limits.number("field weight", weight, 0, 1)
-            weights = [share, 1 - share] if len(weights) == 2 else weights
-        return self.ranking(split, Ask(self.text(query), _terms(more), _terms(less), image), ranker, weights, k, {})
+            weights = [share, 1 - share] if len(vectors.fields) == 2 else None
+        ask = Ask(self.text(query), _terms(more), _terms(less), image)
+        return self.ranking(split, ask, self.system(model), weights, k, {})
 
     def neighbours(self, item: int, model: str, k: int = 10) -> Ranking:
         """The k products (of all splits) nearest to a product in the model's embedding space."""
@@ -152,62 +164,82 @@ class Service(Rankings):
         if row is None:
             raise UserError("the product row is missing")
         limits.integer("k", k, limits.MAX_K)
-        ranker = self.ranker(model)
-        fields, weights = ranker.embeddings_NxD, [*ranker.fields.values()]
-        own_D = np.sum([w * fields[f][row].astype(np.float32) for f, w in ranker.fields.items()], axis=0)
+        vectors = self.vectors(model)
+        fields, weights = vectors.embeddings_NxD, [*vectors.fields.values()]
+        own_D = np.sum([w * fields[f][row].astype(np.float32) for f, w in vectors.fields.items()], axis=0)
         own_D /= max(float(np.linalg.norm(own_D)), 1e-9)
         everything = slice(0, len(self.bundle.items))
-        cosines_N = fused_cosines(field_cosines(fields.values(), own_D, everything), ranker.gram_NxFxF, weights)
+        cosines_N = fused_cosines(field_cosines(fields.values(), own_D, everything), vectors.gram_NxFxF, weights)
         cosines_N[row] = np.nan
         near = best_first(cosines_N, k)
         products = [self.product(int(n), rank, float(cosines_N[n])) for rank, n in enumerate(near, start=1)]
-        return Ranking(model, products, {}, 0.0, 0.0)
+        return Ranking(model, products, {}, 0.0, 0.0, len(cosines_N) - 1)
 
-    def compare(self, split: str, query: str, a: str, b: str, k: int = TOP) -> Comparison:
-        """Two models with their own weights, and the ideal order, for one query."""
+    def compare(self, split: str, query: str, *names: str, k: int = TOP) -> Comparison:
+        """Two to five systems with their own weights, the baseline last, and the ideal order, for one query."""
         split, ask = limits.known("split", split, self.bundle.splits), Ask(self.text(query))
         limits.integer("k", k, limits.MAX_K)
-        rankers = [self.ranker(name) for name in (a, b)]
-        ranks = {name: self.ranks(split, query, name) for name in (a, b)}
-        first, second = (self.ranking(split, ask, r, [*r.fields.values()], k, ranks) for r in rankers)
+        if not 2 <= len(names) <= MAX_ALSO + 2:
+            raise UserError(f"{len(names)} systems are given; 2 to {MAX_ALSO + 2} are expected")
+        systems = [self.system(name) for name in names]
+        ranks = {name: self.ranks(split, query, name) for name in names}
+        shown = [self.ranking(split, ask, system, None, k, ranks) for system in systems]
         start = self.bundle.items_of(split).start
         items, scores = self.judged(split, ask)
         ideal = [
-            self.product(item, rank, float("nan"), {}, score, {m: int(r[item - start]) for m, r in ranks.items()})
-            for rank, (item, score) in enumerate(zip(items[:k], scores[:k], strict=True), start=1)
+            self.product(
+                int(item), rank, float("nan"), {}, score, {m: int(r[item - start]) or None for m, r in ranks.items()}
+            )
+            for rank, (item, score) in enumerate(zip(items[:k], scores[:k].tolist(), strict=True), start=1)
         ]
-        return Comparison(first, second, ideal, sentence(first, second, ranks, start))
+        return Comparison(shown, ideal, sentence(shown[0], shown[-1], ranks, start))
 
-    def queries(
-        self, split: str, a: str, b: str, metric: str, order: str = "win", division: str = "all", slice: str = "all"
-    ) -> pd.DataFrame:
-        """Every query of a split: query, query_id, division, a, b (the metric of both models), difference = a - b."""
-        rows = self.bundle.queries_of(limits.known("split", split, self.bundle.splits))
-        limits.known("metric", metric, [str(m) for m in self.bundle.metrics])
-        values = [self.ranker(m).metrics[metric].to_numpy()[rows] for m in (a, b)]
-        table = pd.DataFrame({"query": list(self.labels[split]), "a": values[0], "b": values[1]})
-        table.insert(1, "query_id", self.bundle.queries["query_id"].to_numpy()[rows])
-        table.insert(2, "division", self.bundle.queries["division"].to_numpy()[rows])
+    def queries(self, state: State) -> pd.DataFrame:
+        """The chosen queries in the chosen order, as `queries_of`."""
+        table = self.queries_of(state)
+        gap = table["difference"]
+        keys = {"win": -gap, "loss": gap, "worst": table["a"], "spread": -gap.abs()}
+        keys |= {name: table[name] for name in ("a", "b", "difference", "unjudged")}
+        keys["query"] = table["query"].map(str.lower)
+        name = limits.known("order", state.order, ORDERS)
+        order = keys[name.lstrip("-")].sort_values(ascending=name[0] != "-", kind="stable").index
+        return table.loc[order].reset_index(drop=True)
+
+    def queries_of(self, state: State) -> pd.DataFrame:
+        """The queries of a split, division and slice: query (its label), query_id, division; the metric of each system:
+        a, b, and c, d, e of the further ones; difference (a - b); unjudged, the number of products without a score
+        among the first ten of all these systems; row."""
+        rows = self.rows(state.split, state.division, state.slice)
+        limits.known("metric", state.metric, [str(m) for m in self.bundle.metrics])
+        table = self.bundle.queries.iloc[rows][["query_id", "division"]].reset_index(drop=True)
+        labels = {row: label for label, row in self.labels[state.split].items()}
+        table.insert(0, "query", [labels[row] for row in rows])
+        a, *also, b = self.systems_of(state)
+        for letter, name in zip("abcde", (a, b, *also), strict=False):
+            table[letter] = self.metrics(name)[state.metric].to_numpy()[rows]
         table["difference"] = table["a"] - table["b"]
-        kept = np.ones(len(table), bool)
+        rankings = [self.system(name).ranking_QxK[rows, :TOP] for name in (a, b, *also)]
+        query, _ = pooled(pairs_of(self.qrels, rows), rankings, TOP)
+        return table.assign(unjudged=np.bincount(query, minlength=len(rows)), row=rows)
+
+    def rows(self, split: str, division: str = "all", slice: str = "all") -> np.ndarray:
+        """The query rows of a split, a division and a slice, ascending."""
+        rows = self.bundle.queries_of(limits.known("split", split, self.bundle.splits))
+        kept = np.ones(rows.stop - rows.start, bool)
         if limits.known("division", division, self.divisions) != "all":
-            kept &= (table["division"] == division).to_numpy()
+            kept &= (self.bundle.queries["division"].iloc[rows] == division).to_numpy()
         if limits.known("slice", slice, self.slices(split)) != "all":
             way, _, name = slice.partition(": ")
             kept &= (self.bundle.slices[way].iloc[rows] == name).to_numpy()
-        table = table[kept]
-        keys = {"win": -table["difference"], "loss": table["difference"], "worst": table["a"]}
-        key = keys | {"spread": -table["difference"].abs()}
-        return table.loc[key[limits.known("order", order, ORDERS)].sort_values(kind="stable").index].reset_index(
-            drop=True
-        )
+        return np.flatnonzero(kept) + rows.start
 
-    def difference(self, table: pd.DataFrame, metric: str) -> Difference | None:
-        """The paired difference a - b over a table of `queries`, with its interval; None below two queries."""
-        if len(table) < 2:
-            return None
-        a, b = (pd.Series(table[name].to_numpy(), index=table["query_id"], name=metric) for name in ("a", "b"))
-        return paired(a, b, samples=2000)
+    def lists(self, split: str, names: Sequence[str], division: str = "all", slice: str = "all") -> Lists:
+        """What a verdict on some systems over the chosen queries needs."""
+        rows = self.rows(split, division, slice)
+        ids = self.bundle.queries["query_id"].iloc[rows]
+        rankings = {name: self.system(name).ranking_QxK[rows] for name in names}
+        labels = self.bundle.slices.iloc[rows].set_index(pd.Index(ids, name="query_id"))
+        return Lists([*ids], *pairs_of(self.qrels, rows), rankings, labels, self.bundle.manifest["unlisted"])
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------

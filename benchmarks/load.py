@@ -1,4 +1,4 @@
-"""The app under load: many clients search at once; no answer may be wrong, a full queue must say so.
+"""The app under load: many clients search at once; no answer may be wrong, a busy server must say so.
 
 python benchmarks/load.py --clients 100 --seconds 60        # on 20,000 generated products, without torch
 python benchmarks/load.py --clients 8 --seconds 600         # a soak: is memory flat?
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
+import re
 import sys
 import tempfile
 import time
@@ -56,20 +56,16 @@ def cpu(process: int) -> float:
 
 
 async def one(client: httpx.AsyncClient, url: str, query: str, weight: float, expected: list[str]) -> str:
-    """A search by the named endpoint: "right", "wrong", "refused" or "failed"."""
-    options = {"data": [query, "", "", weight, "", "", 10]}
+    """A search as the page asks for it: "right", "wrong", "refused" or "failed"."""
     try:
-        answer = await client.post(f"{url}gradio_api/call/search", json=options)
-        if answer.status_code in (429, 503):
-            return "refused"
-        stream = await client.get(f"{url}gradio_api/call/search/{answer.json()['event_id']}")
+        answer = await client.get(f"{url}gcl/view", params={"tab": "search", "query": query, "weight": weight})
     except httpx.HTTPError as error:
         return f"failed ({type(error).__name__})"
-    event, _, data = stream.text.rpartition("event: ")[2].partition("\ndata: ")
-    if event == "complete":
-        found = [product["product_id"] for product in json.loads(data)[0]["products"]]
-        return "right" if found == expected else "wrong"
-    return "refused" if "queue" in data.lower() else f"failed ({stream.status_code} {data[:80]!r})"
+    if answer.status_code == 503 and answer.headers["Retry-After"]:
+        return "refused"
+    if answer.status_code != 200:
+        return f"failed ({answer.status_code} {answer.text[:80]!r})"
+    return "right" if re.findall(r'<li class="card[^>]* data-item="([0-9]+)"', answer.text) == expected else "wrong"
 
 
 async def run(
@@ -104,15 +100,16 @@ async def run(
 
 
 def searches(folder: Path, count: int = 60) -> dict[tuple[str, float], list[str]]:
-    """(query, weight) -> the first ten product ids, by the service in this process."""
+    """(query, weight) -> the rows of the first products, by the service in this process."""
     from gcl_toolkit.app.service import Service
+    from gcl_toolkit.app.tabs.search import SHOWN
     from gcl_toolkit.views.bundle import read_bundle
 
     service, chance = Service(read_bundle(folder)), random.Random(0)
     state = service.state()
     asked = [(chance.choice(service.choices(state.split)), chance.randrange(101) / 100) for _ in range(count)]
     return {
-        (query, weight): [p.product_id for p in service.search(state.split, query, state.a, weight, 10).products]
+        (query, weight): [str(p.item) for p in service.search(state.split, query, state.a, weight, SHOWN).products]
         for query, weight in asked
     }
 

@@ -13,6 +13,7 @@
 # relevant and all others are not. This notebook keeps the order and shows what the model does with it.
 
 # %%
+import math
 import os
 
 import pandas as pd
@@ -271,11 +272,34 @@ assert (predicted - learnt).abs().max() < 1e-3, (
 assert learn_gaps(no_weight_N[:PRODUCTS]).abs().max() < 1e-3, "w = 1 asks for no gap"
 
 # %% [markdown]
-# ## Exercise
+# ## Exercises
 #
-# With weights 1 / position the first two products are far apart and the last two close together. Write weights for
-# which **every product is 0.05 further from the query than the one before it**, at a logit scale of 5. Solve equation
-# (2) for the weights.
+# **1.** Two products of a query have a cosine gap of `gap` after training. **What was the ratio of their weights?** Solve
+# equation (2) for it.
+
+
+# %%
+def weight_ratio(gap, logit_scale):
+    """w_1 / w_2 of two products whose cosines ended up `gap` apart."""
+    ### BEGIN SOLUTION
+    return math.exp(logit_scale * gap)
+    ### END SOLUTION
+
+
+# %%
+for ratio in (1.0, 2.0, 5.0):
+    learnt = learn_gaps(torch.tensor([ratio] + [1.0] * (PRODUCTS - 1)))[1].item()
+    print(
+        f"weights {ratio:g} to 1, gap {learnt:.4f}: ratio {weight_ratio(learnt, LOGIT_SCALE):.3f}"
+    )
+    assert abs(weight_ratio(learnt, LOGIT_SCALE) - ratio) < 0.01, "exercise: the ratio"
+    assert abs(weight_ratio(learnt / 20, 20 * LOGIT_SCALE) - ratio) < 0.01, (
+        "exercise: any scale"
+    )
+
+# %% [markdown]
+# **2.** With weights 1 / position the first two products are far apart and the last two close together. Write weights for
+# which **every product is 0.05 further from the query than the one before it**.
 
 
 # %%
@@ -290,13 +314,47 @@ def even_weights(position_M, logit_scale):
 gaps = learn_gaps(even_weights(position_N[:PRODUCTS], LOGIT_SCALE)).diff()
 print("gaps between neighbours:", gaps.numpy().round(4))
 assert (gaps - 0.05).abs().max() < 1e-3, "exercise: neighbours are 0.05 apart"
+gentler = learn_gaps(even_weights(position_N[:PRODUCTS], LOGIT_SCALE / 2)).diff()
+assert (gentler - 0.025).abs().max() < 1e-3, "exercise: another scale needs other weights"
+
+# %% [markdown]
+# **3.** The other products of a query are good answers too. Perhaps they should not count as wrong ones: **leave the other
+# pairs of the same query out of both sums in (1)**, out of the rows and out of the columns. The pair itself always stays.
+
+
+# %%
+def loss_without_own(left, right, weights, logit_scale, query_N):
+    """Equation (1); pairs of the same query don't compete. query_N: the query of each pair."""
+    ### BEGIN SOLUTION
+    similarity_NxN = logit_scale * left @ right.T
+    same_NxN = query_N[:, None] == query_N[None, :]
+    same_NxN &= ~torch.eye(len(query_N), dtype=torch.bool)
+    others_NxN = similarity_NxN.masked_fill(same_NxN, -torch.inf)
+    own_N = similarity_NxN.diagonal()
+    rows_N, columns_N = (others_NxN.logsumexp(dim) - own_N for dim in (1, 0))
+    return (weights / weights.mean() * (rows_N + columns_N)).mean() / 2
+    ### END SOLUTION
+
+
+# %%
+for pairs_per_query, logit_scale in (
+    ([8, 8, 8], 5.0),
+    ([1, 3, 20], 5.0),
+    ([24], 1.0),
+    ([1] * 24, 30.0),
+):
+    groups = torch.arange(len(pairs_per_query)).repeat_interleave(torch.tensor(pairs_per_query))
+    mine = float(loss_without_own(left, right, weight_N, logit_scale, groups))
+    masked = {"logit_scale": logit_scale, "excluded": same_id_cells(groups)}
+    library = gcl_loss(left, right, weight_N, **masked).item()
+    print(f"{len(pairs_per_query)} queries: yours {mine:.6f}, library {library:.6f}")
+    assert abs(mine - library) < 1e-9, "exercise: pairs of the same query don't compete"
 
 # %% [markdown]
 # ## What can mislead you
 #
-# **Masking removes the competition.** The other products of a query are good answers too, so it seems fair not to count
-# them as wrong ones and to leave them out of the sums in (1). In the library, `gcl_loss(..., excluded=same_id_cells(query_N))`
-# does so. But then the products of one query are never compared with each other, and for a single query nothing is learnt
+# **Masking removes the competition.** Exercise 3 seems fair. In the library, `gcl_loss(..., excluded=same_id_cells(query_N))`
+# does it. But then the products of one query are never compared with each other, and for a single query nothing is learnt
 # at all. With several queries some order comes back indirectly: a product with a larger weight resists the push of the
 # *other* queries more. You cannot rely on it.
 

@@ -318,9 +318,9 @@ assert (gaps["asked"] - gaps["learnt"]).abs().max() < 1e-4, (
 )
 
 # %% [markdown]
-# ## Exercise
+# ## Exercises
 #
-# You want position 1 to be **0.05** nearer to the query than position 10, at a temperature of 0.01. None of the functions
+# **1.** You want position 1 to be **0.05** nearer to the query than position 10, at a temperature of 0.01. None of the functions
 # above asks for that. Take weights of the form $\text{position}^{-a}$ and find $a$ with (6).
 
 
@@ -333,10 +333,64 @@ def exponent(gap, temperature):
 
 
 # %%
-own_weights = torch.arange(1, 11, dtype=torch.float64) ** -exponent(0.05, 0.01)
-own_gap = learn_gap(own_weights)
-print(f"position ** -{exponent(0.05, 0.01):.2f}: learnt gap {own_gap:.4f}")
-assert abs(own_gap - 0.05) < 1e-3, "exercise: a gap of 0.05"
+for gap, temperature in ((0.05, 0.01), (0.02, 0.01), (0.05, 0.02)):
+    a = exponent(gap, temperature)
+    own_weights = torch.arange(1, 11, dtype=torch.float64) ** -a
+    own_gap = learn_gap(own_weights, temperature)
+    print(f"asked {gap} at {temperature}: position ** -{a:.2f}, learnt gap {own_gap:.4f}")
+    assert abs(own_gap - gap) < 1e-3, "exercise: the gap that was asked for"
+
+# %% [markdown]
+# **2.** Now choose the gaps freely: product $k$ should be `gap_M[k]` further from the query than product 0. **Which weights
+# ask for that?** Give them a mean of 1.
+
+
+# %%
+def weights_for(gap_M, temperature):
+    """M weights, of mean 1, for which cos(q, d_0) - cos(q, d_k) = gap_M[k]; gap_M[0] = 0."""
+    ### BEGIN SOLUTION
+    weight_M = torch.exp(-gap_M / temperature)
+    return weight_M / weight_M.mean()
+    ### END SOLUTION
+
+
+# %%
+for asked in ([0.0, 0.01, 0.02, 0.03], [0.0, 0.04, 0.01, 0.0], [0.0, 0.05]):
+    for temperature in (0.01, 0.02):
+        own_weights = weights_for(torch.tensor(asked, dtype=torch.float64), temperature)
+        learnt = [learn_gap(own_weights[[0, k]], temperature) for k in range(1, len(asked))]
+        print(f"asked {asked[1:]} at {temperature}: learnt {np.round(learnt, 4).tolist()}")
+        assert np.allclose(learnt, asked[1:], rtol=0, atol=1e-3), "exercise: these gaps"
+        assert abs(own_weights.mean().item() - 1) < 1e-9, "exercise: a mean of 1"
+
+# %% [markdown]
+# **3.** CLIP learns the logit scale $s$, too. **What is the derivative of the loss with respect to $s$?** Start from the
+# gradient with respect to $S = s \, L R^T$, which you have: `row_gradient` and `column_gradient`.
+
+
+# %%
+def scale_gradient(cosine_NxN, weight_N, s):
+    """The derivative of (1) with respect to the logit scale s; cosine_NxN: L R^T."""
+    ### BEGIN SOLUTION
+    S_NxN = s * cosine_NxN
+    gradient_NxN = row_gradient(S_NxN, weight_N) + column_gradient(S_NxN, weight_N)
+    return (gradient_NxN * cosine_NxN).sum()
+    ### END SOLUTION
+
+
+# %%
+left, right = left.detach(), right.detach()
+cosine_NxN = left @ right.T
+for uneven, start in (
+    (weight_N, 5.0),
+    (torch.ones_like(weight_N), 20.0),
+    (weight_N.flip(0), 1.0),
+):
+    s = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+    gcl_loss(left, right, uneven, logit_scale=s).backward()
+    mine = float(scale_gradient(cosine_NxN, uneven, start))
+    print(f"s = {start:g}: yours {mine:.6f}, autograd {s.grad:.6f}")
+    assert abs(mine - s.grad.item()) < 1e-9, "exercise: the derivative of the logit scale"
 
 # %% [markdown]
 # ## What can mislead you

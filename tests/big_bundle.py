@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from conftest import png
 
-from gcl_toolkit.views.bundle.reading import SCHEMA, sha256
+from gcl_toolkit.views.bundle.reading import SCHEMA, ranked, sha256
 
 METRICS = {"NDCG@10": "as ever", "AP": "as ever"}
 
@@ -33,20 +33,16 @@ def make(folder: Path, products: int, queries: int = 50, dimension: int = 32, mo
     for name, table in {**tables, "slices": {"words": ["2"] * queries}}.items():
         pd.DataFrame(table).to_parquet(folder / f"{name}.parquet")
     for model in models:
-        _model(folder / "models" / model, rng, products, queries, dimension)
+        _model(folder / "systems" / model, rng, products, queries, dimension)
     kept = {"method": "PCA", "products_kept": 0.1, "queries_kept": 0.1, "chance": 0.01}
-    entry = {
-        "about": "random",
-        "fields": {"image": 0.5, "title": 0.5},
-        "query": "query",
-        "encoder": "none",
-        "config": {},
-    }
-    entry |= {"dimension": dimension, "weights": False, "map": kept}
+    vectors = {"fields": {"image": 0.5, "title": 0.5}, "query": "query", "encoder": "none"}
+    vectors |= {"dimension": dimension, "weights": False, "map": kept}
+    entry = {"about": "random", "kind": "model", "depth": min(products, 1000), "history": True, "config": {}}
+    entry["vectors"] = vectors
     manifest = {
         "schema": SCHEMA, "made": "2026-11-22", "study": {}, "world": "random", "card": {}, "title": "title",
         "splits": {"zero_shot": {"about": "", "items": [0, products], "queries": [0, queries]}},
-        "models": dict.fromkeys(models, entry), "metrics": METRICS, "control": None,
+        "systems": dict.fromkeys(models, entry), "metrics": METRICS, "control": None, "query": "query",
         "files": {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()},
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -65,6 +61,7 @@ def _model(folder: Path, rng, products: int, queries: int, dimension: int) -> No
     np.save(folder / "gram.npy", gram)
     np.save(folder / "queries.npy", asked / np.linalg.norm(asked, axis=1, keepdims=True))
     np.save(folder / "map.npy", rng.normal(size=(products + queries, 2)).astype(np.float32) / 3)
-    pd.DataFrame({name: rng.random(queries) for name in METRICS}).to_parquet(folder / "metrics.parquet")
+    rows = ranked([np.float16(field) for field in fields], gram, np.load(folder / "queries.npy"), (0.5, 0.5), 1000)
+    np.save(folder / "ranking.npy", rows)
     history = {"step": [1, 2], "loss": [2.0, 1.0], "logit_scale": [14.0, 15.0], "learning_rate": [0.1, 0.1]}
     pd.DataFrame(history).to_parquet(folder / "history.parquet")

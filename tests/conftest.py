@@ -127,11 +127,11 @@ def chromium():
 @pytest.fixture
 def page(chromium, url):
     """A fresh page; afterwards: nothing went to another host, nothing was executed, the console is free of errors."""
-    from chrome import WAIT, left
+    from chrome import WAIT
 
     page, found = chromium.new_page(viewport={"width": 1440, "height": 1000}), []
     page.set_default_timeout(WAIT)
-    page.on("console", lambda m: found.append(f"console: {m.text}") if m.type == "error" and not left(m.text) else None)
+    page.on("console", lambda m: found.append(f"console: {m.text}") if m.type == "error" else None)
     page.on("pageerror", lambda error: found.append(f"error: {error}"))
     page.on("dialog", lambda dialog: (found.append(f"executed: {dialog.message}"), dialog.dismiss()))
     page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else found.append(f"to: {r.url}"))

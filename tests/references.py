@@ -6,6 +6,7 @@ import math
 from statistics import NormalDist
 
 import numpy as np
+from scipy import stats
 
 # -- metrics: ranking is a list of product ids, best first; graded is {product: grade} ---------------------------------
 
@@ -68,6 +69,18 @@ def precision(ranking, graded, k):
     return sum(graded.get(product, 0) > 0 for product in ranking[:k]) / k
 
 
+def bpref(ranking, graded):
+    """Graded: each relevant product retrieved counts its grade, less the share of the weighted preferences it loses."""
+    found = [p for p in ranking if p in graded]
+    total = sum(graded.values())
+    value = 0.0
+    for rank, p in enumerate(found):
+        lost = sum(max(0, graded[p] - graded[other]) for other in found[:rank])
+        most = sum(max(0, graded[p] - graded[other]) for other in graded)
+        value += graded[p] * (1 - (lost / most if most else 0))
+    return value / total if total else 0.0
+
+
 def ranking_given(scores):
     """Best first; of equal scores the one that the run names first."""
     left, ranking = list(scores), []
@@ -113,6 +126,21 @@ def bca(values, level, samples=200_000):
         z = bias + normal.inv_cdf(tail)
         bounds.append(resampled[int(samples * normal.cdf(bias + z / (1 - acceleration * z)))])
     return bounds
+
+
+def double_sampling(judge, judge_of_sample, human, level):
+    """Cochran (1977), section 12.6: y regressed on f in a sample, f known for more; mean and Student's interval."""
+    n, count = len(human), len(judge)
+    f_mean, y_mean, mean = sum(judge_of_sample) / n, sum(human) / n, sum(judge) / count
+    pairs = [(f - f_mean, y - y_mean) for f, y in zip(judge_of_sample, human, strict=True)]
+    spread = sum(f * f for f, _ in pairs)
+    slope = sum(f * y for f, y in pairs) / spread
+    residual = sum((y - slope * f) ** 2 for f, y in pairs) / (n - 2)
+    of_judge = sum((f - mean) ** 2 for f in judge) / (count - 1)
+    variance = residual * (1 / n + (mean - f_mean) ** 2 / spread) + slope**2 * of_judge / count
+    half = stats.t.ppf((1 + level) / 2, n - 2) * math.sqrt(variance)
+    estimate = y_mean + slope * (mean - f_mean)
+    return estimate, estimate - half, estimate + half
 
 
 # -- losses: lists of lists and math, a loop a sum ---------------------------------------------------------------------
@@ -235,3 +263,20 @@ def weighted_kappa(pairs):
             observed += weight * sum(pair == (a, b) for pair in pairs) / n
             expected += weight * sum(p[0] == a for p in pairs) / n * sum(p[1] == b for p in pairs) / n
     return 1 - observed / expected
+
+
+def krippendorff_alpha(grades):
+    """Ordinal. grades: a list a judge, None where missing. 1 - mean distance within items / mean distance of all."""
+    items = [[row[i] for row in grades if row[i] is not None] for i in range(len(grades[0]))]
+    items = [item for item in items if len(item) > 1]
+    every = [grade for item in items for grade in item]
+
+    def distance(a, b):
+        low, high = min(a, b), max(a, b)
+        return (sum(low <= g <= high for g in every) - (every.count(a) + every.count(b)) / 2) ** 2
+
+    within = 0.0
+    for item in items:
+        within += sum(distance(a, b) for a in item for b in item) / (len(item) - 1)
+    overall = sum(distance(a, b) for a in every for b in every) / (len(every) - 1)
+    return 1 - within / overall

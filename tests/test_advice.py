@@ -35,7 +35,7 @@ def texts(source):
 def advised(source):
     """(line, words) of every command "gcl ..." in the strings; words end where prose goes on."""
     for line, text in texts(source):
-        for match in re.finditer(r"(?<![\w./-])gcl ((?:[a-z]+ ?)[^;`\n()]*)", text):
+        for match in re.finditer(r"(?<![\w./-])gcl ((?:[a-z]+ ?)[^;`<\n()]*)", text):
             yield line, re.findall(r"[^\s,'\"]+", match[1])
 
 

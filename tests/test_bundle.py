@@ -14,10 +14,12 @@ from PIL import Image
 from pyarrow import parquet
 
 from gcl_toolkit import DataError, UserError
+from gcl_toolkit.app.service import Service
 from gcl_toolkit.cli import bundle as commands
 from gcl_toolkit.cli import main
 from gcl_toolkit.data.sources import table
 from gcl_toolkit.files import sha256
+from gcl_toolkit.measure.baselines import BM25
 from gcl_toolkit.measure.evaluate import METRICS
 from gcl_toolkit.measure.slices import slices
 from gcl_toolkit.models.model import GCLModel
@@ -30,6 +32,10 @@ from gcl_toolkit.views.bundle.writing import write_bundle
 def bundle(small_study, tmp_path):
     """A copy to break."""
     return shutil.copytree(small_study / "bundle", tmp_path / "bundle")
+
+
+def models(bundle):
+    return [system for system in bundle.systems.values() if system.kind == "model"]
 
 
 def fused_by_hand(query, embeddings, weights):
@@ -73,14 +79,16 @@ def test_the_stored_numbers_are_the_models(small_study):
     items, queries = bundle.items_of("zero_shot"), bundle.queries_of("zero_shot")
     assert bundle.items["product_id"][items].tolist() == list(data.product_ids)
     assert bundle.queries["query_id"][queries].tolist() == list(data.query_ids)
-    for ranker in bundle.models.values():
-        model = GCLModel.load(ranker.weights)
+    for system in models(bundle):
+        vectors = system.vectors
+        model = GCLModel.load(vectors.weights)
         corpus_NxD, queries_QxD = model.embed(data.corpus, "right"), model.embed(data.queries, "left")
-        np.testing.assert_allclose(ranker.queries_QxD[queries], queries_QxD, atol=1e-6)
+        np.testing.assert_allclose(vectors.queries_QxD[queries], queries_QxD, atol=1e-6)
         for row, query_D in enumerate(queries_QxD):
-            cosines_FxN = field_cosines(ranker.embeddings_NxD.values(), ranker.queries_QxD[queries][row], items)
-            found_N = fused_cosines(cosines_FxN, ranker.gram_NxFxF[items], [*ranker.fields.values()])
+            cosines_FxN = field_cosines(vectors.embeddings_NxD.values(), vectors.queries_QxD[queries][row], items)
+            found_N = fused_cosines(cosines_FxN, vectors.gram_NxFxF[items], [*vectors.fields.values()])
             np.testing.assert_allclose(found_N, corpus_NxD @ query_D, atol=1e-3)
+            assert system.ranking_QxK[queries][row].tolist() == (best_first(found_N) + items.start).tolist()
 
 
 def test_splits_share_the_rows_of_a_corpus_and_every_pair_is_there(small_study):
@@ -98,17 +106,51 @@ def test_splits_share_the_rows_of_a_corpus_and_every_pair_is_there(small_study):
             assert (np.diff(scores) <= 0).all()
 
 
+def test_the_baselines_and_the_control_are_the_studys(small_study):
+    bundle, data = read_bundle(small_study / "bundle"), small_bundle.world().splits["zero_shot"]
+    assert [(system.name, system.kind) for system in bundle.systems.values()] == [
+        ("clip", "model"), ("graded", "model"), ("bm25", "baseline"),
+    ]  # fmt: skip
+    assert bundle.pair == ("graded", "clip")
+    assert bundle.manifest["unlisted"] == "irrelevant"
+    bm25, items = bundle.systems["bm25"], bundle.items_of("zero_shot")
+    assert (bm25.vectors, bm25.history) == (None, None)
+    expected_QxK = BM25(data.corpus["title"].to_pylist()).top_k(data.queries["query"].to_pylist(), 1000)
+    found_QxK = bm25.ranking_QxK[bundle.queries_of("zero_shot")]
+    np.testing.assert_array_equal(found_QxK, expected_QxK + items.start)
+
+
+def test_the_opening_names_a_win_and_a_loss_of_the_first_system(small_study):
+    service = Service(read_bundle(small_study / "bundle"))
+    gap = service.metrics("graded")["NDCG@10"] - service.metrics("clip")["NDCG@10"]
+    opening = service.bundle.manifest["opening"]
+    assert set(opening) == set(service.bundle.splits)
+    for split, rows in opening.items():
+        span = service.bundle.queries_of(split)
+        assert rows.keys() == {"win", "loss"}
+        assert gap[rows["win"]] > 0 > gap[rows["loss"]]
+        assert all(span.start <= row < span.stop for row in rows.values())
+
+
+def test_terms_of_the_glossary_are_explained(small_study):
+    glossary = read_bundle(small_study / "bundle").manifest["glossary"]
+    assert {"zero-shot", "score", "unjudged", "bpref", "Holm", *map(str, METRICS)} <= glossary.keys()
+    assert all(glossary.values())
+
+
 def test_the_metrics_are_the_studys(small_study):
     bundle = read_bundle(small_study / "bundle")
-    for method, ranker in bundle.models.items():
+    service = Service(bundle)
+    for system in models(bundle):
+        method = system.name
         study = pd.read_parquet(small_study / "study" / "runs" / "toy" / method / "seed_0" / "per_query.parquet")
-        both = ranker.metrics.merge(bundle.queries[["query_id"]], on="query_id").drop_duplicates()
-        assert set(both["query_id"]) == set(study["query_id"])
+        metrics = service.metrics(method)
+        assert set(bundle.queries["query_id"]) == set(study["query_id"])
         for metric in map(str, METRICS):
-            assert ranker.metrics[metric].mean() == pytest.approx(study[metric].mean(), abs=0.01)
-        assert ranker.history["step"].tolist() == [1, 2, 3]
+            assert metrics[metric].mean() == pytest.approx(study[metric].mean(), abs=0.01)
+        assert system.history["step"].tolist() == [1, 2, 3]
         for split in bundle.splits:
-            _, halfway, last = ranker.history[f"NDCG@10 {split}"]
+            _, halfway, last = system.history[f"NDCG@10 {split}"]
             dev = study[(study["split"] == split) & (study["division"] == "dev")]
             assert 0 <= halfway <= 1
             assert last == pytest.approx(dev["NDCG@10"].mean())
@@ -116,15 +158,16 @@ def test_the_metrics_are_the_studys(small_study):
 
 def test_maps_hold_products_then_queries_and_say_what_they_keep(small_study):
     bundle = read_bundle(small_study / "bundle")
-    first, second = (ranker.map_Mx2 for ranker in bundle.models.values())
+    first, second = (system.vectors.map_Mx2 for system in models(bundle))
     assert first.shape == second.shape == (len(bundle.items) + len(bundle.queries), 2)
     assert np.isfinite(first).all()
     np.testing.assert_allclose(first.mean(0), second.mean(0), atol=1e-4)
-    for ranker in bundle.models.values():
-        assert ranker.kept["method"] == "PCA"
-        assert 0 <= ranker.kept["queries_kept"] <= 1
-        assert ranker.kept["chance"] == pytest.approx(10 / 23)
-        assert ranker.config["train"]["steps"] == 3
+    for system in models(bundle):
+        kept = system.vectors.kept
+        assert kept["method"] == "PCA"
+        assert 0 <= kept["queries_kept"] <= 1
+        assert kept["chance"] == pytest.approx(10 / 23)
+        assert system.config["train"]["steps"] == 3
 
 
 def test_slices_are_those_of_each_split(small_study):
@@ -143,8 +186,8 @@ def test_thumbnails_are_small_pictures_and_missing_fields_are_zero(small_study):
         assert picture.size == (70, 70)
         assert np.abs(np.subtract(picture.convert("RGB").getpixel((9, 9)), (45, 0, 7))).max() < 12
     assert bundle.thumbnail(row[small_bundle.NO_IMAGE]) == b""
-    for ranker in bundle.models.values():
-        norms = {field: np.linalg.norm(np.float32(e), axis=1) for field, e in ranker.embeddings_NxD.items()}
+    for system in models(bundle):
+        norms = {field: np.linalg.norm(np.float32(e), axis=1) for field, e in system.vectors.embeddings_NxD.items()}
         for field, product in (("image", small_bundle.NO_IMAGE), ("title", small_bundle.NO_TITLE)):
             assert norms[field][row[product]] == 0
             assert np.delete(norms[field], row[product]) == pytest.approx(1, abs=1e-3)
@@ -153,7 +196,7 @@ def test_thumbnails_are_small_pictures_and_missing_fields_are_zero(small_study):
 def test_without_weights_the_models_are_left_out(small_study, tmp_path):
     folder = write_bundle(small_study / "study", small_bundle.world(), tmp_path / "light", weights=False)
     assert not list(folder.rglob("*.safetensors"))
-    assert read_bundle(folder).models["clip"].weights is None
+    assert read_bundle(folder).systems["clip"].vectors.weights is None
 
 
 # -- the commands ------------------------------------------------------------------------------------------------------
@@ -163,7 +206,8 @@ def test_gcl_bundle_makes_one_of_a_study_and_its_data(small_study, tmp_path):
     table.write(small_bundle.world().splits, tmp_path / "data")
     main(["bundle", str(small_study / "study"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
     again, first = read_bundle(tmp_path / "out"), read_bundle(small_study / "bundle")
-    pd.testing.assert_frame_equal(again.models["clip"].metrics, first.models["clip"].metrics)
+    for name in first.systems:
+        np.testing.assert_array_equal(again.systems[name].ranking_QxK, first.systems[name].ranking_QxK)
 
 
 @pytest.mark.parametrize("has_bundle", [True, False])
@@ -225,10 +269,10 @@ def test_a_folder_without_manifest_is_no_bundle(tmp_path):
         read_bundle(tmp_path)
 
 
-FILES = ["items.parquet", "qrels.parquet", "thumbnails.bin", "models/clip/image.npy"]
+FILES = ["items.parquet", "qrels.parquet", "thumbnails.bin", "systems/clip/image.npy"]
 
 
-@pytest.mark.parametrize("name", [*FILES, "models/graded/weights/model.safetensors"])
+@pytest.mark.parametrize("name", [*FILES, "systems/graded/weights/model.safetensors"])
 def test_one_changed_byte_in_any_file_is_found(bundle, name):
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -257,14 +301,14 @@ def signed(bundle, name):
 
 def test_a_damaged_manifest_and_another_schema_are_reported(bundle):
     manifest(bundle, schema=99)
-    with pytest.raises(DataError, match="schema is 99, expected 2"):
+    with pytest.raises(DataError, match="schema is 99, expected 3"):
         read_bundle(bundle)
     (bundle / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="is not JSON"):
         read_bundle(bundle)
 
 
-@pytest.mark.parametrize("key", ["files", "splits", "models", "metrics"])
+@pytest.mark.parametrize("key", ["files", "splits", "systems", "metrics"])
 def test_a_missing_part_of_the_manifest_is_named(bundle, key):
     manifest(bundle, **{key: None})
     with pytest.raises(DataError, match=f"'{key}' is missing"):
@@ -284,10 +328,10 @@ def test_nothing_outside_of_the_bundle_is_read(bundle, tmp_path):
         read_bundle(bundle)
 
 
-def test_a_models_name_can_not_be_a_path(bundle):
-    models = json.loads((bundle / "manifest.json").read_text())["models"]
-    manifest(bundle, models={"../../clip": models["clip"]})
-    with pytest.raises(DataError, match="is not a valid name of a model"):
+def test_a_systems_name_can_not_be_a_path(bundle):
+    systems = json.loads((bundle / "manifest.json").read_text())["systems"]
+    manifest(bundle, systems={"../../clip": systems["clip"]})
+    with pytest.raises(DataError, match="is not a valid name of a system"):
         read_bundle(bundle)
 
 
@@ -297,7 +341,7 @@ class _Bomb:
 
 
 def test_no_pickle_is_read(bundle, capsys):
-    name = "models/clip/image.npy"
+    name = "systems/clip/image.npy"
     np.save(bundle / name, np.array([_Bomb()], object), allow_pickle=True)
     signed(bundle, name)
     with pytest.raises(DataError, match="can't be read"):
@@ -310,7 +354,7 @@ def test_no_pickle_is_read(bundle, capsys):
 
 
 def test_shapes_columns_and_row_numbers_are_checked(bundle):
-    name = "models/clip/title.npy"
+    name = "systems/clip/title.npy"
     array = np.load(bundle / name)
     np.save(bundle / name, array[:-1])
     signed(bundle, name)
@@ -329,6 +373,20 @@ def test_shapes_columns_and_row_numbers_are_checked(bundle):
             read_bundle(bundle)
 
 
+def test_a_rankings_rows_are_checked(bundle):
+    name = "systems/bm25/ranking.npy"
+    ranking_QxK = np.load(bundle / name)
+    for wrong in (24, -2):
+        np.save(bundle / name, np.where(ranking_QxK == 3, np.int32(wrong), ranking_QxK))
+        signed(bundle, name)
+        with pytest.raises(DataError, match=r"ranking.npy: it refers to a row of item that doesn't exist"):
+            read_bundle(bundle)
+    np.save(bundle / name, ranking_QxK[:, :-1])
+    signed(bundle, name)
+    with pytest.raises(DataError, match=r"ranking.npy: it holds int32 \(40, 11\), expected int32 \(40, 12\)"):
+        read_bundle(bundle)
+
+
 def test_an_unreadable_table_is_reported(bundle):
     (bundle / "queries.parquet").write_text("no table")
     signed(bundle, "queries.parquet")
@@ -338,7 +396,7 @@ def test_an_unreadable_table_is_reported(bundle):
 
 def test_a_file_that_is_not_in_the_manifest_is_refused(bundle):
     files = json.loads((bundle / "manifest.json").read_text())["files"]
-    del files["models/clip/gram.npy"]
+    del files["systems/clip/gram.npy"]
     manifest(bundle, files=files)
     with pytest.raises(DataError, match=r"gram.npy: it is not in the manifest"):
         read_bundle(bundle)

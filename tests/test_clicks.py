@@ -7,7 +7,9 @@ import pytest
 from pyarrow import csv, parquet
 
 from gcl_toolkit import DataError, UserError, cli, load
-from gcl_toolkit.data.sources.clicks import ClickConfig, agreement, as_splits, read_clicks
+from gcl_toolkit.data.formats import read_trec_qrels
+from gcl_toolkit.data.sources.clicks import ClickConfig, Ubi, agreement, as_splits, grades, read_clicks
+from gcl_toolkit.data.sources.clicks.log import read_log
 from gcl_toolkit.data.sources.clicks.simulate import Visitors, simulate
 
 ROW = {"query": "red mug", "product_id": "p1", "position": 1, "clicks": 0}
@@ -222,8 +224,11 @@ def test_a_score_is_a_share_of_the_best(tmp_path):
         for query, all_clicks in (("red mug", (4000, 2000, 10)), ("blue mug", (800, 600, 200)))
         for n, clicks in enumerate(all_clicks)
     ]
-    found = read_clicks(write(tmp_path / "log.csv", rows), config=ClickConfig(propensity="none")).table
-    scores = found.set_index(["query", "product_id"])["score"]
+    found = read_clicks(write(tmp_path / "log.csv", rows), config=ClickConfig(propensity="none"))
+    graded = {"red mug": {"p0": 4, "p1": 2, "p2": 0}, "blue mug": {"p0": 4, "p1": 3, "p2": 1}}
+    assert grades(found) == graded
+    assert grades(found, {"Blue  MUG": "q1", "rug": "q2"}) == {"q1": graded["blue mug"]}
+    scores = found.table.set_index(["query", "product_id"])["score"]
     assert scores["red mug"].tolist() == pytest.approx([100, 50, 1], rel=0.01)
     assert scores["blue mug"].tolist() == pytest.approx([100, 75, 25], rel=0.01)
 
@@ -285,3 +290,220 @@ def test_a_real_log(real_data, tmp_path):
     theta = found.propensities
     assert ((theta.value_K > 0.4) & (theta.value_K < 2.5)).all()  # three places side by side
     assert (theta.low_K[1:] < 1).all()
+
+
+# -- User Behavior Insights --------------------------------------------------------------------------------------------
+
+
+def searched(query_id, text="red mug", hits=("p1", "p2", "p3"), stamp="2026-01-01T10:00:00Z", **others):
+    """A document of ubi_queries, as OpenSearch's plugin writes it."""
+    return {
+        "timestamp": stamp,
+        "query_id": query_id,
+        "query_response_id": f"response to {query_id}",
+        "query_response_hit_ids": list(hits),
+        "user_query": text,
+        "query_attributes": {"page": 1},
+        "client_id": f"client of {query_id}",
+        "application": "shop",
+    } | others
+
+
+def acted(query_id, product, action="click", ordinal=1, stamp="2026-01-01T10:00:09+00:00", **others):
+    """A document of ubi_events, as the collector of a page sends it."""
+    return {
+        "application": "shop",
+        "action_name": action,
+        "query_id": query_id,
+        "client_id": f"client of {query_id}",
+        "timestamp": stamp,
+        "message_type": None,
+        "event_attributes": {
+            "object": {"object_id": product, "object_id_field": "sku"},
+            "position": {"ordinal": ordinal},
+        },
+    } | others
+
+
+def write_lines(path, documents):
+    path.write_text("\n".join(json.dumps(document) for document in documents))
+    return path
+
+
+def counted(*files, actions=None, **config):
+    """(query, product, depth, interactions, impressions) of each pair, and the counts of documents."""
+    found = read_clicks(Ubi(files, actions or {}), config=ClickConfig(propensity="none", **config))
+    columns = ["query", "product_id", "interactions", "impressions"]
+    return found, sorted(found.table[columns].itertuples(index=False, name=None))
+
+
+QUERIES = [searched("a"), searched("b", "Red  MUG", ["p2", "p1"]), searched("c", "rug", ["p9"])]
+EVENTS = [
+    acted("a", "p2"),
+    acted("a", "p2", stamp="2026-01-01T10:00:20Z"),  # the same visitor, again
+    acted("b", "p1", "add_to_cart"),
+    acted("b", "p1", "Purchase"),
+    acted("c", "p9", "click_through"),
+]
+PAIRS = [("red mug", "p1", 14, 2), ("red mug", "p2", 1, 2), ("red mug", "p3", 0, 1), ("rug", "p9", 1, 1)]
+
+
+@pytest.mark.parametrize("form", ["lines", "bulk", "hits", "search", "list", "parquet"])
+def test_queries_and_events_of_ubi_are_joined_in_every_form_that_opensearch_exports(tmp_path, form):
+    files = []
+    for index, documents in (("ubi_queries", QUERIES), ("ubi_events", EVENTS)):
+        sources = [{"_index": index, "_id": str(n), "_source": each} for n, each in enumerate(documents)]
+        path = tmp_path / f"{index}.{'parquet' if form == 'parquet' else 'json'}"
+        if form == "lines":
+            write_lines(path, documents)
+        elif form == "bulk":
+            write_lines(path, [part for each in documents for part in ({"index": {"_index": index}}, each)])
+        elif form == "hits":
+            write_lines(path, sources)
+        elif form == "search":
+            path.write_text(json.dumps({"took": 3, "hits": {"total": {"value": 3}, "hits": sources}}, indent=2))
+        elif form == "list":
+            path.write_text(json.dumps(documents))
+        else:
+            parquet.write_table(pa.Table.from_pylist(documents), path)
+        files.append(path)
+    found, pairs = counted(*files)
+    assert pairs == PAIRS
+    assert (found.rows["queries"], found.rows["events"], found.rows["read"]) == (3, 5, 6)
+    assert [*found.rows] == ["queries", "events", "read", "below position 50", "of bots", "repeated in a session"]
+
+
+def test_positions_are_places_in_the_hits_and_pages_follow_each_other(tmp_path):
+    later = 1767261660000  # a minute after the others, in milliseconds
+    pages = [
+        searched("a", hits=["p3", "p4"], stamp="2026-01-01T10:02:00Z"),
+        searched("a", hits=["p1", None, "p2"], stamp=later),
+    ]
+    file = write_lines(tmp_path / "ubi.jsonl", [*pages, acted("a", "p4", ordinal=1)])
+    theta = read_clicks(Ubi([file]), config=ClickConfig(propensity="1")).table.set_index("product_id")
+    assert theta.loc["p4", "rate"] == 1
+    pairs = read_log(Ubi([file])).cells.position_C
+    assert sorted(pairs.tolist()) == [1, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda n: {"position": {"ordinal": n}},
+        lambda n: {"position": {"ordinal": {"index": n}}},
+        lambda n: {"position": {"ordinal": n - 1}},
+        lambda n: {"rank": n - 1},
+    ],
+    ids=["ordinal", "schema 1.0", "from 0", "the plugin's generator"],
+)
+def test_without_hits_the_impression_events_are_what_was_shown(tmp_path, place):
+    rows = [acted("a", f"p{n}", "impression", user_query="tv") for n in (1, 2, 3)] + [acted("a", "p3", user_query="tv")]
+    for row in rows:
+        row["event_attributes"] = {
+            "object": {"object_id": row["event_attributes"]["object"]["object_id"]},
+            "session_id": "s",
+            **place(int(row["event_attributes"]["object"]["object_id"][1:])),
+        }
+    log = read_log(Ubi([write_lines(tmp_path / "events.ndjson", rows)]))
+    shown = dict(zip(log.products[log.product_of_pair[log.cells.pair_C]], log.cells.position_C.tolist(), strict=True))
+    assert shown == {"p1": 1, "p2": 2, "p3": 3}
+    assert log.cells.clicked_C.tolist() == [0, 0, 1]
+    assert ("positions counted from 0" in log.rows) == (place(1) in ({"position": {"ordinal": 0}}, {"rank": 0}))
+
+
+def test_what_cant_be_used_is_counted_and_a_client_counts_once_a_day(tmp_path):
+    queries = [
+        *QUERIES,
+        searched("d", "rug", ["p9"], client_id="client of c"),  # once more on the same day
+        searched("e", "rug", ["p9"], client_id="client of c", stamp=1767400000000),  # on another
+        searched("f", " "),
+        searched("g", hits=[]),
+    ]
+    events = [
+        *EVENTS,
+        acted(None, "p1"),
+        acted("f", "p1"),
+        acted("a", "p7"),
+        acted("a", None),
+        acted("a", "p1", "product_hover"),
+        acted("b", "p1", "impression", 9),  # the hits say where it was
+        acted("g", "p1", "impression", -1),
+        acted("a", "p1", "impression", user_query="red m", stamp="2026-01-01T09:59:59Z"),
+        {"action_name": "page_exit", "timestamp": "2026-01-01", "event_attributes": {"position": {}}},
+    ]
+    found, pairs = counted(write_lines(tmp_path / "q.jsonl", queries), write_lines(tmp_path / "e.jsonl", events))
+    assert pairs == [*PAIRS[:3], ("rug", "p9", 1, 2)]
+    assert {name: count for name, count in found.rows.items() if count} == {
+        "queries": 7,
+        "events": 14,
+        "events of other actions (page_exit 1, product_hover 1)": 2,
+        "queries without id or text": 1,
+        "queries without hits or impressions": 1,
+        "interactions without query_id": 1,
+        "interactions of unknown queries": 1,
+        "interactions without object_id": 1,
+        "interactions with products that weren't shown": 1,
+        "read": 8,
+        "repeated in a session": 1,
+    }
+
+
+def test_own_actions_and_wrong_ubi_files(tmp_path):
+    hovers = write_lines(tmp_path / "e.jsonl", [*QUERIES, acted("a", "p1", "Hover"), acted("a", "p2", "seen")])
+    with pytest.raises(DataError, match=r"no click, cart or purchase; it has the actions (Hover|seen) 1, \w+ 1; name"):
+        counted(hovers)
+    assert counted(hovers, actions={"hover": "carts"})[1][0] == ("red mug", "p1", 4, 2)
+    with pytest.raises(UserError, match="'hover' is 'likes'; one of impressions, clicks, carts, purchases"):
+        Ubi([], {"hover": "likes"})
+    eans = write_lines(tmp_path / "eans.jsonl", [*QUERIES, acted("a", "4006381"), acted("z", "p1")])
+    with pytest.raises(DataError, match=r"1 .* weren't shown\); .* such as '4006381', queries show 'p\d': is it"):
+        counted(eans)
+    cut = tmp_path / "cut.jsonl"
+    cut.write_text('{"query_id": "a"}\n{"query_id": "b", "user')
+    with pytest.raises(DataError, match=r"cut.jsonl: can't be read \(.*unexpected end of data"):
+        counted(cut)
+    with pytest.raises(DataError, match=r"nowhere.jsonl: no such file"):
+        counted(tmp_path / "nowhere.jsonl")
+
+
+def test_a_log_in_either_form_gives_the_same_scores(tmp_path, shop):
+    """A simulated log as columns and as UBI: sessions are queries, the list shown is its hits."""
+    log = simulate(shop, Visitors(visits=40, shown=10)).to_pandas()
+    log.to_parquet(tmp_path / "log.parquet")
+    visits = log.sort_values(["session", "position"]).groupby("session")
+    stamps = visits["timestamp"].first().astype(str)
+    lists = visits["product_id"].agg(list)
+    queries = [
+        searched(str(n), text, hits, stamps[n], session_id=str(n))
+        for (n, text), hits in zip(visits["query"].first().items(), lists, strict=True)
+    ]
+    clicked = log[log["clicks"] > 0]
+    events = [
+        acted(str(n), p, session_id=str(n)) for n, p in zip(clicked["session"], clicked["product_id"], strict=True)
+    ]
+    files = write_lines(tmp_path / "q.jsonl", queries), write_lines(tmp_path / "e.jsonl", events)
+    ours, theirs = read_clicks(tmp_path / "log.parquet"), read_clicks(Ubi(files))
+    pd.testing.assert_frame_equal(ours.table, theirs.table)
+
+
+def test_the_command_reads_ubi_and_writes_qrels(tmp_path, capsys):
+    files = write_lines(tmp_path / "q.jsonl", QUERIES), write_lines(tmp_path / "e.jsonl", EVENTS)
+    pd.DataFrame({"query_id": ["q1", "q7"], "query": ["Red mug", "mat"]}).to_csv(tmp_path / "ids.csv", index=False)
+
+    def run(*options):
+        arguments = ("clicks", "--ubi", *files, "--propensity", "none", "--out", tmp_path / "out", *options)
+        return cli.main([str(argument) for argument in arguments])
+
+    run("--qrels", tmp_path / "qrels.txt", "--queries", tmp_path / "ids.csv")
+    assert "qrels.txt: grades of 1 queries; 1 have no id" in capsys.readouterr().out
+    graded = read_trec_qrels(tmp_path / "qrels.txt")
+    assert graded.keys() == {"q1"}
+    assert graded["q1"]["p1"] == 4
+    run("--qrels", tmp_path / "qrels.csv")
+    assert (tmp_path / "qrels.csv").read_text().splitlines()[:2] == ["query_id,product_id,grade", "red mug,p1,4"]
+    with pytest.raises(SystemExit):
+        run("--qrels", tmp_path / "again.txt")
+    assert "TREC ids can't contain spaces; give --queries with ids, or a .csv file" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["clicks"])
+    assert "give a log or --ubi FILES" in capsys.readouterr().err

@@ -75,18 +75,18 @@ def test_the_check_finds_a_missing_requirement(bundle, tmp_path):
 def test_weights_are_left_out_of_a_plain_space(small_study, tmp_path):
     plain = write_space(small_study / "bundle", tmp_path / "plain")
     assert not list(plain.rglob("*.safetensors"))
-    assert all(ranker.weights is None for ranker in read_bundle(plain / "bundle").models.values())
+    assert not any(s.vectors.weights for s in read_bundle(plain / "bundle").systems.values() if s.vectors)
 
 
 @pytest.mark.slow
 def test_a_full_space_searches_any_text(small_study, tmp_path):
     bundle = small_study / "bundle"
     plain, full = write_space(bundle, tmp_path / "plain"), write_space(bundle, tmp_path / "full", full=True)
-    assert all(ranker.weights for ranker in read_bundle(full / "bundle").models.values())
+    assert all(s.vectors.weights for s in read_bundle(full / "bundle").systems.values() if s.vectors)
     assert "torch==" in (full / "requirements.txt").read_text()
     assert check_space(full, port=free_port()) > 0
     shutil.copy(plain / "requirements.txt", full)
-    with pytest.raises(UserError, match=r"does not serve gcl/comparison.html\?query="):
+    with pytest.raises(UserError, match=r"does not serve gcl/comparison.html\?tab=compare&query="):
         check_space(full, port=free_port())
 
 

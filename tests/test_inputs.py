@@ -127,5 +127,5 @@ def test_a_process_that_dies_is_an_error_and_ends_the_others():
     with pytest.raises(UserError, match="a process that decodes pictures died; use fewer"):
         any(inputs.rows(np.zeros(200, int)) is None for _ in range(100))
     for process in processes:
-        process.join(5)
+        process.join(30)
         assert not process.is_alive()

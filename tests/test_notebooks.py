@@ -317,7 +317,63 @@ def test_each_sabotage_changes_what_is_learnt(name, broken):
 
 # -- exercises ---------------------------------------------------------------------------------------------------------
 
-WRONG = {"01": "torch.ones(8)", "04": "100", "07": "gamma_K"}  # 1.0 is wrong for all others
+RANKED = "(np.array([1.0, 0]), np.array([.8, .6]), np.array([.6, -.8]), np.array({}))"
+WRONG = {
+    "01": [
+        ["1.0", "logit_scale * gap", "math.exp(gap)", "math.exp(gap / logit_scale)", "math.exp(-logit_scale * gap)"],
+        [
+            "torch.ones(8)",
+            "1 / position_M",
+            "torch.exp(-0.05 * position_M.double())",
+            "torch.exp(-0.06 * logit_scale * position_M.double())",
+            "torch.exp(-0.25 * position_M.double())",  # right at a scale of 5 only
+            "1 - 0.05 * position_M",
+        ],
+        [
+            "1.0",
+            "gcl_loss(left, right, weights, logit_scale=logit_scale)",
+            "gcl_loss(left, right, logit_scale=logit_scale, excluded=same_id_cells(query_N))",
+            "gcl_loss(left, right, weights, logit_scale=5.0, excluded=same_id_cells(query_N))",
+            "gcl_loss(left, right, weights / weights.mean() ** 2, logit_scale=logit_scale,"
+            " excluded=same_id_cells(query_N), normalise_weights=False)",
+            "sum(gcl_loss(left[query_N == q], right[query_N == q], weights[query_N == q], logit_scale=logit_scale)"
+            " for q in query_N.unique())",
+        ],
+    ],
+    "02": [
+        ["2.17", "gap / temperature", "gap * np.log(10) / temperature", "gap / np.log(10)", "temperature / gap"],
+        [
+            "torch.ones_like(gap_M)",
+            "torch.exp(-gap_M / temperature)",  # the mean
+            "torch.exp(gap_M / temperature) / torch.exp(gap_M / temperature).mean()",
+            "torch.exp(-gap_M / 0.01) / torch.exp(-gap_M / 0.01).mean()",
+            "(1 - gap_M / temperature).clamp(min=0.1) / (1 - gap_M / temperature).clamp(min=0.1).mean()",
+        ],
+        [
+            "0.0",
+            "row_gradient(s * cosine_NxN, weight_N).sum()",
+            "(row_gradient(s * cosine_NxN, weight_N) * cosine_NxN).sum()",  # without the columns
+            "s * ((row_gradient(s * cosine_NxN, weight_N) + column_gradient(s * cosine_NxN, weight_N))"
+            " * cosine_NxN).sum()",
+            "((row_gradient(cosine_NxN, weight_N) + column_gradient(cosine_NxN, weight_N)) * cosine_NxN).sum()",
+        ],
+    ],
+    "05": [
+        ["0.01", "0.02", "k / points", "1 / k", "k / (points - k)", "(k / points) ** 2"],
+        ["0.1", "k / points", "islands * k / points", "k / points / islands", "k / (points // islands - 1) / islands"],
+        [
+            RANKED.format("[0.0, 0]"),
+            RANKED.format("[.1, 0]"),
+            RANKED.format("[-.5, .5]"),
+            RANKED.format("[0, .6]"),
+            "(np.array([1.0, 0]), np.array([.6, -.8]), np.array([.8, .6]), np.array([.5, -.5]))",  # second is first
+            "(np.array([1.0, 0]), np.array([8.0, 6]), np.array([6.0, -8]), np.array([5.0, -5]))",  # not of length 1
+        ],
+    ],
+    "04": [["100"]],
+    "07": [["gamma_K"]],
+}
+"""Notebook -> exercise -> wrong answers; 1.0 is wrong for all others."""
 
 
 @each_executed
@@ -325,11 +381,13 @@ def test_a_wrong_answer_fails_the_check_of_the_exercise(name):
     codes = code(name)
     places = [place for place, text in enumerate(codes) if SOLUTION.search(text)]
     assert places
-    for place in places:
-        wrong = SOLUTION.sub(f"return {WRONG.get(name[:2], 1.0)}", codes[place])
-        nodes = ast.parse(f"{wrong}\n{codes[place + 1]}").body
-        (fact,) = failed_facts(nodes, {**run_all(name)[1]})
-        assert fact.startswith("exercise")
+    for place, answers in zip(places, WRONG.get(name[:2], [["1.0"]]), strict=True):
+        for answer in answers:
+            wrong = SOLUTION.sub(lambda _, answer=answer: f"return {answer}", codes[place])
+            nodes = ast.parse(f"{wrong}\n{codes[place + 1]}").body
+            failed = failed_facts(nodes, {**run_all(name)[1]})
+            assert failed, answer
+            assert all(fact.startswith("exercise") for fact in failed)
 
 
 @each

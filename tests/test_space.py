@@ -34,7 +34,7 @@ def kept_by_hand(space_NxD, map_Nx2, rows, k):
 def test_kept_neighbours_are_counted_as_by_hand():
     vectors, places = spread(60), np.random.default_rng(2).normal(size=(60, 2))
     rows = np.array([3, 8, 40, 59])
-    found = kept(vectors, places, rows, vectors[rows], places[rows], k=6, own=True, chunk=3)
+    found = kept(vectors, places, rows, vectors[rows], places[rows], k=6, own=True)
     assert found == pytest.approx(kept_by_hand(vectors, places, rows, 6))
     circle = np.linspace(0, 3, 60)
     ring = np.stack([np.cos(circle), np.sin(circle)], 1)

@@ -100,6 +100,20 @@ def test_rows_are_matched_by_query():
     assert paired(a, b).high == pytest.approx(0.1)
 
 
+def test_the_order_of_the_rows_changes_nothing():
+    """Not even the last bit: sorting a table by a metric must not change what is reported of it."""
+    rng = np.random.default_rng(12)
+    a, b = (queries(rng.beta(0.5, 1, (60, 3))) for _ in range(2))
+    expected = paired(a, b), paired(a[0], b[0]), interval(a[0]), paired([a, b], [b, a])
+    for seed in range(5):
+        x = a.sample(frac=1, random_state=seed)
+        y = b.loc[x.index] if seed % 2 else b
+        assert (paired(x, y), paired(x[0], y[0]), interval(x[0]), paired([x, b], [y, a])) == expected
+    numbered, text = (a[0].set_axis(ids) for ids in (range(60), map(str, range(60))))
+    for table in (numbered, text, a[0].set_axis([*range(30), *map(str, range(30, 60))])):
+        assert paired(table.sort_values(), table * 0.9) == paired(table, table * 0.9)
+
+
 def test_the_p_value_is_that_of_all_sign_patterns():
     for seed in range(4):
         difference = np.random.default_rng(seed).normal(0.3, 1, 9).round(1)  # rounded: patterns tie

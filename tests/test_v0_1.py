@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -69,10 +70,12 @@ def test_the_app_answers_from_a_bundle():
     service = Service(bundle)
     state = service.state()
     assert (state.a, state.b) == ("gcl-matrix", "clip")
-    for model in bundle.models:
+    for model in bundle.systems:
+        metrics = pd.read_parquet(FOLDER / "bundle" / "models" / model / "metrics.parquet")
+        pd.testing.assert_frame_equal(service.metrics(model), metrics.drop(columns="query_id"), atol=1e-6)
         for query in service.labels["zero_shot"]:
             ranking = service.search("zero_shot", query, model, k=12)
             row = service.labels["zero_shot"][query]
-            stored = bundle.models[model].metrics.iloc[row].drop("query_id").to_dict()
+            stored = metrics.iloc[row].drop("query_id").to_dict()
             assert {str(metric): value for metric, value in ranking.metrics.items()} == pytest.approx(stored)
     assert service.search("in_domain", "some mug", "clip").products  # embedded by the stored weights

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import base64
 import json
+from math import nan
 
 import numpy as np
 
 from gcl_toolkit.app import mapping
-from gcl_toolkit.app.draw import details, download, number, picture, safe, view
+from gcl_toolkit.app.answers import Product
+from gcl_toolkit.app.draw import cells, details, download, grid, letter, link, number, picture, safe, view
 from gcl_toolkit.app.limits import MAX_GRID, MAX_ROWS
 from gcl_toolkit.app.service import Service
 from gcl_toolkit.app.state import State
 
-MAP = '<div class="map"></div>'
+LISTED = 10
+"""Products of A's list beside the map."""
 
 
 def draw(service: Service, state: State) -> str:
     selection = mapping.select(service, state)
-    shown = [state.a] if state.panels == "a" else [state.a, state.b]
-    kept = "".join(_kept(service, letter, model) for letter, model in zip("AB", shown, strict=False))
+    shown = list(dict.fromkeys([state.a] if state.panels == "a" else [state.a, state.b]))
+    kept = "".join(_kept(service, mark, system) for mark, system in zip("AB", shown, strict=False))
+    missing = [name for name in service.bundle.systems if name not in service.searchable]
+    without = f"<li>Not shown, as they have no vectors: {safe(', '.join(missing))}.</li>" if missing else ""
     return view(
         state,
-        f'<div data-map="{safe(json.dumps(_facts(service, state, shown, selection)))}"></div>'
-        f'{_legend(service, state)}<ul class="kept">{kept}</ul>'
-        f"{details(service, state)}{_selection(service, state, selection)}",
+        f'<div data-script="map" data-map="{safe(json.dumps(_facts(service, state, shown, selection)))}"></div>'
+        f'{_legend(service, state)}<ul class="kept">{kept}{without}</ul>{details(service, state)}'
+        f"{_first(service, state)}{_selection(service, state, selection)}",
     )
 
 
@@ -38,9 +43,11 @@ def _facts(service: Service, state: State, shown: list[str], selection: mapping.
         chosen[len(service.bundle.items) + selection.queries] = True
     return {
         "items": len(service.bundle.items),
+        "queries": len(service.labels[state.split]),
         "version": service.version,
         "models": shown,
         "colours": f"gcl/colours{state.url()}",
+        "over": mapping.over(state),
         "query": query,
         "edges": edges,
         "item": int(state.item) if state.item else None,
@@ -60,15 +67,22 @@ def _legend(service: Service, state: State) -> str:
     return f'<p class="swatches">{swatches}{query}</p>'
 
 
-def _kept(service: Service, letter: str, model: str) -> str:
-    kept = service.ranker(model).kept
+def _kept(service: Service, mark: str, model: str) -> str:
+    kept = service.vectors(model).kept
     shares = [f"{100 * kept[name]:.0f} %" for name in ("products_kept", "queries_kept")]
     return (
-        f'<li><span class="letter">{letter}</span> {safe(model)}: this map ({safe(kept["method"])}) preserves '
+        f"<li>{letter(mark)} {safe(model)}: this map ({safe(kept['method'])}) preserves "
         f"<b>{shares[0]}</b> of a product’s 10 nearest products and <b>{shares[1]}</b> of a query’s first 10 "
         f"(at random: {100 * kept['chance']:.1f} %). Its distances are approximate; "
         "click a point for its true neighbours.</li>"
     )
+
+
+def _first(service: Service, state: State) -> str:
+    """The query's first products by A, which a keyboard reaches without the map."""
+    found = service.search(state.split, state.query, state.a, k=LISTED).products
+    items = "".join(_small(service, state, product) for product in found)
+    return f'<section><h3>First by A for “{safe(state.query)}”</h3><ol class="grid">{items}</ol></section>'
 
 
 def _selection(service: Service, state: State, selection: mapping.Selection | None) -> str:
@@ -76,38 +90,35 @@ def _selection(service: Service, state: State, selection: mapping.Selection | No
         how = "Draw around points with the lasso to see them as pictures and a table, and to download them as CSV."
         return f'<p class="note">{how}</p>'
     products, queries = selection.products, selection.queries
-    grid = "".join(_small(service, int(row)) for row in products[:MAX_GRID])
+    pictures = "".join(_small(service, state, service.product(int(row), 0, nan)) for row in products[:MAX_GRID])
     more = f"; the first {MAX_GRID} are shown" if len(products) > MAX_GRID else ""
-    labels = {row: label for label, row in service.labels[state.split].items()}
-    asked = "".join(
-        f'<li><button type="button" data-query="{safe(labels[row])}">{safe(labels[row])}</button></li>'
-        for row in queries[:MAX_GRID].tolist()
-    )
+    names = [service.label(row) for row in queries[:MAX_GRID].tolist()]
+    asked = "".join(f"<li>{link(state, safe(name), query=name)}</li>" for name in names)
     return (
         f'<section class="selection"><p class="sentence"><b class="count">{len(products):,}</b> products and '
         f"<b>{len(queries):,}</b> queries are selected{more}. "
-        f'<button type="button" data-lasso="">Clear</button> {download(state, "selection.csv", "Download CSV")}</p>'
-        f'<ol class="grid">{grid}</ol>{f"<ul class=asked-queries>{asked}</ul>" if asked else ""}'
+        f"{link(state, 'Clear', lasso='', id='clear')} {download(state, 'selection.csv', 'Download CSV')}</p>"
+        f'<ol class="grid">{pictures}</ol>{f"<ul class=asked-queries>{asked}</ul>" if asked else ""}'
         f"{_table(service, state)}</section>"
     )
 
 
-def _small(service: Service, row: int) -> str:
-    title = safe(service.product(row, 0, float("nan")).title)
-    return f'<li data-item="{row}" title="{title}">{picture(service, row)}</li>'
+def _small(service: Service, state: State, product: Product) -> str:
+    shown = f'{picture(service, product.item)}<span class="unseen">{safe(product.title)}</span>'
+    return (
+        f'<li data-item="{product.item}" title="{safe(product.title)}">'
+        f"{link(state, shown, item=str(product.item))}</li>"
+    )
 
 
 def _table(service: Service, state: State) -> str:
     table = mapping.selected(service, state)
-    head = "".join(f"<th>{safe(name)}</th>" for name in table.columns)
-    rows = "".join(
-        f'<tr data-item="{row}">' + "".join(f"<td>{_cell(value)}</td>" for value in values) + "</tr>"
-        for row, *values in table.head(MAX_ROWS).itertuples()
+    rows = (
+        cells(link(state, safe(first), item=str(row)), *map(_cell, values), attributes=f' data-item="{row}"')
+        for row, first, *values in table.head(MAX_ROWS).itertuples()
     )
-    return (
-        '<details class="rows"><summary>As a table</summary><table class="queries"><thead>'
-        f"<tr>{head}</tr></thead><tbody>{rows}</tbody></table></details>"
-    )
+    shown = grid("Selected products", map(safe, table.columns), rows)
+    return f'<details class="rows"><summary>As a table</summary>{shown}</details>'
 
 
 def _cell(value) -> str:

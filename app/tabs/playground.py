@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gcl_toolkit.app import playground
-from gcl_toolkit.app.draw import figure, number, picture, safe, view
+from gcl_toolkit.app.draw import figure, grid, number, picture, safe, view
 from gcl_toolkit.app.service import Service
 from gcl_toolkit.app.state import State
 
@@ -35,7 +35,7 @@ def draw(service: Service, state: State) -> str:
     )
     return view(
         state,
-        f"{FORMULA}{_gap(batch, state)}{_table(service, batch)}"
+        f"{_shown_instead(batch, state)}{FORMULA}{_gap(batch, state)}{_table(service, batch)}"
         f'<p class="note">A negative gradient (blue) pulls the pair together, a positive one (red) pushes it apart.</p>'
         f'<div class="matrices">{matrices}</div>'
         f'<h3>Score → weight</h3><p class="note">{note}{_grades()}</p>'
@@ -43,13 +43,23 @@ def draw(service: Service, state: State) -> str:
     )
 
 
+def _shown_instead(batch: playground.Batch, state: State) -> str:
+    """What the page shows in place of a typed text or of a system without vectors."""
+    notes = []
+    if batch.queries[0] != state.query:
+        notes.append(f"No scores are known for “{state.query}”; these are the pairs of “{batch.queries[0]}”.")
+    if batch.model != state.a:
+        notes.append(f"{state.a} has no vectors; these are the cosines of {batch.model}.")
+    return "".join(f'<p class="message" role="status">{safe(note)}</p>' for note in notes)
+
+
 def _gap(batch: playground.Batch, state: State) -> str:
     """The cosine gap at which the weights of the first two pairs balance, and the gap they have."""
     first, second = batch.weights[:2]
     if min(first, second) <= 0:
         return (
-            '<p class="sentence">A pair of weight 0 is not pulled together; its product is still pushed away from the '
-            "other queries, as one of their negatives.</p>"
+            '<p class="sentence">A weight of 0 does not leave the pair out: nothing pulls its query and product '
+            "together, but both stay in the batch, and the other pairs push them away as negatives.</p>"
         )
     gap = playground.gap(first, second, state.temperature)
     same = "Both belong to one query: " if batch.queries[0] == batch.queries[1] else "For a single query, "
@@ -70,11 +80,8 @@ def _table(service: Service, batch: playground.Batch) -> str:
         for row, item in enumerate(batch.items)
     )
     sums = f"<td>{number(batch.clip_losses.sum())}</td><td>{number(batch.gcl_losses.sum())}</td>"
-    head = "".join(f"<th>{name}</th>" for name in heads)
-    return (
-        f'<div class="wide"><table class="queries pairs"><thead><tr>{head}</tr></thead>'
-        f'<tbody>{rows}<tr><td colspan="7">Sum</td>{sums}</tr></tbody></table></div>'
-    )
+    total = f'<tr><td colspan="7">Sum</td>{sums}</tr>'
+    return grid("Pairs", heads, [rows, total], "pairs")
 
 
 def _matrix(title: str, cells_NxN: np.ndarray, names: tuple[list[str], list[str]], largest: float, digits: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gcl_toolkit.app.answers import Product
-from gcl_toolkit.app.draw import badge, details, heading, legend, number, picture, safe, values, view
+from gcl_toolkit.app.draw import badge, details, heading, legend, link, number, picture, safe, term, values, view
 from gcl_toolkit.app.service import Service
 from gcl_toolkit.app.state import State
 
@@ -14,9 +14,9 @@ def draw(service: Service, state: State) -> str:
     asked = {"more": state.more, "less": state.less, "image": state.image}
     ranking = service.search(state.split, state.query, state.a, state.weight, SHOWN, **asked)
     widest = max((abs(part) for product in ranking.products for part in product.parts.values()), default=1.0)
-    cards = "".join(_card(service, product, bool(ranking.metrics), widest) for product in ranking.products)
+    cards = "".join(_card(service, state, product, bool(ranking.metrics), widest) for product in ranking.products)
     known = f"{values(ranking, service.bundle.metrics)}{legend(service)}" if ranking.metrics else _unknown(state)
-    head = f'<header class="over">{_asked(state)}{heading("A", state.a)}{known}</header>'
+    head = f'<header class="over">{heading("A", state.a)}{known}</header>'
     return view(state, f'{details(service, state)}{head}<ol class="cards">{cards}</ol>')
 
 
@@ -25,23 +25,15 @@ def _unknown(state: State) -> str:
     return f'<p class="note">No scores are known for this {what}, so the ranking can’t be measured.</p>'
 
 
-def _asked(state: State) -> str:
-    if not state.image:
-        return ""
-    shown = f'<img class="picture" alt="the uploaded picture" src="gcl/upload/{safe(state.image)}">'
-    forget = '<button type="button" data-image="" aria-label="Search by text again">×</button>'
-    return f'<p class="asked">{shown}<span>Searched by this picture {forget}</span></p>'
-
-
-def _card(service: Service, product: Product, scored: bool, widest: float) -> str:
+def _card(service: Service, state: State, product: Product, scored: bool, widest: float) -> str:
     parts = "".join(_part(field, part, widest) for field, part in product.parts.items())
     return (
         f'<li class="card level{product.level}" data-item="{product.item}" '
         f'title="{safe(product.title)} ({safe(product.product_id)})">{picture(service, product.item)}'
         f'<span class="rank">{product.rank}</span>'
         f"{badge(product) if scored else ''}"
-        f'<p class="title"><button type="button">{safe(product.title)}</button></p>'
-        f'<p class="facts">cosine <b>{number(product.cosine)}</b></p>'
+        f'<p class="title">{link(state, safe(product.title), item=str(product.item), id=f"card-{product.item}")}</p>'
+        f'<p class="facts">{term(service, "cosine")} <b>{number(product.cosine)}</b></p>'
         f'<dl class="parts" title="each field’s share of the cosine">{parts}</dl></li>'
     )
 

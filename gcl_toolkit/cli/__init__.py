@@ -15,6 +15,10 @@ COMMANDS = {
     "doctor": ("doctor", "Versions, device, free disk and memory, what is missing, and how long the demo will take."),
     "demo": ("studies", "Generate the shop, train the main methods, evaluate on four splits, write a report."),
     "compare": ("studies", "Train and compare methods on your data; every gain names its control."),
+    "compare-runs": (
+        "compare_runs",
+        "Compare the rankings of two to five systems, with a verdict and a report in one HTML file.",
+    ),
     "lab": ("studies", "Compare all methods: the controls, the losses of others and ours."),
     "report": ("studies", "Write the report of a study again, or that of one run of gcl train."),
     "slices": (
@@ -22,9 +26,16 @@ COMMANDS = {
         "Where a method of a study gains over its control: head and tail, categories, judged products, query length.",
     ),
     "space": ("bundle", "The app as a hosted demo."),
-    "bundle": ("bundle", "Put everything that the app needs of a study into one folder."),
-    "app": ("bundle", "Explore a bundle in the browser, on 127.0.0.1; without one, a small shop is made first."),
+    "bundle": ("bundle", "Put everything that the app needs of a study, or of some rankings (--run), into one folder."),
+    "app": (
+        "bundle",
+        "Explore a bundle, or rankings (--run), in the browser, on 127.0.0.1; without either, a small shop is made.",
+    ),
     "curate": ("curate", "Make a ranked data set of a domain: queries, products, pictures, scores, four splits."),
+    "judge": (
+        "judge",
+        "Let a language model grade the products that two to five systems show and the qrels leave unjudged.",
+    ),
     "clicks": ("clicks", "Turn an interaction log into scored pairs, corrected for position bias."),
     "embed": (
         "embed",

@@ -19,6 +19,7 @@ def export_command(
     run: tyro.conf.Positional[Path],
     out: tyro.conf.Positional[Path],
     onnx: bool = True,
+    merge: bool = False,
     embeddings: str | None = None,
     license: str | None = None,
 ) -> None:
@@ -28,6 +29,8 @@ def export_command(
         run: folder of a finished run, of a model, or of a study (its model with the default method).
         out: a new or empty folder.
         onnx: also both towers as ONNX, compared with the model's own vectors.
+        merge: of a linear adapter, also OUT/left and OUT/right: the open_clip model that made its vectors, with the
+            adapter in its projections.
         embeddings: also the fused vectors of the products of this data: "shop", or a file or folder.
         license: license of the model, for its card, such as apache-2.0.
     """
@@ -36,10 +39,12 @@ def export_command(
 
     data = load(embeddings) if embeddings else None
     with console.status(f"exporting {run}"):
-        manifest = export(model_folder(run), out, onnx=onnx, data=data, license=license)
+        manifest = export(model_folder(run), out, onnx=onnx, merge=merge, data=data, license=license)
     _print_files(out, manifest["files"])
     for name, difference in manifest["onnx"].items():
         console.print(f"{name}.onnx differs from the model by at most {difference:.1e}")
+    for name, difference in manifest["merged"].items():
+        console.print(f"{name}: the merged model differs from the adapter by at most {difference:.1e}")
     encoder, usage = manifest["encoder"]["name"], f"open_clip.create_model_and_transforms('local-dir:{out}')"
     if encoder in ("small", "vectors"):
         usage = f"GCLModel.load({str(out)!r}) (open_clip doesn't know the encoder {encoder})"

@@ -92,9 +92,10 @@ def _points(path: Path, originals: dict[str, Cells], seconds: int, alone: bool) 
     except UserError as error:
         yield "", "", 0, 0, str(error)
         return
-    name = max(originals, key=lambda name: len(originals[name].keys() & cells.keys()))
+    shared = {name: sum(id in cells for id in original if len(id) == 8) for name, original in originals.items()}
+    name = max(shared, key=lambda name: shared[name])
     original = originals[name]
-    if 2 * len(original.keys() & cells.keys()) < len(original):
+    if 2 * shared[name] < sum(len(id) == 8 for id in original):
         yield "", "", 0, 0, "not a copy of one of the notebooks: fewer than half of its cells are there"
         return
     code = [cell for cell in original.values() if cell["cell_type"] == "code" and "%pip" not in cell["source"]]

@@ -15,6 +15,7 @@ from gcl_toolkit.curate.products import Product
 from gcl_toolkit.curate.queries import Query
 from gcl_toolkit.curate.settings import PER_REQUEST
 from gcl_toolkit.data.ranked_data import hash64
+from gcl_toolkit.measure.agreement import weighted_kappa
 from gcl_toolkit.measure.statistics import interval
 
 SCALE = {0: "unrelated", 1: "related", 2: "close", 3: "exact"}
@@ -67,7 +68,7 @@ def _shown(
     for row, part, round_ in jobs:
         query, products = queries[row], [*lists[row][part : part + PER_REQUEST]]
         rng = np.random.default_rng(hash64(f"{seed}/{query.text}/{part}/{round_}"))
-        if control := _control(query.text, kin[_branch(query)], pool, rng):
+        if control := _control(query.text, products, kin[_branch(query)], pool, rng):
             products.append(control._replace(product_id=""))
         shown.append([products[place] for place in rng.permutation(len(products))])
     return shown
@@ -86,11 +87,9 @@ def agreement(first: Sequence[Grades], second: Sequence[Grades]) -> dict[str, An
     both = [pairs for pairs in both if len(pairs)]
     if not both:
         return {"pairs": 0}
-    a, b = np.concatenate(both).T.astype(float)
-    by_chance = np.mean((a[:, None] - b[None, :]) ** 2)
+    a, b = np.concatenate(both).T
     equal = interval(np.array([np.mean(pairs[:, 0] == pairs[:, 1]) for pairs in both]))
-    kappa = float(1 - np.mean((a - b) ** 2) / by_chance) if by_chance else 1.0
-    return {"pairs": len(a), "weighted kappa": kappa, "equal grades": str(equal)}
+    return {"pairs": len(a), "weighted kappa": weighted_kappa(a, b), "equal grades": str(equal)}
 
 
 def tau(first: Sequence[Grades], second: Sequence[Grades]) -> float | None:
@@ -123,11 +122,14 @@ def _branch(query: Query) -> str:
     return query.category.rpartition(" > ")[0] or query.category or query.text
 
 
-def _control(query: str, kin: set[str], pool: Sequence[Product], rng: np.random.Generator) -> Product | None:
-    """A product that isn't in `kin` and shares no word with the query; None if 50 draws contain none."""
-    words = _words(query)
+def _control(
+    query: str, listed: Sequence[Product], kin: set[str], pool: Sequence[Product], rng: np.random.Generator
+) -> Product | None:
+    """Of 50 draws that aren't in `kin` and share no word with the query, the one that shares fewest with the list."""
+    words, used = _words(query), set[str]().union(*(_words(product.title) for product in listed))
     draws = (pool[row] for row in rng.integers(len(pool), size=50))
-    return next((p for p in draws if p.product_id not in kin and p.title and not words & _words(p.title)), None)
+    unrelated = (p for p in draws if p.product_id not in kin and p.title and not words & _words(p.title))
+    return min(unrelated, key=lambda product: len(used & _words(product.title)), default=None)
 
 
 def _words(text: str) -> set[str]:

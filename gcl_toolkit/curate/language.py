@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import openai
 
 from gcl_toolkit.curate.ledger import Bad, Fault, Ledger, Request
-from gcl_toolkit.curate.settings import CurateConfig, is_at
+from gcl_toolkit.curate.settings import ModelConfig, is_at
 
 MOST_TOKENS = 4096
 """Of an answer."""
@@ -40,7 +40,7 @@ def prompt(name: str) -> Prompt:
 class Language:
     """A model behind an OpenAI-compatible server. The ledger retries, not the client, so that each request counts."""
 
-    def __init__(self, config: CurateConfig, ledger: Ledger, key: str):
+    def __init__(self, config: ModelConfig, ledger: Ledger, key: str):
         self._config, self._ledger = config, ledger
         self._host = urlsplit(config.model_url).netloc
         self._client = openai.OpenAI(

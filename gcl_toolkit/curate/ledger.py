@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
-from gcl_toolkit.curate.settings import CurateConfig
+from gcl_toolkit.curate.settings import ModelConfig
 from gcl_toolkit.errors import UserError
 
 TRIES = 6
@@ -100,7 +100,7 @@ class Answer(NamedTuple):
 class Ledger:
     """One file; any number of threads and processes may send requests through it."""
 
-    def __init__(self, path: Path, config: CurateConfig, secrets: Iterable[str] = ()):
+    def __init__(self, path: Path, config: ModelConfig, secrets: Iterable[str] = ()):
         self._config = config
         # shorter ones are placeholders such as "none"
         self._secrets = [form for s in secrets if len(s) >= 8 for form in (s, quote(s, safe=""))]

@@ -42,18 +42,42 @@ LIMITS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A language model, and what it may cost."""
+
+    model: str = ""
+    """Name of the language model."""
+    model_url: str = "https://api.openai.com/v1"
+    """Address of an OpenAI-compatible server; the key is read from OPENAI_API_KEY."""
+    max_requests: int = 10_000
+    """Cap on all requests (model, search, pictures; with redirects and retries), over all restarts."""
+    max_cost: float = 5.0
+    """Cap on the total cost over all restarts, in the currency of the prices."""
+    price_input: float = 0.0
+    """Price of a million input tokens."""
+    price_output: float = 0.0
+    """Price of a million output tokens."""
+    rate: float = 5.0
+    """Maximum requests a second to one host."""
+    workers: int = 4
+    """Parallel requests."""
+
+    def __post_init__(self):
+        for name, (least, most) in LIMITS.items():
+            if not least <= getattr(self, name, least) <= most:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be from {least:g} to {most:g}")
+        _check_url("model_url", self.model_url)
+
+
 @dataclass(frozen=True)
-class CurateConfig:
+class CurateConfig(ModelConfig):
     """What to curate, from which sources, and what it may cost."""
 
     tree: tyro.conf.Positional[Path | None] = None
     """File of categories, one a line, such as "Home > Kitchen > Mugs"; not needed with a table of results."""
     out: Path = Path("runs/curate")
     """Folder of the data set and of all answers; run the same command again to continue."""
-    model: str = ""
-    """Name of the language model."""
-    model_url: str = "https://api.openai.com/v1"
-    """Address of an OpenAI-compatible server; the key is read from OPENAI_API_KEY."""
     search: str = ""
     """Address of an API like SerpApi's Google Shopping (https://serpapi.com/search.json; key: SERPAPI_API_KEY), or a
     table: a catalogue (product_id, title, image) or results (query, product_id, position, title, image). Without it
@@ -68,30 +92,15 @@ class CurateConfig:
     """linear: 101 - position; reciprocal: 100 / position; judge: the language model grades each pair 0 to 3."""
     judged_twice: float = 0.2
     """Share of the queries that are judged again, in another order, to measure the judge's self-agreement."""
-    max_requests: int = 10_000
-    """Cap on all requests (model, search, pictures; with redirects and retries), over all restarts."""
-    max_cost: float = 5.0
-    """Cap on the total cost over all restarts, in the currency of the prices."""
-    price_input: float = 0.0
-    """Price of a million input tokens."""
-    price_output: float = 0.0
-    """Price of a million output tokens."""
     price_search: float = 0.0
     """Price of one search."""
-    rate: float = 5.0
-    """Maximum requests a second to one host."""
-    workers: int = 4
-    """Parallel requests."""
     image_size: int = 512
     """Longest side of a stored picture, pixels."""
     seed: int = 0
     """Seed of the split and of the choice of queries that are judged twice."""
 
     def __post_init__(self):
-        for name, (least, most) in LIMITS.items():
-            if not least <= getattr(self, name) <= most:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be from {least:g} to {most:g}")
-        _check_url("model_url", self.model_url)
+        super().__post_init__()
         if self.searches_online:
             _check_url("search", self.search)
 
@@ -132,18 +141,9 @@ def check(config: CurateConfig) -> dict[str, int]:
     """Raise a UserError for whatever is wrong with the settings; returns the maximum requests they need, by service."""
     if not config.tree and (not config.search or config.searches_online):
         raise UserError("no category tree; name a file of categories, or with --search a table of results")
-    if config.asks_model and not config.model:
-        raise UserError("no language model; give its name on the server with --model, and --model-url")
-    for package in ("openai", "httpx2"):
-        if find_spec(package) is None:
-            raise UserError(f"{package} is not installed; run: pip install 'gcl-toolkit[curate]'")
-    for name, domain, used in (
-        ("model_url", "openai.com", config.asks_model),
-        ("search", "serpapi.com", config.searches_online),
-    ):
-        url = getattr(config, name)
-        if used and is_at(url, domain) and not os.environ.get(KEYS[name]):
-            raise UserError(f"{url} needs a key; set the environment variable {KEYS[name]}")
+    check_model(config, used=config.asks_model)
+    if config.searches_online:
+        _check_key("search", config.search, "serpapi.com")
     if config.search and not config.searches_online and not Path(config.search).is_file():
         raise UserError(f"--search {config.search}: neither an address (http://...) nor a file")
     needed = _requests(config)
@@ -154,6 +154,22 @@ def check(config: CurateConfig) -> dict[str, int]:
             f"({listed(needed)}); raise it, or lower --queries"
         )
     return needed
+
+
+def check_model(config: ModelConfig, used: bool = True) -> None:
+    """Raise a UserError for a missing model, package or key. used: whether the model is asked at all."""
+    if used and not config.model:
+        raise UserError("no language model; give its name on the server with --model, and --model-url")
+    for package in ("openai", "httpx2"):
+        if find_spec(package) is None:
+            raise UserError(f"{package} is not installed; run: pip install 'gcl-toolkit[curate]'")
+    if used:
+        _check_key("model_url", config.model_url, "openai.com")
+
+
+def _check_key(name: str, url: str, domain: str) -> None:
+    if is_at(url, domain) and not os.environ.get(KEYS[name]):
+        raise UserError(f"{url} needs a key; set the environment variable {KEYS[name]}")
 
 
 def _requests(config: CurateConfig) -> dict[str, int]:

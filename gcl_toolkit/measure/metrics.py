@@ -125,7 +125,7 @@ def _ndcg(ranked, cutoff, _):
     end_Q = np.minimum(begin_Q + cutoff, end_Q) if cutoff else end_Q
     # a query without judged pairs gets the next one's, which divides a 0
     ideal_Q = np.add.reduceat(ranked.ideal_gain, np.stack([begin_Q, end_Q], 1).ravel())[::2]
-    return _ratio(ranked.total_Q(ranked.discounted_QxH, cutoff), ideal_Q)
+    return ratio(ranked.total_Q(ranked.discounted_QxH, cutoff), ideal_Q)
 
 
 def _err(ranked, cutoff, scale):
@@ -137,7 +137,7 @@ def _err(ranked, cutoff, scale):
     """
     gain_QxH, best_Qx1 = ranked.gain_QxH, ranked.best_Qx1
     if scale is not None:
-        gain_QxH, best_Qx1 = scale * _ratio(gain_QxH, best_Qx1), np.full_like(best_Qx1, scale)
+        gain_QxH, best_Qx1 = scale * ratio(gain_QxH, best_Qx1), np.full_like(best_Qx1, scale)
     stops_QxH = np.exp2(gain_QxH - best_Qx1) - np.exp2(-best_Qx1)  # 2^best itself would overflow
     reaches_QxH = np.cumprod(1 - stops_QxH, axis=1)
     stops_QxH[:, 1:] *= reaches_QxH[:, :-1]
@@ -147,12 +147,12 @@ def _err(ranked, cutoff, scale):
 def _rbp(ranked, cutoff, persistence):
     """Rank-biased precision (Moffat & Zobel 2008) with gain grade / best grade of the query."""
     weight_QxH = (1 - persistence) * np.exp2(np.log2(persistence) * (ranked.rank_QxH - 1))  # p^(rank - 1), faster
-    return _ratio(ranked.total_Q(np.cumsum(ranked.gain_QxH * weight_QxH, axis=1), cutoff), ranked.best_Qx1[:, 0])
+    return ratio(ranked.total_Q(np.cumsum(ranked.gain_QxH * weight_QxH, axis=1), cutoff), ranked.best_Qx1[:, 0])
 
 
 def _ap(ranked, cutoff, _):
     """Precision at the rank of each relevant product, summed, over the number of relevant products."""
-    return _ratio(ranked.total_Q(ranked.precision_QxH, cutoff), ranked.relevant_Q)
+    return ratio(ranked.total_Q(ranked.precision_QxH, cutoff), ranked.relevant_Q)
 
 
 def _rr(ranked, cutoff, _):
@@ -162,7 +162,7 @@ def _rr(ranked, cutoff, _):
 
 def _recall(ranked, cutoff, _):
     """The share of the relevant products that is retrieved."""
-    return _ratio(ranked.hits_Q(cutoff), ranked.relevant_Q)
+    return ratio(ranked.hits_Q(cutoff), ranked.relevant_Q)
 
 
 def _precision(ranked, cutoff, _):
@@ -290,7 +290,7 @@ def _order_trec(scores: Mapping) -> np.ndarray:
 _ORDERS = {"given": _order_given, "trec": _order_trec}
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """numerator / denominator, 0 where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.zeros(numerator.shape), where=denominator > 0)
 

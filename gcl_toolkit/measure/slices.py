@@ -64,9 +64,17 @@ def per_query(
     return table.pivot(index="query_id", columns="seed", values=str(metric))
 
 
-def by_slice(a: pd.DataFrame, b: pd.DataFrame, labels: pd.DataFrame, metric: Metric | str = NDCG @ 10) -> pd.DataFrame:
-    """One row a slice, and one for all queries: way, slice, queries, `Interval`s of a and b, their paired `Difference`,
-    and its p-value after Holm's correction over the slices (NaN for "all").
+def by_slice(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    labels: pd.DataFrame,
+    metric: Metric | str = NDCG @ 10,
+    *,
+    whole: bool = True,
+    samples: int = 5000,
+) -> pd.DataFrame:
+    """One row for all queries (if `whole`) and one a slice: way, slice, queries, `Interval`s of a and b, their paired
+    `Difference`, and its p-value after Holm's correction over the slices (NaN for "all").
 
     a, b: a metric of two methods, query_id x seed, as `paired` takes them; labels: of `slices`.
     """
@@ -74,13 +82,12 @@ def by_slice(a: pd.DataFrame, b: pd.DataFrame, labels: pd.DataFrame, metric: Met
     if len(absent):
         raise UserError(f"query {absent[0]!r} of the table is not in the data; give the data that the study was run on")
     labels = labels.loc[a.index]
-    rows = [_row("all", "all", a, b, metric)]
+    rows = [_row("all", "all", a, b, metric, samples)] if whole else []
     for way in labels.columns:
         for name, queries in labels.groupby(way, observed=True).groups.items():
-            rows.append(_row(way, str(name), a.loc[queries], b.loc[queries], metric))
-    table = pd.DataFrame(rows)
-    corrected = holm([found.p_value for found in table["difference"][1:]])
-    return table.assign(p_corrected=[np.nan, *corrected])
+            rows.append(_row(way, str(name), a.loc[queries], b.loc[queries], metric, samples))
+    corrected = holm([row["difference"].p_value for row in rows[whole:]])
+    return pd.DataFrame(rows).assign(p_corrected=[*[np.nan] * whole, *corrected])
 
 
 def detectable(a: pd.DataFrame, b: pd.DataFrame, *, power: float = 0.8) -> str:
@@ -95,7 +102,7 @@ def detectable(a: pd.DataFrame, b: pd.DataFrame, *, power: float = 0.8) -> str:
     )
 
 
-def _row(way: str, name: str, a: pd.DataFrame, b: pd.DataFrame, metric: Metric | str) -> dict:
+def _row(way: str, name: str, a: pd.DataFrame, b: pd.DataFrame, metric: Metric | str, samples: int) -> dict:
     means = (interval(side.mean(axis=1)) for side in (a, b))
     named = [side.rename(columns=lambda _: str(metric)) for side in (a, b)]
     return {
@@ -103,7 +110,7 @@ def _row(way: str, name: str, a: pd.DataFrame, b: pd.DataFrame, metric: Metric |
         "slice": name,
         "queries": len(a),
         **dict(zip(("a", "b"), means, strict=True)),
-        "difference": paired(*named),
+        "difference": paired(*named, samples=samples),
     }
 
 

@@ -28,7 +28,7 @@ class Interval(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{_short(self.mean)} [{_short(self.low)}, {_short(self.high)}]"
+        return f"{short(self.mean)} [{short(self.low)}, {short(self.high)}]"
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Difference:
 
     def __str__(self) -> str:
         relative = f"{self.relative:+.1%} [{self.relative_low:+.1%}, {self.relative_high:+.1%}], "
-        p_value = f"p = {_short(self.p_value)}" if self.p_value >= 0.001 else "p < .001"
+        p_value = f"p = {short(self.p_value)}" if self.p_value >= 0.001 else "p < .001"
         size = f"{self.queries:,} queries" + (f" x {self.seeds} seeds" if self.seeds > 1 else "")
         return (
-            f"{self.metric} {_short(self.mean_a)} vs {_short(self.mean_b)}: "
-            f"{_short(self.difference, '+')} [{_short(self.low, '+')}, {_short(self.high, '+')}], "
+            f"{self.metric} {short(self.mean_a)} vs {short(self.mean_b)}: "
+            f"{short(self.difference, '+')} [{short(self.low, '+')}, {short(self.high, '+')}], "
             f"{'' if np.isnan(self.relative) else relative}{p_value}, {size}"
             f"{f' in {self.worlds} worlds' if self.worlds > 1 else ''}"
         ).strip()
@@ -70,7 +70,7 @@ def interval(values: Any, *, level: float = 0.95, samples: int = 2000, seed: int
     The BCa bootstrap (Efron & Tibshirani 1993, ch. 14) corrects for skew: for 30 reciprocal ranks a 95 % interval
     covers the true mean in 95 % of cases, plain percentiles in 92 %. With fewer than 30 queries trust neither.
     """
-    values_Q = np.asarray(values, float).ravel()
+    values_Q = np.sort(np.asarray(values, float).ravel())  # the result must not depend on their order
     if not len(values_Q) or not np.isfinite(values_Q).all():
         raise UserError(f"interval: got {len(values_Q)} values; expected at least one, all finite")
     mean = float(values_Q.mean())
@@ -91,7 +91,8 @@ def paired(
     """Compare model a with model b on the same queries, over one or several seeds and data sets.
 
     a, b: one metric, indexed by query_id: a Series, or a DataFrame with one column a training seed; or a list of them,
-    one a world (an independent data set), whose means are averaged. Rows are matched by query_id.
+    one a world (an independent data set), whose means are averaged. Rows are matched by query_id; their order
+    changes nothing.
     shared_seeds: column i is the same trained model in every world (the worlds are then sets of queries of one data
     set), so that seeds are resampled once for all worlds.
     Interval: percentile bootstrap over queries (the same for both models) and, with several seeds, over seeds, in every
@@ -184,7 +185,9 @@ def _aligned(a: pd.DataFrame, b: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
             raise UserError(f"paired: query {missing[0]!r} is missing in {side} ({count}); compare the same queries")
     if a.shape[1] != b.shape[1] or (a.shape[1] > 1 and list(a.columns) != list(b.columns)):
         raise UserError(f"paired: a has seeds {list(a.columns)}, b has {list(b.columns)}; give both the same")
-    return a.to_numpy(float), b.loc[a.index].to_numpy(float)
+    # the draws are by row: sorted by query_id, the result doesn't depend on the order of the tables
+    ids = a.index.sort_values(key=None if a.index.dtype.kind in "iuf" else lambda ids: ids.astype(str))
+    return np.ascontiguousarray(a.loc[ids], float), np.ascontiguousarray(b.loc[ids], float)
 
 
 def _metric_of(a: Any) -> str:
@@ -252,7 +255,7 @@ class _Draws:
             yield _draw(self.rng, kind, width, block)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)  # a comparison on a dozen slices takes three draws for each
 def _drawn(seed: int, requests: tuple[tuple[str, int, int], ...]) -> tuple[np.ndarray, Any]:
     """The draw of the last request, and the generator's state after it."""
     *before, (kind, width, samples) = requests
@@ -281,6 +284,6 @@ def _percentiles(values_B: np.ndarray, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _short(value: float, sign: str = "") -> str:
+def short(value: float, sign: str = "") -> str:
     """Three decimals without the leading zero: .412, -.014; with sign="+" also +.014."""
     return f"{value:{sign}.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{sign}.3f}"

@@ -9,7 +9,7 @@ import pyarrow as pa
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from gcl_toolkit.data.columns import is_vector
+from gcl_toolkit.data.columns import is_image, is_vector
 from gcl_toolkit.data.fields import Fields
 from gcl_toolkit.data.vectors import SUFFIX, origin_of
 from gcl_toolkit.errors import DataError, UserError, unknown
@@ -25,8 +25,8 @@ class VectorEncoder(Encoder):
     fields must have the same dimension; "mlp", linear with a residual of one hidden layer.
     rank: of the low-rank map. dropout: share of a vector's numbers that are zeroed in training.
     inputs: what the maps take, learnt from the training data by `learn_vectors`: "left_query" -> {"dimension": 384,
-    "of": "query", "encoder": {...}}. A field that isn't a vector is read from the column FIELD_vector, and where the
-    data has none, its values are embedded by the encoder that made the training data's vectors.
+    "of": "query", "encoder": {...}, "tower": "text"}. A field that isn't a vector is read from the column FIELD_vector,
+    and where the data has none, its values are embedded by the encoder that made the training data's vectors.
     """
 
     initial_logit_scale = 20.0
@@ -76,7 +76,10 @@ class VectorEncoder(Encoder):
                         f"the data has no vectors of {name!r}; make them with gcl embed and give them with "
                         "--data DATA:vectors=FOLDER, or name a column of vectors"
                     )
-                inputs[f"{side}_{name}"] = {"dimension": table[column].type.list_size, **origin_of(table, column)}
+                origin = origin_of(table, column)
+                if origin.get("of") in table.column_names:
+                    origin["tower"] = "image" if is_image(table[origin["of"]]) else "text"
+                inputs[f"{side}_{name}"] = {"dimension": table[column].type.list_size, **origin}
         self._set_inputs(inputs)
 
     def column(self, table: pa.Table, name: str, side: str) -> pa.ChunkedArray:

@@ -23,7 +23,7 @@ from gcl_toolkit.views.bundle import Bundle, read_bundle
 NEEDS = ("gradio", "numpy", "pandas", "pyarrow", "pillow", "plotly")
 FULL = ("torch", "torchvision", "open_clip_torch", "safetensors", "tyro")
 """Also required to search any text and any picture."""
-VIEWS = ("gcl/point/0", "", "gcl/comparison.html", "gcl/queries.csv", "gcl/plotly.js")
+VIEWS = ("gcl/point/0", "", *(f"gcl/view?tab={tab}" for tab in ("verdict", "compare", "training")), "gcl/plotly.js")
 """What the check requests from a started Space; together they import everything that its pages need."""
 START = '''"""The entry on Hugging Face Spaces."""
 
@@ -43,7 +43,7 @@ app_file: space.py
 license: apache-2.0
 ---
 
-What does training on ranking scores change? {models} models on {world}, product by product.
+What does training on ranking scores change? {models} systems on {world}, product by product.
 """
 
 
@@ -54,7 +54,7 @@ def write_space(bundle: str | Path, out: str | Path, *, title: str = "GCL Toolki
     UserError if `out` holds other files, or if a full Space is requested of a bundle without models.
     """
     opened, out = read_bundle(bundle), Path(out)
-    if full and all(ranker.weights is None for ranker in opened.models.values()):
+    if full and not any(system.vectors and system.vectors.weights for system in opened.systems.values()):
         raise UserError(f"{bundle} holds no models; make it with `gcl bundle`, or leave out --full")
     if out.exists() and any(out.iterdir()) and not (out / "space.py").is_file():
         raise UserError(f"{out} holds other files; choose another folder")
@@ -72,7 +72,7 @@ def write_space(bundle: str | Path, out: str | Path, *, title: str = "GCL Toolki
         title=json.dumps(title),
         gradio=metadata.version("gradio"),
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
-        models=len(opened.models),
+        models=len(opened.systems),
         world=opened.manifest["world"],
     )
     (out / "README.md").write_text(header)
@@ -88,11 +88,11 @@ def package_folder(name: str) -> Path:
 
 
 def _remove_weights(bundle: Path) -> None:
-    for folder in bundle.glob("models/*/weights"):
+    for folder in bundle.glob("*/*/weights"):
         shutil.rmtree(folder)
     manifest = json.loads((bundle / "manifest.json").read_text())
-    for model in manifest["models"].values():
-        model["weights"] = False
+    for entry in (manifest.get("systems") or manifest["models"]).values():
+        (entry.get("vectors") or entry)["weights"] = False
     manifest["files"] = {name: digest for name, digest in manifest["files"].items() if (bundle / name).is_file()}
     write_json(bundle / "manifest.json", manifest)
 
@@ -131,11 +131,11 @@ def check_space(folder: str | Path, *, port: int = 7861, timeout: float = 180) -
 
 def _new_text(bundle: Bundle) -> list[str]:
     """The comparison for a text that isn't stored, made of the words of a stored one; [] if no model can embed it."""
-    fields = [bundle.manifest["models"][name]["query"] for name, ranker in bundle.models.items() if ranker.weights]
+    fields = [s.vectors.query for s in bundle.systems.values() if s.vectors and s.vectors.weights]
     if not fields or fields[0] is None:
         return []
     text = bundle.queries[fields[0]].iloc[0]
-    return [f"gcl/comparison.html?query={urllib.parse.quote(f'{text} {text}', safe='')}"]
+    return [f"gcl/comparison.html?tab=compare&query={urllib.parse.quote(f'{text} {text}', safe='')}"]
 
 
 def _answers(url: str, timeout: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gcl_toolkit.errors import UserError
+from gcl_toolkit.measure import terms
 from gcl_toolkit.methods import CONTROLS, DEFAULT, DERIVED, PAPER, RIVALS, as_method
 from gcl_toolkit.studies.results import MACRO
 from gcl_toolkit.studies.study import BASELINES
@@ -18,22 +19,8 @@ SPLIT_NAMES = {
     "zero_shot": "zero-shot",
     MACRO: "mean of splits",
 }
-SPLITS = {
-    "in_domain": "Training queries on training products: the very pairs that were trained on.",
-    "novel_query": "Queries never seen in training, on training products.",
-    "novel_document": "Training queries, on products never seen in training.",
-    "zero_shot": "Queries and products both never seen in training.",
-    MACRO: "The plain mean of the splits above.",
-}
-METRICS = {
-    "NDCG@10": "The scores of the first ten products, discounted by the logarithm of the rank, over the best possible.",
-    "ERR": "Expected reciprocal rank on the raw scores, as GCL's own evaluation has it: with scores up to 100 it asks "
-    "little more than how soon the single best product comes.",
-    "ERR(4)": "Expected reciprocal rank with each query's scores rescaled to 0..4, the usual range.",
-    "RBP(0.9)": "Rank-biased precision: the expected score per product for a reader who goes on with probability 0.9.",
-    "AP": "Average precision: the share of listed products at the rank of each listed product, averaged.",
-    "RR": "Reciprocal rank: one over the rank of the first listed product.",
-}
+METRICS = terms.METRICS
+SPLITS = {**terms.SPLITS, MACRO: "The plain mean of the splits above."}
 BASELINES_MEAN = {
     "random": "products in random order: the floor",
     "bm25": "words that query and product texts have in common (BM25); no training",

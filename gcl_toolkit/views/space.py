@@ -12,6 +12,9 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import KDTree
+
+from gcl_toolkit.measure.search import top_k
 
 THREADS = os.environ.get("OMP_NUM_THREADS", "")
 if THREADS.isdigit():  # else numba, which umap needs, gives torch as many threads as there are cores
@@ -19,6 +22,10 @@ if THREADS.isdigit():  # else numba, which umap needs, gives torch as many threa
 
 FEWEST = 200
 """Fewer points are projected by PCA instead of UMAP."""
+EXACT = 50_000
+"""More points are compared with approximate neighbours; which UMAP first compiles for 80 s of CPU time."""
+UMAP_NEIGHBOURS, EPOCHS = 15, 200
+"""With a learning rate of .25, 200 epochs keep nearly as many neighbours as 500 with 1 (docs/BENCHMARKS.md)."""
 NEIGHBOURS = 10
 SAMPLE = 1_000
 """Points whose neighbourhoods are compared."""
@@ -77,20 +84,18 @@ def align(points_Nx2: np.ndarray, onto_Nx2: np.ndarray) -> np.ndarray:
     return ours @ (left_2x2 @ right_2x2) * (scale_2.sum() / max((ours**2).sum(), 1e-12)) + onto_Nx2.mean(0)
 
 
-def kept(space_NxD, map_Nx2, rows, from_RxD, from_Rx2, *, k: int = NEIGHBOURS, own: bool = False, chunk: int = 100):
+def kept(space_NxD, map_Nx2, rows, from_RxD, from_Rx2, *, k: int = NEIGHBOURS, own: bool = False) -> float:
     """Share of the k rows of `space` with the largest cosines to each of R vectors that are among the k nearest to its
     point on the map. own: the vectors are `rows` of the space, which don't count as their own neighbours."""
-    k, shared = min(k, len(space_NxD) - own), []
-    for start in range(0, len(rows), chunk):
-        part = slice(start, start + chunk)
-        cosines_RxN = from_RxD[part].astype(np.float32) @ space_NxD.T.astype(np.float32)
-        squares_RxN = ((from_Rx2[part, None] - map_Nx2[None]) ** 2).sum(-1)
-        if own:
-            themselves = np.arange(len(cosines_RxN)), rows[part]
-            cosines_RxN[themselves], squares_RxN[themselves] = -np.inf, np.inf
-        near = [np.argpartition(far, k - 1, axis=1)[:, :k] for far in (-cosines_RxN, squares_RxN)]
-        shared += [len(np.intersect1d(a, b)) / k for a, b in zip(*near, strict=True)]
-    return float(np.mean(shared))
+    k = min(k, len(space_NxD) - own)
+    near = []
+    for found_RxK in (
+        top_k(from_RxD, space_NxD, k + own)[1],
+        KDTree(map_Nx2).query(from_Rx2, range(1, k + own + 1))[1],
+    ):
+        itself_RxK = (found_RxK == np.reshape(rows, (-1, 1))) & own
+        near.append(np.take_along_axis(found_RxK, np.argsort(itself_RxK, axis=1, kind="stable")[:, :k], axis=1))
+    return float((near[0][:, :, None] == near[1][:, None]).any(2).mean())
 
 
 def _project(vectors_MxD: np.ndarray, start_Mx2: np.ndarray | None, seed: int) -> tuple[np.ndarray, str]:
@@ -98,9 +103,16 @@ def _project(vectors_MxD: np.ndarray, start_Mx2: np.ndarray | None, seed: int) -
         centre_MxD = vectors_MxD - vectors_MxD.mean(0)
         axes_DxD = np.linalg.eigh(centre_MxD.T @ centre_MxD)[1]
         return centre_MxD @ axes_DxD[:, :-3:-1], "PCA"
+    knn = {}
+    if len(vectors_MxD) <= EXACT:
+        cosines_MxK, rows_MxK = top_k(vectors_MxD, vectors_MxD, UMAP_NEIGHBOURS)
+        knn = {"precomputed_knn": (rows_MxK, (1 - cosines_MxK).clip(0), None)}
     with warnings.catch_warnings(action="ignore"):  # about optional packages
         from umap import UMAP
 
         start = "spectral" if start_Mx2 is None else 10 * start_Mx2
-        mapper = UMAP(n_neighbors=15, min_dist=0.4, metric="cosine", init=start, random_state=seed, n_jobs=1)
+        mapper = UMAP(
+            UMAP_NEIGHBOURS, metric="cosine", n_epochs=EPOCHS, learning_rate=0.25, init=start, min_dist=0.4,
+            random_state=seed, n_jobs=1, **knn,
+        )  # fmt: skip
         return mapper.fit_transform(vectors_MxD), "UMAP"

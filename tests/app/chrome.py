@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WAIT = 120_000
+WAIT = 60_000
 """Milliseconds, for machines that do other things at the same time."""
 
 
@@ -64,14 +64,27 @@ class Address(str):
     pid: int
 
 
-def left(text: str) -> bool:
-    """Whether a console message only says that the page was left, which ends its event stream."""
-    return "signal is aborted" in text or "Connection errored out" in text
+def query_string(**options):
+    return "?" + "&".join(f"{key}={quote(str(value), safe='')}" for key, value in options.items())
 
 
 def visit(page, url, **options):
-    page.goto(url + "?" + "&".join(f"{key}={quote(str(value), safe='')}" for key, value in options.items()))
-    view(page).wait_for()
+    """Load the page, as from a bookmark."""
+    page.goto(url + query_string(**options))
+    settled(page)
+
+
+def move(page, **options):
+    """Another address without loading the page again, as by Back and Forward."""
+    page.evaluate(
+        "to => (history.pushState(null, '', to), dispatchEvent(new PopStateEvent('popstate')))", query_string(**options)
+    )
+    settled(page)
+
+
+def settled(page):
+    """Wait until the answer to the last action is shown."""
+    page.locator("#gcl:not([aria-busy]) .view").wait_for()
 
 
 def view(page):
@@ -83,7 +96,7 @@ def sent(page):
     return view(page).evaluate(
         """view => {
           const copy = view.cloneNode(true);
-          copy.querySelectorAll(".figure").forEach(place => place.replaceChildren());
+          copy.querySelectorAll(".figure, .map").forEach(place => place.replaceChildren());
           return copy.textContent;
         }"""
     )
@@ -95,3 +108,8 @@ def in_the_address(page, **options):
         page.wait_for_function(
             "([key, value]) => new URLSearchParams(location.search).get(key) === value", arg=[key, str(value)]
         )
+    settled(page)
+
+
+def parameters(page):
+    return page.evaluate("Object.fromEntries(new URLSearchParams(location.search))")

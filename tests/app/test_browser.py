@@ -4,32 +4,25 @@ import csv
 import re
 import urllib.error
 import urllib.request
-from urllib.parse import parse_qs, urlsplit
 
 import chrome
 import pytest
 import small_bundle
-from chrome import in_the_address, sent, view, visit
+from chrome import in_the_address, move, parameters, sent, settled, view, visit
 
 from gcl_toolkit.app import playground
-from gcl_toolkit.app.answers import TOP
 from gcl_toolkit.app.service import Service
 from gcl_toolkit.app.state import TABS
-from gcl_toolkit.measure.metrics import NDCG
 from gcl_toolkit.views.bundle import read_bundle
 
 chrome.needed()
 A, B = "graded", "clip"
+PHONE, DESK = {"width": 390, "height": 844}, {"width": 1440, "height": 1000}
 
 
 @pytest.fixture(scope="module")
-def folder(small_study):
-    return small_study / "bundle"
-
-
-@pytest.fixture(scope="module")
-def service(folder):
-    return Service(read_bundle(folder))
+def service(small_study):
+    return Service(read_bundle(small_study / "bundle"))
 
 
 @pytest.fixture(scope="module")
@@ -37,188 +30,407 @@ def url(small_app):
     return small_app
 
 
+@pytest.fixture(scope="module")
+def opened(chromium, url):
+    """One page for all tests, and what went wrong in it."""
+    page, wrong = chromium.new_page(viewport=DESK), []
+    page.set_default_timeout(chrome.WAIT)
+    page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: (wrong.append(f"executed: {dialog.message}"), dialog.dismiss()))
+    page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else wrong.append(f"to: {r.url}"))
+    visit(page, url)
+    yield page, wrong
+    page.close()
+
+
+@pytest.fixture
+def page(opened):
+    """The shared page; afterwards: no request to another host, nothing executed, no error in the console."""
+    page, wrong = opened
+    wrong.clear()
+    page.set_viewport_size(DESK)
+    yield page
+    page.unroute_all()
+    assert not wrong, wrong
+
+
 def titles(page):
     return [card.split(" (")[0] for card in page.locator(".card:visible").evaluate_all("all => all.map(e => e.title)")]
 
 
-def expected_titles(service, query, weight, split="zero_shot"):
-    return [p.title for p in service.search(split, query, A, weight, 20).products]
-
-
-def choose(page, element, value):
-    box = page.locator(f"#{element} input")
-    box.click()
-    box.fill(value)
-    box.press("Enter")
+def expected_titles(service, query, weight=0.5, split="zero_shot", **more):
+    return [p.title for p in service.search(split, query, A, weight, 20, **more).products]
 
 
 def a_query(service, split="zero_shot"):
     return next(label for label in service.labels[split] if label.startswith("mug number"))
 
 
-def test_search_by_a_stored_query_shows_the_services_ranking_and_says_so_in_the_url(page, url, service):
-    visit(page, url, split="zero_shot", query=a_query(service))
-    assert titles(page) == expected_titles(service, a_query(service), 0.5)
-    shown = page.locator(".card:visible .facts b").all_inner_texts()
-    products = service.search("zero_shot", a_query(service), A, 0.5).products
-    assert shown == [f"{p.cosine:.3f}".replace("-", "−").replace("nan", "–") for p in products]
-    badges = page.locator(".card:visible .badge").all_inner_texts()
-    assert badges == ["not listed" if p.score is None else f"{p.score:g}" for p in products]
-
-
-def test_a_typed_text_is_searched_and_the_address_brings_it_back(page, url, service):
-    visit(page, url, split="zero_shot")
-    choose(page, "query", "some mug")
-    in_the_address(page, query="some mug", tab="search")
-    assert titles(page) == expected_titles(service, "some mug", 0.5)
-    page.goto(page.url)
-    view(page).wait_for()
-    assert titles(page) == expected_titles(service, "some mug", 0.5)
-
-
-def test_the_slider_ranks_anew(page, url, service):
-    visit(page, url, split="zero_shot", query=a_query(service))
-    box = page.locator("#weight input[type=number]")
-    box.fill("0")
+def type_query(page, text):
+    box = page.get_by_label(re.compile("^Query"))
+    box.fill(text)
     box.press("Enter")
-    in_the_address(page, weight="0.0")
-    assert titles(page) == expected_titles(service, a_query(service), 0.0)
-    assert titles(page) != expected_titles(service, a_query(service), 0.5)
 
 
-def test_compare_shows_the_services_numbers(page, url, service):
+def upload(page):
+    picture = {"name": "mug.png", "mimeType": "image/png", "buffer": small_bundle.png(9 * 7, 70)}
+    page.locator("input[name=upload]").set_input_files(picture)
+    page.locator(".chip").wait_for()
+
+
+def in_view(page, selector):
+    """Whether the whole element is on the screen."""
+    box, size = page.locator(selector).first.bounding_box(), page.viewport_size
+    return box["y"] >= 0 and box["y"] + box["height"] <= size["height"] and box["x"] + box["width"] <= size["width"]
+
+
+def focused(page, selector):
+    return page.evaluate("selector => document.activeElement.matches(selector)", selector)
+
+
+# -- searching ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_typed_text_wins_over_stored_queries_that_begin_so(page, service):
+    move(page, tab="search", split="zero_shot")
+    assert any(label.startswith("mug n") for label in service.labels["zero_shot"])
+    type_query(page, "mug")
+    in_the_address(page, query="mug", tab="search")
+    assert titles(page) == expected_titles(service, "mug")
+    assert page.get_by_label(re.compile("^Query")).input_value() == "mug"
+
+
+def test_a_typed_text_takes_the_place_of_a_picture(page, service):
+    query = a_query(service, "in_domain")
+    move(page, tab="search", split="in_domain", query=query)
+    upload(page)
+    digest = service.encoders.keep(small_bundle.png(9 * 7, 70))
+    in_the_address(page, image=digest, tab="search")
+    assert titles(page) == expected_titles(service, query, split="in_domain", image=digest)
+    page.get_by_role("link", name="Compare", exact=True).click()
+    in_the_address(page, tab="compare")
+    assert "this view uses the text" in page.locator(".chip").inner_text()
+    page.get_by_role("link", name="Search", exact=True).click()
+    in_the_address(page, tab="search", image=digest)
+    type_query(page, "mug")
+    in_the_address(page, query="mug")
+    assert "image" not in parameters(page)
+    assert page.locator(".chip").count() == 0
+    assert titles(page) == expected_titles(service, "mug", split="in_domain")
+
+
+def test_a_picture_is_removed_by_its_chip(page, service):
+    query = a_query(service, "in_domain")
+    move(page, tab="search", split="in_domain", query=query)
+    upload(page)
+    page.get_by_label("Remove the picture").click()
+    page.locator(".chip").wait_for(state="detached")
+    assert titles(page) == expected_titles(service, query, split="in_domain")
+
+
+def test_what_is_no_picture_is_refused_in_words(opened):
+    page, wrong = opened
+    move(page, tab="search")
+    file = {"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"}
+    page.locator("input[name=upload]").set_input_files(file)
+    page.get_by_text("can't be read as a picture").wait_for()
+    assert titles(page)
+    assert [text for text in wrong if "400" not in text] == []
+
+
+def test_sliders_and_terms_rank_anew(page, service):
     query = a_query(service)
-    visit(page, url, tab="compare", split="zero_shot", query=query, a=A, b=B)
-    answer = service.compare("zero_shot", query, A, B)
-    assert page.locator(".sentence:visible").inner_text() == answer.sentence
-    shown = page.locator(".values:visible dd").all_inner_texts()
-    wanted = [f"{value:.3f}" for ranking in (answer.a, answer.b) for value in ranking.metrics.values()]
-    assert [text.split("\n")[0] for text in shown] == wanted
-    assert f"DCG {answer.a.dcg:.0f} / {answer.a.ideal_dcg:.0f}" in shown[[*answer.a.metrics].index(NDCG @ 10)]
-    columns = page.locator(".side:visible").evaluate_all(
-        "all => all.map(side => [...side.querySelectorAll('.hit')].map(e => Number(e.dataset.item)))"
-    )
-    assert columns == [[p.item for p in part] for part in (answer.a.products, answer.b.products, answer.ideal)]
-
-
-def test_a_row_of_the_queries_opens_its_comparison(page, url, service):
-    visit(page, url, tab="queries", split="in_domain", division="all", order="loss", a=A, b=B)
-    table = service.queries("in_domain", A, B, "NDCG@10", "loss")
-    rows = page.locator(".queries tbody tr")
-    assert rows.locator("button").all_inner_texts() == [" ".join(q.split()) for q in table["query"]]
-    page.locator(".figure:visible .main-svg").first.wait_for()  # the page's script has run
-    rows.nth(1).click()
-    in_the_address(page, tab="compare", query=table["query"][1])
-    comparison = service.compare("in_domain", table["query"][1], A, B)
-    assert page.locator(".sentence:visible").inner_text() == comparison.sentence
-
-
-def test_it_is_three_clicks_to_why_a_query_got_worse(page, url, service):
-    visit(page, url, split="in_domain", division="all")
-    page.get_by_role("tab", name="Queries").click()
-    page.get_by_label("losses first").click()
-    in_the_address(page, tab="queries", order="loss")
-    state = service.state({"split": "in_domain", "division": "all"})
-    worst = service.queries(state.split, state.a, state.b, state.metric, "loss", state.division)["query"][0]
-    page.locator(".queries:visible tbody button").first.click()
-    in_the_address(page, tab="compare", query=worst)
-    comparison = service.compare(state.split, worst, state.a, state.b)
-    assert page.locator(".sentence:visible").inner_text() == comparison.sentence
-
-
-def test_the_csv_holds_every_query_and_no_formula(page, url, service, tmp_path):
-    visit(page, url, tab="queries", split="in_domain", division="all", a=A, b=B)
-    with page.expect_download() as download:
-        page.locator("a.download:visible").click()
-    download.value.save_as(tmp_path / "queries.csv")
-    with (tmp_path / "queries.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    table = service.queries("in_domain", A, B, "NDCG@10")
-    assert [row["query_id"] for row in rows] == table["query_id"].tolist()
-    assert [float(row[f"NDCG@10 {A}"]) for row in rows] == pytest.approx(table["a"].tolist(), abs=1e-6)
-    assert not [row for row in rows if re.match(r"\s*[=+@-]", row["query"])]
-
-
-@pytest.mark.parametrize("tab", TABS)
-def test_hostile_titles_and_queries_stay_text(page, url, service, tab):
-    """The page fixture fails the test when anything is executed."""
-    for query in ("${alert(3)}", '{{constructor.constructor("alert(4)")()}}'):
-        split = next(s for s in service.bundle.splits if query in service.labels[s])
-        visit(page, url, tab=tab, split=split, query=query, division="all")
-        assert page.locator(".view script, .view [onerror], .view [onload], .view [onmouseover]").count() == 0
-        in_the_address(page, tab=tab, **({"query": query} if "query" in TABS[tab].shows else {}))
-    if tab == "queries":
-        assert page.locator(".queries button").all_inner_texts() != []
-
-
-def test_a_picture_from_this_machine_is_searched_and_forgotten_again(page, url, service):
-    visit(page, url, split="in_domain", query=a_query(service, "in_domain"))
-    picture = small_bundle.png(9 * 7, 70)
-    page.locator("#upload input[type=file], input[type=file]").first.set_input_files(
-        {"name": "mug.png", "mimeType": "image/png", "buffer": picture}
-    )
-    page.locator(".asked").wait_for()
-    digest = service.encoders.keep(picture)
-    in_the_address(page, image=digest)
-    expected = service.search("in_domain", a_query(service, "in_domain"), A, 0.5, 20, image=digest)
-    assert titles(page) == [p.title for p in expected.products]
-    page.goto(page.url)
-    page.locator(".asked").wait_for()
-    assert titles(page) == [p.title for p in expected.products]
-    page.get_by_label("Search by text again").click()
-    page.locator(".asked").wait_for(state="detached")
-    assert titles(page) == expected_titles(service, a_query(service, "in_domain"), 0.5, "in_domain")
-
-
-def test_terms_rank_anew_and_stand_in_the_address(page, url, service):
-    visit(page, url, split="zero_shot", query=a_query(service))
-    box = page.locator("#more textarea, #more input").first
+    move(page, tab="search", split="zero_shot", query=query)
+    page.get_by_label(re.compile("^Weight of")).fill("0")
+    in_the_address(page, weight="0")
+    assert titles(page) == expected_titles(service, query, 0.0)
+    assert titles(page) != expected_titles(service, query, 0.5)
+    box = page.get_by_label("More of")
     box.fill("some mug:2")
     box.press("Enter")
     in_the_address(page, more="some mug:2")
-    expected = service.search("zero_shot", a_query(service), A, 0.5, 20, more="some mug:2")
-    assert titles(page) == [p.title for p in expected.products]
+    assert titles(page) == expected_titles(service, query, 0.0, more="some mug:2")
 
 
-def test_a_card_opens_the_neighbours_in_both_models_spaces(page, url, service):
-    visit(page, url, split="zero_shot", query=a_query(service))
-    item = int(page.locator(".card").nth(2).get_attribute("data-item"))
-    page.locator(".card").nth(2).click()
-    page.locator(".details").wait_for()
+# -- the history, and late answers -------------------------------------------------------------------------------------
+
+
+def test_back_and_forward_stay_in_the_app(page, url, service):
+    page.set_viewport_size({"width": 1440, "height": 600})
+    visit(page, url, tab="search", split="zero_shot")
+    length, shown = page.evaluate("history.length"), [sent(page)]
+    page.get_by_label("Split").select_option("in_domain")
+    in_the_address(page, split="in_domain")
+    shown.append(sent(page))
+    page.evaluate("scrollTo(0, 100)")
+    page.wait_for_function("history.state?.scroll === 100")
+    page.locator("#tab-queries").dispatch_event("click")  # a click of playwright's would scroll to it
+    in_the_address(page, tab="queries")
+    assert page.evaluate("history.length") == length + 2
+    page.go_back()
+    in_the_address(page, tab="search", split="in_domain")
+    assert sent(page) == shown[1]
+    assert page.evaluate("scrollY") == 100
+    page.go_back()
+    in_the_address(page, split="zero_shot")
+    assert sent(page) == shown[0]
+    assert page.get_by_label("Split").input_value() == "zero_shot"
+    page.go_forward()
+    page.go_forward()
+    in_the_address(page, tab="queries", split="in_domain")
+    assert page.evaluate("history.length") == length + 2
+
+
+def test_a_late_answer_does_not_override_a_newer_click(page):
+    move(page, tab="search", split="zero_shot")
+    late = []
+
+    def hold(route):
+        if late:
+            return route.continue_()
+        late.append(route)  # answered below, after the newer click
+
+    page.route("**/gcl/view?*", hold)
+    page.get_by_label("Split").select_option("in_domain")
+    page.get_by_role("link", name="Queries", exact=True).click()
+    in_the_address(page, tab="queries", split="in_domain")
+    shown = sent(page)
+    late[0].continue_()
+    page.wait_for_timeout(300)
+    assert parameters(page)["tab"] == "queries"
+    assert sent(page) == shown
+
+
+def test_a_busy_server_is_asked_once_more(opened):
+    page, wrong = opened
+    move(page, tab="about")
+    refused = []
+
+    def refuse(route):
+        if refused:
+            return route.continue_()
+        refused.append(route.fulfill(status=503, headers={"Retry-After": "0.1"}, body="busy"))
+
+    page.route("**/gcl/view?*", refuse)
+    page.get_by_role("link", name="Queries", exact=True).click()
+    in_the_address(page, tab="queries")
+    page.unroute_all()
+    assert [text for text in wrong if "503" not in text] == []
+
+
+def test_pictures_are_new_elements_whose_place_is_kept(page, service):
+    move(page, tab="search", split="zero_shot", query=a_query(service))
+    page.evaluate("document.querySelectorAll('.view img').forEach(image => { image.old = true; })")
+    held = []
+    page.route("**/gcl/picture/*", lambda route: held.append(route))
+    page.get_by_label("Split").select_option("in_domain")
+    in_the_address(page, split="in_domain")
+    images = page.locator(".card img")
+    assert images.evaluate_all("all => all.filter(image => image.old || image.naturalWidth).length") == 0
+    before = page.locator(".card").evaluate_all("all => all.map(card => card.offsetHeight)")
+    for route in held:
+        route.continue_()
+    page.wait_for_function("[...document.querySelectorAll('.card img')].some(image => image.naturalWidth)")
+    assert page.locator(".card").evaluate_all("all => all.map(card => card.offsetHeight)") == before
+
+
+def test_ten_tabs_work_at_once(chromium, url):
+    context = chromium.new_context(viewport=DESK)
+    pages = [context.new_page() for _ in range(10)]
+    for one in pages:
+        one.goto(url, wait_until="commit")
+    for one in pages:
+        settled(one)
+    for one in pages:
+        one.get_by_role("link", name="About", exact=True).click()
+    for one in pages:
+        in_the_address(one, tab="about")
+    context.close()
+
+
+def test_a_link_opens_in_a_tab_of_its_own(page, service):
+    move(page, tab="search", split="in_domain", query=a_query(service, "in_domain"))
+    with page.context.expect_page() as other:
+        page.get_by_role("link", name="Queries", exact=True).click(modifiers=["Control"])
+    settled(other.value)
+    assert parameters(other.value) == {"tab": "queries", "split": "in_domain", "query": a_query(service, "in_domain")}
+    other.value.close()
+    assert parameters(page)["tab"] == "search"
+
+
+# -- details, keyboard, screen readers ---------------------------------------------------------------------------------
+
+
+def test_details_open_in_view_and_escape_returns_to_their_product(page, service):
+    move(page, tab="search", split="zero_shot", query=a_query(service))
+    card = page.locator(".card").last
+    item = int(card.get_attribute("data-item"))
+    card.scroll_into_view_if_needed()
+    scrolled = page.evaluate("scrollY")
+    card.locator("a").first.click()
     in_the_address(page, item=item)
+    assert page.evaluate("scrollY") == scrolled
+    assert in_view(page, "#details .title")
+    assert focused(page, "#details")
     for model in (A, B):
-        near = page.locator(f".strip[data-model={model}] li").evaluate_all(
-            "all => all.map(e => Number(e.dataset.item))"
-        )
+        near = page.locator(f".strip[data-model={model}] li").evaluate_all("all => all.map(e => +e.dataset.item)")
         assert near == [p.item for p in service.neighbours(item, model).products]
-    page.get_by_label("Close the details").click()
-    page.locator(".details").wait_for(state="detached")
+    page.keyboard.press("Escape")
+    page.locator("#details").wait_for(state="detached")
+    assert focused(page, f".card[data-item='{item}'] a")
+    assert "item" not in parameters(page)
+
+
+def test_the_keyboard_alone_leads_from_the_start_to_every_product(page, url):
+    visit(page, url)
+    seen = []
+
+    def to(selector, most=80):
+        for _ in range(most):
+            page.keyboard.press("Tab")
+            seen.append(page.evaluate("document.activeElement.outerHTML.slice(0, 60)"))
+            if focused(page, selector):
+                return
+        raise AssertionError(seen)
+
+    to("#tab-compare")
+    page.keyboard.press("Enter")
+    in_the_address(page, tab="compare")
+    assert focused(page, "#tab-compare")
+    to("[name=query]")
+    to("select[name=b]")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowUp")
+    settled(page)
+    assert focused(page, "select[name=b]")
+    to(".hit a")
+    page.keyboard.press("Enter")
+    page.locator("#details").wait_for()
+    assert focused(page, "#details")
+    page.keyboard.press("Escape")
+    page.locator("#details").wait_for(state="detached")
+    assert focused(page, ".hit a")
+    reached = page.locator(".hit").evaluate_all("all => all.filter(e => e.querySelector('a[href]')).length")
+    assert reached == page.locator(".hit").count() > 0
+
+
+def test_a_new_view_is_announced_and_named(page):
+    move(page, tab="about")
+    page.get_by_role("link", name="Queries", exact=True).click()
+    in_the_address(page, tab="queries")
+    assert page.get_by_role("status").first.inner_text().startswith("Queries")
+    assert page.title().startswith("Queries")
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_violation_on_any_tab(page, service, size, scheme):
+    resources = pytest.importorskip("importlib.resources")
+    pytest.importorskip("axe_playwright_python", reason="pip install -e '.[dev]' for axe-core")
+    page.set_viewport_size(size)
+    page.evaluate((resources.files("axe_playwright_python") / "axe.min.js").read_text())
+    page.evaluate("dark => document.body.classList.toggle('dark', dark)", scheme == "dark")
+    found, rules = {}, ["wcag2a", "wcag2aa", "wcag21aa"] if scheme == "light" else ["color-contrast"]
+    for tab in TABS:
+        move(page, tab=tab, item=3)
+        result = page.evaluate("rules => axe.run(document, { runOnly: rules, resultTypes: ['violations'] })", rules)
+        for violation in result["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                found[tab, violation["id"]] = violation["nodes"][0]["html"][:200]
+    page.evaluate("document.body.classList.remove('dark')")
+    assert not found, found
 
 
 @pytest.mark.parametrize("tab", TABS)
-def test_every_view_comes_back_from_its_address(page, url, service, tab):
+def test_a_phone_shows_every_tab_and_what_was_asked_on_its_first_screen(page, tab):
+    page.set_viewport_size(PHONE)
+    move(page, tab=tab)
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    for name in TABS:
+        assert in_view(page, f"#tab-{name}")
+    assert in_view(page, ".card .title" if tab == "search" else ".view :is(h2, h3, p)")
+    wide = page.locator("table").evaluate_all(
+        "all => all.filter(e => e.offsetWidth > e.parentElement.clientWidth && !e.closest('.wide, .rows')).length"
+    )
+    assert wide == 0
+    assert page.locator("#options:not([open])").count() == page.locator("#options").count()
+
+
+def test_controls_are_large_enough_for_a_finger(page):
+    page.set_viewport_size(PHONE)
+    move(page, tab="search")
+    page.locator("#options summary").click()
+    heights = page.locator("#controls :is(select, input:not([type=file], [type=radio], [type=checkbox]), summary)")
+    assert min(heights.evaluate_all("all => all.map(e => e.offsetHeight)")) >= 44
+    page.locator("#options summary").click()
+
+
+# -- addresses ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_every_view_comes_back_from_its_address(page, service, tab):
     options = {"split": "in_domain", "query": a_query(service, "in_domain"), "a": B, "b": A, "weight": 0.25, "item": 3}
     options |= {"look": "lines", "metric": "AP", "order": "spread", "division": "all", "panels": "a", "colour": "score"}
-    options |= {"weighting": "linear", "temperature": 0.2, "score": 55.0, "more": "some mug:0.5"}
-    visit(page, url, tab=tab, **options)
-    in_the_address(page, tab=tab, **{name: options[name] for name in TABS[tab].shows if name in options})
+    options |= {"weighting": "linear", "temperature": 0.2, "score": 55, "more": "some mug:0.5"}
+    move(page, tab=tab, **options)
+    in_the_address(page, tab=tab, **options)
+    for name in TABS[tab].controls:
+        control = page.locator(f"#controls [name={name}]")
+        if control.count() and name in options and control.first.get_attribute("type") != "radio":
+            shown = control.input_value()
+            assert shown == str(options[name]) or float(shown) == options[name], name
     first = sent(page)
-    if page.locator(".figure:visible").count():  # leaving while figures are drawn may abort the navigation
-        page.locator(".figure:visible .main-svg").last.wait_for()
-    page.goto(page.url)
-    view(page).wait_for()
+    move(page, tab="about")
+    page.go_back()
+    in_the_address(page, tab=tab)
     assert sent(page) == first
-    for name, place in (("weight", "#weight"), ("temperature", "#temperature"), ("score", "#score")):
-        if name in TABS[tab].shows:
-            assert float(page.locator(f"{place} input[type=number]").input_value()) == options[name]
 
 
-def test_the_playground_follows_its_sliders(page, url, service):
-    visit(page, url, tab="playground", weighting="linear")
-    box = page.locator("#score input[type=number]")
-    box.fill("7")
-    box.press("Enter")
-    in_the_address(page, score="7.0")
+def test_one_bad_parameter_resets_only_itself(page):
+    move(page, tab="queries", metric="AP", slice="nonsense", division="all", a="../../etc/passwd")
+    shown = page.locator("#view .message").all_inner_texts()
+    assert len(shown) == 2
+    assert "a: unknown system '../../etc/passwd'; known: " in shown[0]
+    assert shown[1].startswith("slice: unknown slice 'nonsense'")
+    assert parameters(page) == {"tab": "queries", "metric": "AP", "division": "all"}
+    assert page.get_by_label("Metric").input_value() == "AP"
+
+
+def test_a_and_b_change_places_in_one_click(page):
+    move(page, tab="compare", a=A, b=B)
+    page.get_by_label("Swap A and B").click()
+    in_the_address(page, a=B, b=A)
+    assert page.locator("select[name=a]").input_value() == B
+
+
+def test_the_theme_of_the_address_is_kept(page, url):
+    visit(page, url, tab="about", __theme="dark")
+    page.get_by_role("link", name="Queries", exact=True).click()
+    in_the_address(page, tab="queries", __theme="dark")
+    assert page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
+    visit(page, url)
+    assert page.evaluate("getComputedStyle(document.body).colorScheme") == "light"
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_hostile_titles_and_queries_stay_text(page, service, tab):
+    """The page fixture fails the test when anything is executed."""
+    for query in ("${alert(3)}", '{{constructor.constructor("alert(4)")()}}'):
+        split = next(s for s in service.bundle.splits if query in service.labels[s])
+        move(page, tab=tab, split=split, query=query, division="all")
+        assert page.locator("#gcl :is(script, [onerror], [onload], [onmouseover])").count() == 0
+        in_the_address(page, tab=tab, query=query)
+
+
+# -- figures and files -------------------------------------------------------------------------------------------------
+
+
+def test_the_playground_follows_its_sliders(page, service):
+    move(page, tab="playground", weighting="linear")
+    page.get_by_label(re.compile("^Score of the first pair")).fill("7")
+    in_the_address(page, score="7")
     made = playground.batch(service, service.state({"weighting": "linear", "score": 7}))
     shown = page.locator(".pairs tbody tr td:nth-child(6)").all_inner_texts()
     assert shown == [f"{weight:.3f}" for weight in made.weights]
@@ -226,21 +438,34 @@ def test_the_playground_follows_its_sliders(page, url, service):
     assert page.locator(".modebar-btn[data-title*=loud], .modebar-btn[data-title*=hare]").count() == 0
 
 
-def test_training_draws_its_curves_and_what_every_split_reached(page, url, service):
-    visit(page, url, tab="training")
+def test_training_draws_its_curves_and_what_every_split_reached(page, service):
+    move(page, tab="training")
     losses, reached = page.locator(".figure:visible").nth(0), page.locator(".figure:visible").nth(1)
     for figure in (losses, reached):
         for name in (A, B):
             figure.locator(".legendtext", has_text=re.compile(f"^{name}$")).wait_for()
-    assert reached.locator(".annotation-text").all_text_contents() == [
-        s.replace("_", " ") for s in service.bundle.splits
-    ]
+    splits = [split.replace("_", " ") for split in service.bundle.splits]
+    assert reached.locator(".annotation-text").all_text_contents() == splits
 
 
-def test_a_saved_comparison_opens_without_a_server_and_asks_for_nothing(page, url, service, tmp_path, chromium):
-    visit(page, url, tab="compare", split="zero_shot", query=a_query(service))
+def test_the_csv_holds_every_query_and_no_formula(page, service, tmp_path):
+    options = {"tab": "queries", "split": "in_domain", "division": "all", "a": A, "b": B}
+    move(page, **options)
     with page.expect_download() as download:
-        page.locator("a.download:visible").click()
+        page.get_by_role("link", name="CSV").click()
+    download.value.save_as(tmp_path / "queries.csv")
+    with (tmp_path / "queries.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    table = service.queries(service.state(options))
+    assert [row["query_id"] for row in rows] == table["query_id"].tolist()
+    assert [float(row[f"NDCG@10 {A}"]) for row in rows] == pytest.approx(table["a"].tolist(), abs=1e-6)
+    assert not [row for row in rows if re.match(r"\s*[=+@-]", row["query"])]
+
+
+def test_a_saved_comparison_opens_without_a_server_and_asks_for_nothing(page, service, tmp_path, chromium):
+    move(page, tab="compare", split="zero_shot", query=a_query(service))
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save as one HTML file").click()
     download.value.save_as(tmp_path / "comparison.html")
     other, asked = chromium.new_page(), []
     other.on("request", lambda request: asked.append(request.url))
@@ -248,48 +473,9 @@ def test_a_saved_comparison_opens_without_a_server_and_asks_for_nothing(page, ur
     answer = service.compare("zero_shot", a_query(service), A, B)
     assert other.locator(".sentence").inner_text() == answer.sentence
     assert other.locator(".hit").count() == len(answer.a.products) + len(answer.b.products) + len(answer.ideal)
+    assert other.locator("a[href]").count() == other.locator("a.download").count()
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     other.close()
-
-
-def test_rank_flow_lines_end_at_their_rows_on_the_page_and_in_the_saved_file(page, url, service, tmp_path, chromium):
-    visit(page, url, tab="compare", look="lines", split="in_domain", query=a_query(service, "in_domain"))
-    with page.expect_download() as download:
-        page.locator("a.download:visible").click()
-    download.value.save_as(tmp_path / "comparison.html")
-    other = chromium.new_page(viewport=page.viewport_size)
-    other.goto((tmp_path / "comparison.html").as_uri())
-    for shown in (page, other):
-        off = shown.locator(".flow:visible").evaluate(
-            """flow => {
-              const middle = box => box.top + box.height / 2;
-              const rows = [...flow.querySelector("ol").children].map(row => middle(row.getBoundingClientRect()));
-              const lines = flow.querySelector(".lines"), box = lines.getBoundingClientRect();
-              const scale = box.height / lines.viewBox.baseVal.height;
-              return rows.map((row, rank) => row - (box.top + (rank + 0.5) * scale));
-            }"""
-        )
-        assert len(off) == TOP
-        assert max(map(abs, off)) < 3, off
-    other.close()
-
-
-def test_a_wrong_url_is_reported_in_one_line_and_the_page_works(page, url):
-    visit(page, url, tab="search", a="../../etc/passwd")
-    assert "unknown model '../../etc/passwd'; known: clip, graded" in page.locator(".message:visible").inner_text()
-    assert page.locator(".card:visible").count() > 0
-    assert parse_qs(urlsplit(page.url).query)["tab"] == ["search"]
-
-
-@pytest.mark.parametrize("tab", TABS)
-def test_a_phone_shows_every_tab_without_sideways_scrolling(page, url, tab):
-    page.set_viewport_size({"width": 390, "height": 844})
-    visit(page, url, tab=tab)
-    assert page.evaluate("document.documentElement.scrollWidth") == 390
-    shown = page.locator("button[role=tab]:visible").all_inner_texts()
-    page.locator(".overflow-menu button").first.click()
-    more = page.locator(".overflow-dropdown button:visible").all_inner_texts()
-    assert sorted(name.strip() for name in (*shown, *more)) == sorted(name.capitalize() for name in TABS)
 
 
 @pytest.mark.parametrize("path", ["gradio_api/file=/etc/passwd", "file=/etc/passwd", "gradio_api/file=app/app.py"])
@@ -298,3 +484,14 @@ def test_no_file_of_the_machine_is_served(url, path):
         urllib.request.urlopen(url + path)
     with caught.value as answer:
         assert answer.code in (403, 404)
+
+
+def test_the_view_is_drawn_once_and_no_connection_is_held(page, url):
+    """Gradio opens an event stream, one of six that a browser allows, for a page with a state."""
+    asked = []
+    page.on("request", lambda request: asked.append(request.url.removeprefix(url)))
+    visit(page, url, tab="about")
+    page.wait_for_timeout(300)
+    assert [path for path in asked if path.startswith("gcl/view")] == ["gcl/view?tab=about"]
+    assert [path for path in asked if "heartbeat" in path or "queue" in path] == []
+    assert view(page).count() == 1

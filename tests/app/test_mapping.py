@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import time
 from dataclasses import replace
 from html import unescape
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from gcl_toolkit.app import mapping
+from gcl_toolkit.app.page import content
 from gcl_toolkit.app.rankings import Ask
 from gcl_toolkit.app.service import Service
 from gcl_toolkit.app.tabs import map as map_tab
@@ -55,7 +57,7 @@ def lassoed(service, panel="a", **options):
 def test_a_lasso_selects_on_the_map_that_it_was_drawn_on(service, panel):
     state = lassoed(service, panel)
     found = mapping.select(service, state)
-    places = service.bundle.models[getattr(state, panel)].map_Mx2
+    places = service.vectors(getattr(state, panel)).map_Mx2
     expected = [inside_by_hand(*map(float, place), [(-0.3, -0.4), (0.35, -0.2), (0.1, 0.4)]) for place in places]
     assert found.products.tolist() == np.flatnonzero(expected[:400]).tolist()
     assert found.queries.tolist() == np.flatnonzero(expected[400:]).tolist()
@@ -80,12 +82,14 @@ def test_colours_are_those_of_the_legend(service):
         state = service.state({"tab": "map", "colour": colour})
         colours, names = mapping.colours(service, state), dict(mapping.legend(service, state))
         assert set(colours[:400].tolist()) <= set(names)
+        assert set(mapping.over(state)) < set(names)
         if colour == "category":
             shown = [names[number] for number in colours[:400]]
             assert all(name in (kind, "other") for name, kind in zip(shown, kinds, strict=True))
             assert shown.count("other") == sum(kind not in names.values() for kind in kinds) > 0
         if colour == "score":
             known, scores = service.judged("zero_shot", Ask(state.query))
+            assert mapping.over(state) == sorted(set(names) - {0})  # the best on top
             assert {int(n): int(colours[n]) for n in np.flatnonzero(colours[:400])} == {
                 n: service.level(score) for n, score in zip(known.tolist(), scores, strict=True)
             }
@@ -105,7 +109,12 @@ def test_map_js_gets_the_numbers_of_numpy(service):
     assert np.flatnonzero(bits).tolist() == [*found.products, *(400 + found.queries)]
     assert f'<b class="count">{len(found.products)}</b>' in html
     assert facts["near"] == [p.item for p in service.neighbours(7, "a").products]
-    assert facts["edges"] == [[p.item, p.level] for p in service.compare("zero_shot", state.query, "a", "b", 20).ideal]
+    assert facts["edges"] == [
+        [p.item, p.level] for p in service.compare("zero_shot", state.query, "a", "b", k=20).ideal
+    ]
+    first = [p.item for p in service.search("zero_shot", state.query, "a", k=10).products]
+    assert [int(row) for row in re.findall(r'<li data-item="(\d+)"', html.split("First by A")[1])][:10] == first
+    assert facts["queries"] == 50
     for model in ("a", "b"):
         assert f"{model}: this map (PCA) preserves <b>10 %</b>" in html
 
@@ -120,3 +129,18 @@ def test_a_lasso_over_100_000_points_takes_no_time():
     ring = np.hypot(*points.T)
     assert (found[ring < 1.99]).all()
     assert not found[ring > 2].any()
+
+
+def test_systems_without_vectors_are_named_and_not_shown(tmp_path):
+    folder = big_bundle.make(tmp_path / "bundle", 60)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["systems"]["bm25"] = manifest["systems"]["a"] | {"kind": "baseline", "vectors": None, "history": False}
+    (folder / "systems" / "bm25").mkdir()
+    shutil.copy(folder / "systems" / "a" / "ranking.npy", folder / "systems" / "bm25")
+    manifest["files"]["systems/bm25/ranking.npy"] = manifest["files"]["systems/a/ranking.npy"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    service = Service(read_bundle(folder))
+    for a, b, shown in (("bm25", "a", ["b", "a"]), ("b", "bm25", ["b", "a"]), ("bm25", "bm25", ["a", "b"])):
+        html = content(service, {"tab": "map", "a": a, "b": b})
+        assert json.loads(unescape(re.search(r'data-map="([^"]*)"', html)[1]))["models"] == shown
+        assert "Not shown, as they have no vectors: bm25." in html

@@ -48,12 +48,20 @@ def test_the_batch_holds_real_pairs_and_the_sliders_score(service):
         assert dict(zip(items.tolist(), scores.tolist(), strict=True))[item] == score
     weights = to_weights(made.scores, state.weighting)
     np.testing.assert_allclose(made.weights, weights / weights.mean())
-    ranker = service.bundle.models[state.a]
     for row, (query, item) in enumerate(zip(made.queries, made.items, strict=True)):
         ranks = service.search("in_domain", query, state.a, k=12).products
         cosine = next(product.cosine for product in ranks if product.item == item)
         assert made.cosines[row, row] == pytest.approx(cosine, abs=1e-3)
-    assert set(ranker.fields) == {"image", "title"}
+    assert set(service.vectors(state.a).fields) == {"image", "title"}
+    assert made.model == state.a
+
+
+def test_a_system_without_vectors_is_replaced_and_named(service):
+    made = playground.batch(service, service.state({"a": "bm25", "b": "clip"}))
+    assert made.model == service.searchable[0]
+    assert f"bm25 has no vectors; these are the cosines of {made.model}." in unescape(
+        playground_tab.draw(service, service.state({"a": "bm25", "b": "clip"}))
+    )
 
 
 def test_the_gap_is_tau_log_of_the_weights_ratio(service):
@@ -78,11 +86,12 @@ def test_training_shows_means_of_the_test_queries_and_the_settings_that_differ(s
     for split in service.bundle.splits:
         rows = service.bundle.queries_of(split)
         kept = service.bundle.queries["division"].to_numpy()[rows] == "test"
-        for name, ranker in service.bundle.models.items():
-            line = re.search(f"<td>{split}</td><td>{name}</td>(.*?)</tr>", html)[1]
+        for name in service.searchable:
+            line = re.search(rf"<th scope=\"row\">{split}</th><td>{name}</td>(.*?)</tr>", html)[1]
             shown = re.findall(r">(?:<b>)?([0-9.–]+)<", line)
-            means = [ranker.metrics[str(metric)][rows][kept].mean() for metric in service.bundle.metrics]
+            means = [service.metrics(name)[str(metric)][rows][kept].mean() for metric in service.bundle.metrics]
             assert shown == ["–" if np.isnan(mean) else f"{mean:.3f}" for mean in means]
-    assert "<td>method</td><td>clip</td><td>graded</td>" in html
-    assert "<td>train.steps</td>" not in html
+    assert '<th scope="row">method</th><td>clip</td><td>graded</td>' in html
+    assert "train.steps</th>" not in html
+    assert "bm25" not in html
     assert "train.steps 3" in html

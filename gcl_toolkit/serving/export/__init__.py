@@ -16,6 +16,7 @@ from gcl_toolkit.machine import machine
 from gcl_toolkit.models.encoders import TextEncoder, public_name
 from gcl_toolkit.models.model import GCLModel
 from gcl_toolkit.serving.export.card import files_in, write_card
+from gcl_toolkit.serving.export.merge import write_merged
 from gcl_toolkit.serving.export.sentence_transformers import write_modules
 from gcl_toolkit.serving.export.towers import write_towers
 from gcl_toolkit.serving.index import write_vectors
@@ -28,6 +29,7 @@ def export(
     out: str | Path,
     *,
     onnx: bool = True,
+    merge: bool = False,
     data: dict[str, RankedData] | None = None,
     license: str | None = None,
 ) -> dict:
@@ -35,7 +37,8 @@ def export(
 
     open_clip models are written for `open_clip.create_model_and_transforms("local-dir:OUT")`, text encoders for
     transformers and sentence-transformers, the small one for GCLModel.load. README.md is the model card.
-    onnx: also both towers, compared with the model's own vectors; data: also the fused vectors of its products.
+    onnx: also both towers, compared with the model's own vectors; data: also the fused vectors of its products. merge:
+    of an adapter, also the open_clip model that made its vectors, with the adapter in its projections (`merge`).
     Raises UserError if the run is unfinished or has no checkpoint, `out` holds files, or a tower differs too much.
     """
     run, out = Path(run), Path(out).absolute()
@@ -45,7 +48,7 @@ def export(
     model, part = load_model(run).eval(), out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # left by an export that was killed
     try:
-        manifest = _write(model, run, writable_folder(part), onnx, data, license)
+        manifest = _write(model, run, writable_folder(part), onnx, merge, data, license)
         if out.is_dir():
             out.rmdir()
         part.rename(out)
@@ -67,7 +70,13 @@ def _check_finished(run: Path) -> None:
 
 
 def _write(
-    model: GCLModel, run: Path, folder: Path, onnx: bool, data: dict[str, RankedData] | None, license: str | None
+    model: GCLModel,
+    run: Path,
+    folder: Path,
+    onnx: bool,
+    merge: bool,
+    data: dict[str, RankedData] | None,
+    license: str | None,
 ) -> dict:
     if not model.encoder.publish(folder, model.logit_scale.detach()):
         model.save(folder)
@@ -83,6 +92,7 @@ def _write(
         "date": date.today().isoformat(),
         "versions": machine()["versions"],
         "onnx": write_towers(model, folder) if onnx else {},
+        "merged": write_merged(model, folder) if merge else {},
         "vectors": _write_vectors(model, data, folder / "vectors.parquet") if data else 0,
     }
     write_card(folder, run, model, manifest, license)

@@ -168,6 +168,8 @@ def _files(folder: Path, model: GCLModel, manifest: dict) -> str:
     lines = [f"- `{name}`, {(folder / name).stat().st_size:,} bytes" for name in files_in(folder)]
     if manifest["onnx"]:
         lines.append("\n" + usage.onnx(model, manifest["onnx"]))
+    if manifest["merged"]:
+        lines.append("\n" + usage.merged(model, manifest["merged"]))
     if manifest["vectors"]:
         lines.append(f"\n`vectors.parquet`: `product_id` and fused `vector` of {manifest['vectors']:,} products.")
     return "\n".join(lines)

@@ -40,12 +40,12 @@ def write_towers(model: GCLModel, folder: Path) -> dict[str, float]:
     Raises UserError if a package is missing, a tower can't be written, or differs by more than `PARITY`.
     """
     differences = {}
-    for name, (input_name, examples) in _examples(model.encoder).items():
+    for name, (input_name, rows) in examples(model.encoder).items():
         side, _, field = name.partition("_")
         path, tower = folder / f"{name}.onnx", _Tower(model, side, field).eval()
         try:
-            _write(tower, examples[:2], input_name, path)
-            differences[name] = _difference(path, tower, examples)
+            _write(tower, rows[:2], input_name, path)
+            differences[name] = _difference(path, tower, rows)
         except ImportError as error:
             raise UserError(
                 f"{error.name} is not installed; pip install 'gcl-toolkit[export]', or skip ONNX with --no-onnx"
@@ -60,19 +60,19 @@ def write_towers(model: GCLModel, folder: Path) -> dict[str, float]:
     return differences
 
 
-def _examples(encoder: Encoder) -> dict[str, tuple[str, Tensor]]:
+def examples(encoder: Encoder) -> dict[str, tuple[str, Tensor]]:
     """Tower -> the name of its input, and four rows of it."""
     generator, count = torch.Generator().manual_seed(0), len(TEXTS) + 1
     if isinstance(encoder, VectorEncoder):
         sizes = {key: about["dimension"] for key, about in encoder.inputs.items()}
         return {key: ("inputs", torch.randn(count, size, generator=generator)) for key, size in sizes.items()}
     vocabulary = getattr(encoder, "vocabulary", ())  # of the small encoder, which skips all other words
-    examples = {"text": ("tokens", encoder.tokens([*TEXTS, " ".join(vocabulary[:8]) or TEXTS[0]]))}
+    towers = {"text": ("tokens", encoder.tokens([*TEXTS, " ".join(vocabulary[:8]) or TEXTS[0]]))}
     if encoder.image_shape:
         shape = (count, 3, *encoder.image_shape)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        examples["image"] = ("pixels", pixels)
-    return examples
+        towers["image"] = ("pixels", pixels)
+    return towers
 
 
 def _write(tower: nn.Module, examples: Tensor, input_name: str, path: Path) -> None:

@@ -37,6 +37,16 @@ def code(model: GCLModel) -> str:
     return template("usage_vectors" if isinstance(encoder, VectorEncoder) else "usage_small", **values)
 
 
+def merged(model: GCLModel, differences: dict[str, float]) -> str:
+    """How the merged models are used, and how far they differ from the adapter."""
+    return template(
+        "usage_merged",
+        query=next(iter(model.fields("left"))),
+        right=dict(model.fields("right")),
+        differences=", ".join(f"{name} {difference:.0e}" for name, difference in differences.items()),
+    )
+
+
 def onnx(model: GCLModel, differences: dict[str, float]) -> str:
     """Inputs and outputs of the ONNX files, and how far they differ from the model."""
     encoder, output = model.encoder, f"`vectors`, N x {model.dimension}"

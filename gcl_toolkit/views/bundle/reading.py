@@ -1,12 +1,12 @@
-"""Opening a bundle: schema, sha256 and shapes are checked; products are ranked from the stored embeddings."""
+"""Opening a bundle: schema, sha256 and shapes are checked; typed texts are ranked from the stored embeddings."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,14 @@ from gcl_toolkit.errors import DataError, UserError, unknown
 from gcl_toolkit.files import sha256
 from gcl_toolkit.measure.metrics import Metric, parse
 
-SCHEMA = 2
-ARRAYS = ("gram", "queries", "map")
-"""Arrays of a model's folder besides those of its fields."""
+SCHEMA = 3
+"""Bundles of schema 2, which hold models only, are read, too."""
+DEPTH = 1000
+"""Ranks that a bundle stores of a query, at most."""
+ARRAYS = ("gram", "queries", "map", "ranking")
+"""Arrays of a system's folder besides those of its fields."""
+FIRST = ("graded", "gcl-matrix")
+"""Compared first with the baseline where there is one: the default method, by its name now and in version 0.1."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,=-]*")
 _ADVICE = "the bundle is damaged; make it again with `gcl bundle`"
 
@@ -55,23 +60,53 @@ def best_first(cosines_N: np.ndarray, k: int | None = None) -> np.ndarray:
     return rows[np.argsort(far_N[rows], kind="stable")[:k]]
 
 
-@dataclass(frozen=True, eq=False)
-class Ranker:
-    """A model's part of a bundle. fields: name -> default weight; map: positions of the products, then the queries,
-    M x 2; kept: how much of the neighbourhoods the map preserves; weights: folder of the model, None if left out."""
+def ranked(
+    fields: Iterable[np.ndarray], gram_NxFxF: np.ndarray, queries_QxD: np.ndarray, weights: Sequence[float], k: int
+) -> np.ndarray:
+    """The k best products of each query by `fused_cosines`: Q x min(k, N) int32, best first."""
+    vectors_NxD = np.sum([w * f.astype(np.float32) for w, f in zip(weights, fields, strict=True)], axis=0)
+    scale_N = fused_cosines(np.ones((len(weights), len(gram_NxFxF)), np.float32), gram_NxFxF, weights) / sum(weights)
+    rows = np.empty((len(queries_QxD), min(k, len(vectors_NxD))), np.int32)
+    for start in range(0, len(rows), 64):
+        cosines_BxN = queries_QxD[start : start + 64] @ vectors_NxD.T * scale_N
+        for row, cosines_N in enumerate(cosines_BxN, start):
+            rows[row] = best_first(cosines_N, k)
+    return rows
 
-    name: str
-    about: str
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """A system's embeddings. fields: name -> default weight; map: positions of the products, then the queries, M x 2;
+    kept: how much of the neighbourhoods the map preserves; weights: folder of the model, None if left out; query: the
+    column with the queries' text, None if there is no single one."""
+
     fields: Mapping[str, float]
     embeddings_NxD: Mapping[str, np.ndarray]
     gram_NxFxF: np.ndarray
     queries_QxD: np.ndarray
     map_Mx2: np.ndarray
     kept: Mapping[str, Any]
-    config: Mapping[str, Any]
-    metrics: pd.DataFrame
-    history: pd.DataFrame
     weights: Path | None
+    query: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """Something that ranks. kind: "model", "baseline" or "run" (a ranking from a file); vectors: of a model; history:
+    one row a logged step of its training, None if it was not trained; config: how it was made."""
+
+    name: str
+    about: str
+    kind: str
+    rank: Callable[[], np.ndarray]
+    vectors: Vectors | None
+    history: pd.DataFrame | None
+    config: Mapping[str, Any]
+
+    @cached_property
+    def ranking_QxK(self) -> np.ndarray:
+        """Item rows of every query, best first, int32, padded with -1; K is at most `DEPTH`."""
+        return self.rank()
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -88,11 +123,16 @@ class Bundle:
     queries: pd.DataFrame
     qrels: pd.DataFrame
     slices: pd.DataFrame
-    models: Mapping[str, Ranker]
+    systems: Mapping[str, System]
 
     @property
     def splits(self) -> list[str]:
         return list(self.manifest["splits"])
+
+    @cached_property
+    def pair(self) -> tuple[str, str]:
+        """The system that is compared first, and the baseline (the same one if the bundle holds no other)."""
+        return first_pair(self.systems, self.manifest["control"])
 
     @cached_property
     def metrics(self) -> dict[Metric, str]:
@@ -153,8 +193,18 @@ def read_bundle(folder: str | Path) -> Bundle:
         for name, table in (("items", items), ("queries", queries)):
             start, stop = ranges[name]
             _expect(0 <= start < stop <= len(table), folder, f"split {split!r} has {name} {start}..{stop}")
-    models = {name: _ranker(folder, name, manifest, files, len(items), len(queries)) for name in manifest["models"]}
-    return Bundle(folder, manifest, items, queries, qrels.reset_index(drop=True), slices, models)
+    sizes = len(items), len(queries)
+    systems = {name: _system(folder, name, manifest, files, *sizes) for name in manifest["systems"]}
+    return Bundle(folder, manifest, items, queries, qrels.reset_index(drop=True), slices, systems)
+
+
+def first_pair(systems: Iterable[str], control: str | None) -> tuple[str, str]:
+    """The system to compare first, and the baseline, which is `control` where it is among the systems."""
+    names = list(systems)
+    default = next((name for name in FIRST if name in names), names[0])
+    if control in names:
+        return next((name for name in (default, *names) if name != control), control), control
+    return default, next((name for name in names if name != default), default)
 
 
 def field_files(fields: Iterable[str]) -> dict[str, str]:
@@ -177,13 +227,28 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}); {_ADVICE}") from None
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
-    if schema != SCHEMA:
+    if schema not in (2, SCHEMA):
         raise DataError(f"{path}: schema is {schema!r}, expected {SCHEMA}; make the bundle again with `gcl bundle`")
-    for key in ("files", "splits", "models", "metrics"):
+    systems = "models" if schema == 2 else "systems"
+    for key in ("files", "splits", systems, "metrics"):
         _expect(isinstance(manifest.get(key), dict) and manifest[key], path, f"{key!r} is missing")
-    for name in manifest["models"]:
-        _expect(_NAME.fullmatch(name), path, f"{name!r} is not a valid name of a model")
-    return manifest
+    for name in manifest[systems]:
+        _expect(_NAME.fullmatch(name), path, f"{name!r} is not a valid name of a system")
+    defaults: dict[str, Any] = {"control": None, "unlisted": "irrelevant", "glossary": {}, "opening": {}}
+    return {**defaults, "query": "query_id"} | (_upgraded(manifest) if schema == 2 else manifest)
+
+
+def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of schema 2 in the form of today."""
+    models = manifest.pop("models")
+    query = next((entry["query"] for entry in models.values() if entry["query"]), "query_id")
+    parts = ("fields", "query", "encoder", "dimension", "weights", "map")
+    systems = {
+        name: {"about": entry["about"], "kind": "model", "config": entry["config"], "history": True}
+        | {"vectors": {part: entry[part] for part in parts}}
+        for name, entry in models.items()
+    }
+    return {**manifest, "systems": systems, "query": query}
 
 
 def _table(path: Path, files: set[Path], *columns: str) -> pd.DataFrame:
@@ -208,22 +273,43 @@ def _array(path: Path, files: set[Path], kind: type, *shape: int) -> np.ndarray:
     return array
 
 
-def _ranker(folder: Path, name: str, manifest: dict, files: set[Path], items: int, queries: int) -> Ranker:
-    entry, place = manifest["models"][name], folder / "models" / name
+def _system(folder: Path, name: str, manifest: dict, files: set[Path], items: int, queries: int) -> System:
+    entry = manifest["systems"][name]
+    place = folder / ("models" if manifest["schema"] == 2 else "systems") / name
+    vectors = _vectors(place, entry["vectors"], files, items, queries) if entry["vectors"] else None
+    history = _table(place / "history.parquet", files, "step", "loss") if entry["history"] else None
+    if manifest["schema"] == 2:
+        assert vectors  # all systems were models
+        rank = partial(_reranked, vectors, manifest["splits"], queries)
+    else:
+        path, problem = place / "ranking.npy", "it refers to a row of item that doesn't exist"
+        stored_QxK = _array(path, files, np.int32, queries, entry["depth"])
+        _expect(stored_QxK.min(initial=0) >= -1 and stored_QxK.max(initial=0) < items, path, problem)
+        rank = partial(np.asarray, stored_QxK)
+    return System(name, entry["about"], entry["kind"], rank, vectors, history, entry["config"])
+
+
+def _vectors(place: Path, entry: dict, files: set[Path], items: int, queries: int) -> Vectors:
     fields, dimension = entry["fields"], entry["dimension"]
-    metrics = _table(place / "metrics.parquet", files, *manifest["metrics"])
-    _expect(len(metrics) == queries, place / "metrics.parquet", f"{len(metrics)} rows, not {queries}")
-    return Ranker(
-        name,
-        entry["about"],
+    return Vectors(
         fields,
         {f: _array(place / name, files, np.float16, items, dimension) for f, name in field_files(fields).items()},
         _array(place / "gram.npy", files, np.float32, items, len(fields), len(fields)),
         _array(place / "queries.npy", files, np.float32, queries, dimension),
         _array(place / "map.npy", files, np.float32, items + queries, 2),
         entry["map"],
-        entry["config"],
-        metrics,
-        _table(place / "history.parquet", files, "step", "loss"),
         place / "weights" if entry["weights"] else None,
+        entry["query"],
     )
+
+
+def _reranked(vectors: Vectors, splits: dict[str, Any], queries: int) -> np.ndarray:
+    """The ranking of a bundle of schema 2, which stores none."""
+    rows_QxK = np.full((queries, DEPTH), -1, np.int32)
+    for ranges in splits.values():
+        items, asked = slice(*ranges["items"]), slice(*ranges["queries"])
+        fields = (field[items] for field in vectors.embeddings_NxD.values())
+        weights = [*vectors.fields.values()]
+        found = ranked(fields, vectors.gram_NxFxF[items], vectors.queries_QxD[asked], weights, DEPTH)
+        rows_QxK[asked, : found.shape[1]] = found + items.start
+    return rows_QxK

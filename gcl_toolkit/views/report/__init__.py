@@ -22,8 +22,8 @@ from gcl_toolkit.studies.summary import summarise
 from gcl_toolkit.studies.worlds import World
 from gcl_toolkit.training.runs import read_config, read_steps
 from gcl_toolkit.views import figures
+from gcl_toolkit.views.page import write_page
 from gcl_toolkit.views.report.cases import query_by_query
-from gcl_toolkit.views.report.page import write_page
 
 
 def write_report(
@@ -45,6 +45,7 @@ def write_report(
     return write_page(
         path or folder / "report.html",
         "study.html",
+        _shared(),
         title=title or f"GCL on {', '.join(results.worlds)}",
         results=results,
         groups=groups,
@@ -79,7 +80,15 @@ def write_run_report(folder: str | Path, *, path: str | Path | None = None) -> P
         **{name: fact for name, fact in (config | settings).items() if fact is not None},
     }
     values = {"title": "A training run", "folder": folder.resolve().name, "facts": facts}
-    return write_page(path or folder / "report.html", "run.html", **values, **_training({config["method"]: table}))
+    return write_page(
+        path or folder / "report.html", "run.html", _shared(), **values, **_training({config["method"]: table})
+    )
+
+
+def _shared() -> dict[str, Any]:
+    """What every template uses."""
+    names = {"glossary": glossary, "metric": METRIC, "default": DEFAULT, "macro": MACRO}
+    return {**names, "config": figures.CONFIG, "plotly_js": figures.plotly_js()}
 
 
 def _front(results: Results) -> figures.go.Figure | None:

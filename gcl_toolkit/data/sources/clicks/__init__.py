@@ -18,14 +18,16 @@ import pyarrow as pa
 
 from gcl_toolkit.data.columns import numbers
 from gcl_toolkit.data.findings import bad_scores
+from gcl_toolkit.data.formats import Run
 from gcl_toolkit.data.propensity import Propensities, harvest, power_law, relevance
 from gcl_toolkit.data.ranked_data import RankedData, four_way_split, normalise_text
 from gcl_toolkit.data.sources.clicks.log import LogConfig, read_log
+from gcl_toolkit.data.sources.clicks.ubi import Ubi
 from gcl_toolkit.data.sources.rows import Tables, unmatched, usable_fields
 from gcl_toolkit.data.tabular import read_file
 from gcl_toolkit.errors import DataError, UserError
 
-__all__ = ["ClickConfig", "Clicks", "agreement", "as_splits", "read_clicks", "read_judgements"]
+__all__ = ["ClickConfig", "Clicks", "Ubi", "agreement", "as_splits", "grades", "read_clicks", "read_judgements"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Clicks:
 
 
 def read_clicks(
-    path: str | Path, columns: Mapping[str, str] | None = None, config: ClickConfig | None = None
+    path: str | Path | Ubi, columns: Mapping[str, str] | None = None, config: ClickConfig | None = None
 ) -> Clicks:
     """Scores of the (query, product) pairs of a log; its columns as in `read_log`."""
     config = config or ClickConfig()
@@ -144,6 +146,21 @@ def as_splits(clicks: Clicks, products: str | Path, seed: int = 0) -> dict[str, 
     notes = (*notes, note) if note else notes
     data = Tables(pa.table({"query_id": texts, "query": texts}), rows, kept, "clicks", card, notes=notes).data()
     return four_way_split(data, seed=seed)
+
+
+def grades(clicks: Clicks, query_ids: Mapping[str, str] | None = None) -> Run:
+    """Qrels of scored pairs: grades 0..4, a quarter of the best product's relevance each, rounded.
+
+    query_ids: text -> id; queries whose normalised text it lacks are left out. By default the text is the id. Products
+    that were never shown, or less often than the support, stay unjudged.
+    """
+    ids = None if query_ids is None else {normalise_text(text): name for text, name in query_ids.items()}
+    table = clicks.table.assign(grade=(clicks.table["score"] / 25).round())
+    return {
+        ids[query] if ids else query: dict(zip(rows["product_id"], rows["grade"], strict=True))
+        for query, rows in table.groupby("query")
+        if ids is None or query in ids
+    }
 
 
 def read_judgements(path: str | Path) -> pd.DataFrame:

@@ -13,6 +13,8 @@ import pyarrow as pa
 from gcl_toolkit.data.columns import as_text
 from gcl_toolkit.data.propensity import Cells
 from gcl_toolkit.data.ranked_data import normalise_text
+from gcl_toolkit.data.sources.clicks import ubi
+from gcl_toolkit.data.sources.clicks.ubi import Ubi
 from gcl_toolkit.data.tabular import open_file
 from gcl_toolkit.errors import DataError, UserError, first_line
 
@@ -73,8 +75,8 @@ class Log:
     """How many rows were read, and left out for each reason."""
 
 
-def read_log(path: str | Path, columns: Mapping[str, str] | None = None, config: LogConfig | None = None) -> Log:
-    """Read a CSV, TSV, parquet or JSONL file. columns: our name (`COLUMNS`) -> the name in the file.
+def read_log(path: str | Path | Ubi, columns: Mapping[str, str] | None = None, config: LogConfig | None = None) -> Log:
+    """Read a CSV, TSV, parquet or JSONL file, or UBI files. columns: our name (`COLUMNS`) -> the name in the file.
 
     Queries that differ in case or spaces are one. Raises DataError naming the column, or the first bad row.
     """
@@ -87,11 +89,14 @@ def read_log(path: str | Path, columns: Mapping[str, str] | None = None, config:
         raise UserError(f"memory is {config.memory!r}; a size such as 2GB is expected") from None
     engine.execute("set enable_progress_bar = false")  # notebooks show one for each query otherwise
     try:
-        present = _load(engine, Path(path), dict(columns or {}))
+        if isinstance(path, Ubi):
+            present, documents = ubi.load(engine, path)
+        else:
+            present, documents = _load(engine, Path(path), dict(columns or {})), {}
         if config.half_life is not None and "timestamp" not in present:
             raise DataError(f"{path}: half_life needs a column 'timestamp'; name it, or leave half_life out")
         _check(engine, path, present)
-        rows = _clean(engine, present, config)
+        rows = documents | _clean(engine, present, config)
         added = engine.sql(_sums(present, config)).to_arrow_table()
     except duckdb.Error as error:
         raise DataError(f"{path}: can't be read ({first_line(error)})") from None
@@ -152,7 +157,7 @@ def _cast(name: str, kind: str) -> str:
     return f'coalesce({cast}, try_cast("{name}"::varchar as boolean)::double)' if name in INTERACTIONS else cast
 
 
-def _check(engine, path: str | Path, present: list[str]) -> None:
+def _check(engine, path: str | Path | Ubi, present: list[str]) -> None:
     faults = {
         "query": ("query is null or trim(query) = ''", "a text"),
         "product_id": ("product_id is null or trim(product_id) = ''", "an id"),
@@ -227,7 +232,8 @@ def _as_log(added: pa.Table, rows: dict[str, int]) -> Log:
     queries, query_of_text = np.unique(normal, return_inverse=True)
     query = query_of_text[text.indices.to_numpy()]
     ids = added["product_id"].combine_chunks().dictionary_encode()
-    products, product = np.array(ids.dictionary.to_pylist(), object), ids.indices.to_numpy().astype(np.int64)
+    products, number = np.unique(np.array(ids.dictionary.to_pylist(), object), return_inverse=True)
+    product = number[ids.indices.to_numpy()]
     position = added["position"].to_numpy().astype(np.int64)
     pairs, pair = np.unique(query * len(products) + product, return_inverse=True)
     depth = position.max() + 1

@@ -1,4 +1,4 @@
-"""Values -> one HTML file that needs neither another file nor the network, by the Jinja templates of this folder.
+"""Values -> one HTML file that needs neither another file nor the network, by the Jinja templates of report/.
 
 The templates escape all values: data never becomes markup.
 """
@@ -6,29 +6,27 @@ The templates escape all values: data never becomes markup.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gcl_toolkit.files import writable_folder
-from gcl_toolkit.methods import DEFAULT
-from gcl_toolkit.studies import glossary
-from gcl_toolkit.studies.results import MACRO
-from gcl_toolkit.views import figures
 
 
-def write_page(path: str | Path, template: str, **values: Any) -> Path:
-    """Fill a template; returns the path of the page."""
+def write_page(path: str | Path, template: str, shared: Mapping[str, Any] | None = None, **values: Any) -> Path:
+    """Fill a template; returns the path of the page. shared: values for the macros, too; a page without any has no
+    figures."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.loader = PackageLoader("gcl_toolkit.views.report", "")
-    environment.globals |= {"glossary": glossary, "metric": glossary.METRIC, "default": DEFAULT, "macro": MACRO}
+    environment.loader = FileSystemLoader(Path(__file__).parent / "report")
+    environment.globals |= {"plotly_js": "", **(shared or {})}
     environment.filters |= {"number": number, "words": words}
     environment.tests["significant"] = lambda gain: gain.p_value < 0.05 and (gain.low > 0 or gain.high < 0)
     environment.policies["json.dumps_function"] = lambda value, **_: (
-        value.to_json() if isinstance(value, figures.go.Figure) else json.dumps(value)
+        value.to_json() if hasattr(value, "to_json") else json.dumps(value)
     )
-    page = environment.get_template(template).render(values, config=figures.CONFIG, plotly_js=figures.plotly_js())
+    page = environment.get_template(template).render(values)
     writable_folder(Path(path).parent)
     Path(path).write_text(page, encoding="utf-8")
     return Path(path)

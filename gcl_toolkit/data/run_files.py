@@ -1,0 +1,264 @@
+"""Files of rankings and of qrels as dicts, whatever program wrote them. The content decides, not the file's name.
+
+Runs: TREC; ranx and BEIR (JSON, .lz4); CSV, TSV, JSONL or parquet with a query, a product and a rank or score.
+Qrels: TREC; BEIR's and Quepid's tables, or any with a query, a product and a grade; JSON of ranx, of Quepid and of
+OpenSearch (judgement lists of the Search Relevance Workbench, rank_eval).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from gcl_toolkit.data.columns import as_text, numbers
+from gcl_toolkit.data.findings import field_fault
+from gcl_toolkit.data.formats import Run, read_trec_qrels, read_trec_run
+from gcl_toolkit.data.tabular import FORMATS, lines, read_file
+from gcl_toolkit.errors import DataError, UserError, first_line
+
+QUERY = ("query_id", "query-id", "qid", "q_id", "query", "search_term", "_id", "id")
+PRODUCT = (
+    "product_id",
+    "corpus-id",
+    "docid",
+    "doc_id",
+    "docno",
+    "document_id",
+    "item_id",
+    "asin",
+    "sku",
+    "product",
+    "_id",
+    "id",
+)
+RANK = ("rank", "position")
+SCORE = ("score", "similarity", "_score")
+GRADE = ("grade", "rating", "relevance", "judgment", "judgement", "label", "score", "rel")
+"""Names of columns; the first that a table has is taken."""
+RUN_FORMS = "query_id Q0 product_id rank score tag, or a table with a query, a product and a rank or score"
+QRELS_FORMS = "query_id 0 product_id grade, or a table with a query, a product and a grade"
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+def read_run(path: str | Path) -> Run:
+    """{query: {product: score}}, larger is better; a rank r counts as -r. Raises DataError with file and row."""
+    path = Path(path)
+    kind = kind_of(path)
+    if kind in ("trec qrels", "quepid"):
+        raise DataError(
+            f"{path}: its lines are a query, a product and a grade: these are qrels; give them with --qrels"
+        )
+    run = _trec_run(path) if kind == "trec run" else _json_run(path) if kind == "json" else _table_run(path, kind)
+    if not run:
+        raise DataError(f"{path}: the run is empty; {RUN_FORMS} are expected")
+    return run
+
+
+def _trec_run(path: Path) -> Run:
+    """A run whose scores rise with its ranks would be read upside down."""
+    run, rising, pairs = read_trec_run(path), 0, 0
+    last: tuple = ("", 0, 0.0)
+    for _, line in lines(path):
+        query, _, _, rank, score, _ = line.split()
+        here = (query, _number(rank), float(score))
+        if here[0] == last[0] and here[1] > last[1] and here[2] != last[2]:
+            rising, pairs = rising + (here[2] > last[2]), pairs + 1
+        last = here
+    if pairs and rising > 0.9 * pairs:
+        raise DataError(f"{path}: scores rise with the ranks; larger scores are better in a run: negate distances")
+    return run
+
+
+def _json_run(path: Path) -> Run:
+    found = _json(path)
+    if not isinstance(found, dict) or not found or not all(isinstance(v, dict) for v in found.values()):
+        keys = f"an object with {', '.join(map(str, islice(found, 3)))}" if isinstance(found, dict) else "a list"
+        hint = "; this is a judgement list, give it with --qrels" if _has_judgements(found) else ""
+        raise DataError(f"{path}: it holds {keys}; a run is {{query: {{product: score}}}}{hint}")
+    return _checked(path, ((q, p, s) for q, row in found.items() for p, s in row.items()), lambda x: not math.isnan(x))
+
+
+def _table_run(path: Path, kind: str) -> Run:
+    table, header = read_rows(path, kind), ("query_id", "product_id", "rank")
+    query, product = column(path, table, QUERY, "query"), column(path, table, PRODUCT, "product")
+    score, rank = (next((name for name in names if name in table.column_names), None) for names in (SCORE, RANK))
+    names = table.column_names
+    if (score or rank) is None or {"query-id", "corpus-id"} <= set(names):
+        grade = next((name for name in GRADE if name in names), None)
+        hint = f"{grade!r} is a grade: give qrels with --qrels" if grade else f"columns such as {', '.join(header)}"
+        raise DataError(f"{path}: there is no column rank or score of a run; it has {', '.join(names)}; {hint}")
+    values = numbers(table[score or rank])
+    values = values if score else -values
+    rows = zip(ids_of(path, table, query), ids_of(path, table, product), values.tolist(), strict=True)
+    return _checked(path, rows, lambda x: not math.isnan(x))
+
+
+# -- qrels -------------------------------------------------------------------------------------------------------------
+
+
+def read_qrels(path: str | Path) -> Run:
+    """{query: {product: grade}}, grades >= 0 (those below 0 in TREC files count as 0). Raises DataError with file and
+    row."""
+    path = Path(path)
+    kind = kind_of(path)
+    if kind == "trec run":
+        raise DataError(f"{path}: its lines are 'query_id Q0 product_id rank score tag': this is a run, not qrels")
+    if kind == "trec qrels":
+        qrels = read_trec_qrels(path)
+    else:
+        read = {"json": lambda: _judgements(path, _json(path)), "quepid": lambda: _quepid(path)}
+        rows = read.get(kind, lambda: _table_qrels(path, kind))()
+        qrels = _checked(path, rows, lambda x: math.isfinite(x) and x >= 0)
+    if not qrels:
+        raise DataError(f"{path}: the qrels are empty; {QRELS_FORMS} are expected")
+    return qrels
+
+
+def _table_qrels(path: Path, kind: str) -> Iterable[tuple[Any, Any, Any]]:
+    table = read_rows(path, kind)
+    query, product = column(path, table, QUERY, "query"), column(path, table, PRODUCT, "product")
+    if "rank" in table.column_names:
+        raise DataError(f"{path}: it has a column 'rank': this is a run, not qrels; {QRELS_FORMS} are expected")
+    values = numbers(table[column(path, table, GRADE, "grade")]).tolist()
+    return zip(ids_of(path, table, query), ids_of(path, table, product), values, strict=True)
+
+
+def _quepid(path: Path) -> Iterable[tuple[Any, Any, Any]]:
+    """Quepid's CSV, in which a query without ratings is a line with nothing but its text."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for row in islice(csv.reader(file), 1, None):
+            if len(row) > 1:
+                yield row[0], row[1], row[2] if len(row) > 2 else None
+
+
+def _has_judgements(found: Any) -> bool:
+    return isinstance(found, dict) and bool(
+        {"judgmentRatings", "judgmentScores", "requests", "queries", "hits"} & {*found}
+    )
+
+
+def _judgements(path: Path, found: Any) -> Iterable[tuple[Any, Any, Any]]:
+    """The rows of a judgement list: ranx, Quepid, OpenSearch's workbench (old and new form), rank_eval."""
+    if isinstance(found, dict) and "hits" in found:  # the answer of OpenSearch when it is asked for the list
+        found = next((hit.get("_source", {}) for hit in found["hits"].get("hits", [])), {})
+    if isinstance(found, dict):
+        key = next((k for k in ("judgmentRatings", "judgmentScores", "requests", "queries") if k in found), None)
+        found = found[key] if key else found
+    if isinstance(found, dict):
+        found = [{"query": query, "ratings": ratings} for query, ratings in found.items()]
+    for number, entry in enumerate(found if isinstance(found, list) else [None]):
+        ratings = entry.get("ratings") if isinstance(entry, dict) else None
+        query = entry.get("query", entry.get("id")) if isinstance(entry, dict) else None
+        if not isinstance(ratings, dict | list) or query is None:
+            expected = "{query: {product: grade}}, or a list of {query, ratings: [{docId, rating}]}"
+            raise DataError(f"{path}: entry {number} is not a judged query; {expected} is expected")
+        if isinstance(ratings, dict):
+            yield from ((query, product, grade) for product, grade in ratings.items())
+            continue
+        for rating in ratings:
+            product = rating.get("docId", rating.get("_id")) if isinstance(rating, dict) else None
+            if product is None:
+                raise DataError(f"{path}: query {query!r}: a rating has no docId: {str(rating)[:60]}")
+            yield query, product, rating.get("rating", rating.get("score"))
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def kind_of(path: Path) -> str:
+    """ "trec run", "trec qrels", "json", "quepid", or the ending of a table, by the file's first line."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == b"PAR1":
+        return ".parquet"
+    if path.suffix.lower() in (".lz4", ".json"):
+        return "json"
+    _, first = next(lines(path), (0, ""))
+    if not first:
+        raise DataError(f"{path}: the file is empty")
+    if first.lstrip()[0] in "{[":
+        return ".jsonl" if path.suffix.lower() == ".jsonl" else "json"
+    if first.strip().lower() == "query,docid,rating":
+        return "quepid"
+    parts = first.split()
+    if len(parts) == 6 and not math.isnan(_number(parts[4])):
+        return "trec run"
+    if len(parts) == 4 and not math.isnan(_number(parts[3])) and "," not in first:
+        return "trec qrels"
+    return path.suffix.lower() if path.suffix.lower() in FORMATS else ".csv"
+
+
+def _json(path: Path) -> Any:
+    """What a JSON file holds, or ranx's .lz4, which is CBOR, compressed twice."""
+    try:
+        if path.suffix.lower() == ".lz4":
+            import cbor2
+            import lz4.frame
+
+            return cbor2.loads(lz4.frame.decompress(lz4.frame.decompress(path.read_bytes())))
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except ImportError as error:
+        raise UserError(f"{path}: reading it needs {error.name}; pip install cbor2 lz4") from None
+    except (ValueError, RuntimeError) as error:
+        raise DataError(f"{path}: can't be read ({first_line(error)}); is the file complete?") from None
+
+
+def read_rows(path: Path, kind: str = "") -> pa.Table:
+    """A table with at least one row; kind: its ending, by default by its content."""
+    table = read_file(path, kind=kind or kind_of(path))
+    if not table.num_rows:
+        raise DataError(f"{path}: the table has no rows")
+    return table
+
+
+def column(path: Path, table: pa.Table, names: tuple[str, ...], what: str) -> str:
+    found = next((name for name in names if name in table.column_names), None)
+    if found is None:
+        cure = "separate columns by comma, semicolon or tab" if table.num_columns == 1 else f"name one {names[0]}"
+        seen = ", ".join(map(repr, table.column_names[:8]))
+        raise DataError(f"{path}: no column holds the {what}; it has {seen}; {cure}, in the first line")
+    return found
+
+
+def ids_of(path: Path, table: pa.Table, name: str) -> list[str]:
+    """A column as text; integers that were stored as floats lose their ".0"."""
+    if fault := field_fault(table[name]):
+        raise DataError(f"{path}: column {name!r} can't be ids: {fault}")
+    values = as_text(table[name]).to_pylist()
+    for row, value in enumerate(values):
+        if not value or not value.strip():
+            raise DataError(f"{path}: row {row}: column {name!r} is empty; an id is expected")
+    return values
+
+
+def _checked(path: Path, rows: Iterable[tuple[Any, Any, Any]], good: Any) -> Run:
+    found: Run = {}
+    for row, (query, product, value) in enumerate(rows):
+        score = _number(value)
+        if not good(score):
+            raise DataError(
+                f"{path}: row {row} (query {query!r}, product {product!r}): {value!r} is not a valid number"
+            )
+        products = found.setdefault(str(query), {})
+        if str(product) in products:
+            raise DataError(f"{path}: row {row}: query {query!r} lists product {product!r} twice; keep one row")
+        products[str(product)] = score
+    return found
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
