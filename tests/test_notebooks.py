@@ -317,7 +317,6 @@ def test_each_sabotage_changes_what_is_learnt(name, broken):
 
 # -- exercises ---------------------------------------------------------------------------------------------------------
 
-RANKED = "(np.array([1.0, 0]), np.array([.8, .6]), np.array([.6, -.8]), np.array({}))"
 WRONG = {
     "01": [
         ["1.0", "logit_scale * gap", "math.exp(gap)", "math.exp(gap / logit_scale)", "math.exp(-logit_scale * gap)"],
@@ -356,18 +355,6 @@ WRONG = {
             "s * ((row_gradient(s * cosine_NxN, weight_N) + column_gradient(s * cosine_NxN, weight_N))"
             " * cosine_NxN).sum()",
             "((row_gradient(cosine_NxN, weight_N) + column_gradient(cosine_NxN, weight_N)) * cosine_NxN).sum()",
-        ],
-    ],
-    "05": [
-        ["0.01", "0.02", "k / points", "1 / k", "k / (points - k)", "(k / points) ** 2"],
-        ["0.1", "k / points", "islands * k / points", "k / points / islands", "k / (points // islands - 1) / islands"],
-        [
-            RANKED.format("[0.0, 0]"),
-            RANKED.format("[.1, 0]"),
-            RANKED.format("[-.5, .5]"),
-            RANKED.format("[0, .6]"),
-            "(np.array([1.0, 0]), np.array([.6, -.8]), np.array([.8, .6]), np.array([.5, -.5]))",  # second is first
-            "(np.array([1.0, 0]), np.array([8.0, 6]), np.array([6.0, -8]), np.array([5.0, -5]))",  # not of length 1
         ],
     ],
     "04": [["100"]],

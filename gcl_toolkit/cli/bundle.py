@@ -98,7 +98,7 @@ def app_command(
     judgements: Path | None = None,
     runs: RUNS = Runs(),
 ) -> None:
-    """Explore a bundle, or some rankings (--run), in the browser, on 127.0.0.1; without either, a small shop is made.
+    """Explore a bundle, or rankings (--run), in the browser, on 127.0.0.1; without either, a small shop is made.
 
     Args:
         bundle: a folder made by gcl bundle; by default runs/app/bundle.
