@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
@@ -16,7 +17,7 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 import gradio as gr
 
 from gcl_toolkit.app.export import STYLE
-from gcl_toolkit.app.limits import MAX_RUNNING, MAX_SESSIONS, MAX_UPLOAD, MAX_WAITING
+from gcl_toolkit.app.limits import MAX_QUERY, MAX_RUNNING, MAX_SESSIONS, MAX_UPLOAD, MAX_WAITING
 from gcl_toolkit.app.page import TITLE, blocks, content
 from gcl_toolkit.app.routes import add_routes
 from gcl_toolkit.app.service import Service
@@ -29,7 +30,7 @@ FONTS: dict = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace"
 
 
 def open_service(bundle: str | Path, judgements: str | Path | None = None) -> Service:
-    """The service of a bundle; torch is imported when a model is first needed.
+    """The service of a bundle; without torch, which is imported when a model is first needed.
 
     judgements: the file to which visitors' grades are appended; by default they stay in the visitors' browsers.
     """
@@ -70,7 +71,7 @@ def launch(
         theme=gr.themes.Base(primary_hue="blue", neutral_hue="slate", **FONTS),
         head=f"<style>{STYLE}</style>",
     )
-    add_routes(app, service)
+    add_routes(app, service, host)
     threading.Thread(target=_warm_up, args=(service,), daemon=True).start()
     print(f"{TITLE}: {url} (stop with Ctrl-C)", flush=True)
     if wait:
@@ -79,9 +80,14 @@ def launch(
 
 
 def _warm_up(service: Service) -> None:
-    """Draw what takes a second of CPU the first time, before a visitor asks for it."""
+    """Draw and load what takes seconds of CPU the first time, before a visitor asks for it."""
     for tab in ("verdict", "training"):
         content(service, {"tab": tab})
+    if able := [name for name in service.searchable if service.system(name).vectors.weights is not None]:
+        split = service.bundle.splits[0]
+        text = service.choices(split)[0][: MAX_QUERY // 2]
+        with suppress(UserError):  # a visitor who needs the model gets the error
+            service.search(split, f"{text} {text}", able[0])  # not a stored query
 
 
 def _share_arenas() -> None:

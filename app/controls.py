@@ -165,6 +165,7 @@ _CONTROLS: dict[str, Callable[[Service, State], str]] = {
     "order": _select("order", "Order", lambda service, state: [*ORDERS.items()]),
     "division": _select("division", "Division", lambda service, state: service.divisions),
     "slice": _select("slice", "Slice", lambda service, state: service.slices(state.split)),
+    "find": _text("find", "Queries with", "red mug"),
     "panels": _radio("panels", "Maps", PANELS),
     "colour": _select("colour", "Colour by", lambda service, state: COLOURS),
     "weighting": _select("weighting", "Score → weight", lambda service, state: [*WEIGHTINGS]),

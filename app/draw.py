@@ -25,7 +25,7 @@ def safe(text: object) -> str:
     return escape(str(text), quote=True).translate(_ALSO)
 
 
-def view(state: State, content: str) -> str:
+def view(content: str) -> str:
     """A tab's content."""
     return f'<section class="view">{content}</section>'
 
@@ -54,9 +54,10 @@ def wide(label: str, html: str) -> str:
     return f'<div class="wide" tabindex="0" role="region" aria-label="{safe(label)}">{html}</div>'
 
 
-def grid(label: str, heads: Iterable[str], rows: Iterable[str], kind: str = "") -> str:
-    """A table. heads: HTML; rows: of `cells`; kind: its class, too."""
-    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+def grid(label: str, heads: Iterable[str], rows: Iterable[str], kind: str = "", *, sorts: bool = False) -> str:
+    """A table. heads: HTML; rows: of `cells`; kind: its class, too; sorts: columns have a button to sort by."""
+    button = ' <button type="button" class="sort" aria-label="Sort by this column"></button>' if sorts else ""
+    head = "".join(f'<th scope="col">{text}{button}</th>' for text in heads)
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return wide(label, f'<table class="{f"queries {kind}".strip()}">{body}</table>')
 

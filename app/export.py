@@ -21,7 +21,7 @@ PLAIN = """
 * { box-sizing: border-box; }
 body { max-width: 1440px; margin: auto; padding: 1rem; }
 ol, ul { list-style: none; }
-.download, .close, .grades, .grading { display: none; }
+.download, .close, .grades, .grading, .sort { display: none; }
 .details { position: static; width: auto; }
 """
 """What gradio and the page's script provide on the page."""

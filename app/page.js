@@ -169,6 +169,7 @@ const click = (event) => {
     event.preventDefault();
     return go(differences(link.search));
   }
+  if (event.target.matches(".sort")) return sort(event.target.closest("th"));
   if (event.target.closest("button, input, select, label, summary")) return;
   const row = event.target.closest("[data-item], [data-query]");
   if (row) (row.querySelector('a[href^="?"]') ?? product(row.dataset.item))?.click();
@@ -208,6 +209,22 @@ const upload = async (control) => {
     complain(error.message);
   }
   control.value = "";
+};
+
+// By the first number of each cell, or by its text; again: the other way. Cells without a value come last.
+const sort = (head) => {
+  const way = head.ariaSort === "descending" ? 1 : -1, { cellIndex } = head;
+  const table = head.closest("table"), body = table.tBodies[0];
+  const value = (row) => row.cells[cellIndex].textContent.replaceAll("−", "-").trim();
+  const number = (row) => (cellIndex ? parseFloat(value(row).match(/-?[\d.]+/)?.[0].replace(/^\./, "0.")) : NaN);
+  const compare = (one, other) => {
+    const [a, b] = [number(one), number(other)];
+    if (isNaN(a) && isNaN(b)) return way * value(one).localeCompare(value(other));
+    return isNaN(a) - isNaN(b) || way * (a - b);
+  };
+  for (const other of table.tHead.rows[0].cells) other.ariaSort = null;
+  head.ariaSort = way < 0 ? "descending" : "ascending";
+  body.append(...[...body.rows].sort(compare));
 };
 
 const light = (event) => {

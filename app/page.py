@@ -59,7 +59,7 @@ def content(service: Service, options: Mapping[str, str]) -> str:
     try:
         view = module.draw(service, state)
     except UserError as error:
-        view = draw.view(state, draw.message(error))
+        view = draw.view(draw.message(error))
     title = f'<h2 class="unseen">{state.tab.capitalize()}</h2>'
     where = f'id="view" tabindex="-1" data-url="{draw.safe(state.url())}"'
     return f"{_tabs(service, state)}{controls(service, state)}<section {where}>{title}{messages}{view}</section>"

@@ -25,13 +25,15 @@ NEVER = {"Cache-Control": "no-store"}
 NO_GUESSING = {"X-Content-Type-Options": "nosniff"}
 OURS = "x-gcl"
 """A header of every POST of the page. Other sites' pages can't send it, so they can't grade."""
+LOCAL = {"127.0.0.1", "::1", "localhost"}
 BYTES = "application/octet-stream"
 TEXT, HTML, CSV, SCRIPT = (f"text/{kind}; charset=utf-8" for kind in ("plain", "html", "csv", "javascript"))
 
 
-def add_routes(app: FastAPI, service: Service) -> None:
-    """Routes under gcl/, besides gradio's own."""
-    routes = Routes(app, limits.MAX_RUNNING, limits.MAX_WAITING)
+def add_routes(app: FastAPI, service: Service, host: str = "127.0.0.1") -> None:
+    """Routes under gcl/, besides gradio's own. host: of the server; a local one takes no POST under another name, which
+    a site may have pointed at this machine."""
+    routes = Routes(app, limits.MAX_RUNNING, limits.MAX_WAITING, LOCAL if host in LOCAL else None)
 
     def of_state(draw: Callable[[Service, State], str | bytes]) -> Callable[[dict], str | bytes]:
         return lambda options: draw(service, fitting(service, service.state(options)))
@@ -67,8 +69,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
 class Routes:
     """At most `running` answers at once, and `waiting` requests that wait for one; further ones are refused."""
 
-    def __init__(self, app: FastAPI, running: int, waiting: int):
+    def __init__(self, app: FastAPI, running: int, waiting: int, hosts: set[str] | None):
         self.app, self.free, self.most, self.inside = app, asyncio.Semaphore(running), running + waiting, 0
+        self.hosts = hosts
 
     def get(self, path: str, media: str, answer: Callable[..., Any], headers: Mapping[str, str] = NEVER) -> None:
         """Answer gcl/`path` with `answer(options of the query string, **parameters of the path)`."""
@@ -83,7 +86,7 @@ class Routes:
         """Answer what the page sends to gcl/`path` with `answer(options of the query string, body)`."""
 
         async def respond(request: Request) -> Response:
-            if OURS not in request.headers:
+            if OURS not in request.headers or (self.hosts and request.url.hostname not in self.hosts):
                 return _refusal("This is for the page's own requests.", 403)
             body = await _body(request, most)
             if body is None:

@@ -89,27 +89,41 @@ class Scores:
         return pairs.product[low:high], pairs.score[low:high]
 
     def _overlaid_now(self, revision: int) -> tuple[Pairs, Local]:
-        stored = self.bundle.qrels
-        pairs = Pairs(*(stored[name].to_numpy() for name in ("query", "item", "score")))
-        local = self._local()
+        if self.judgements is None or not revision:
+            return self._given, {}
+        local = self._local(self.judgements.grades())
+        return self._with(local), local
+
+    def qrels_by(self, judge: str) -> Pairs:
+        """As `qrels`, with a language model's grades instead of people's, for pairs that the bundle leaves open."""
+        assert self.judgements is not None
+        known = set(zip(self._given.query.tolist(), self._given.product.tolist(), strict=True))
+        local = self._local(self.judgements.grades(lambda name: name == judge))
+        return self._with({pair: score for pair, score in local.items() if pair not in known})
+
+    @property
+    def _given(self) -> Pairs:
+        return Pairs(*(self.bundle.qrels[name].to_numpy() for name in ("query", "item", "score")))
+
+    def _with(self, local: Local) -> Pairs:
+        """The bundle's scores with others in their place, and added to them."""
+        pairs = self._given
         if not local:
-            return pairs, local
+            return pairs
         (query, item), width = np.array([*local]).T, len(self.bundle.items)
         kept = ~np.isin(pairs.query * width + pairs.product, query * width + item)
         added = (query, item, np.array([*local.values()]))
         columns = [np.concatenate([old[kept], new]) for old, new in zip(pairs, added, strict=True)]
         order = np.lexsort((columns[1], -columns[2], columns[0]))
-        return Pairs(*(column[order] for column in columns)), local
+        return Pairs(*(column[order] for column in columns))
 
-    def _local(self) -> Local:
+    def _local(self, grades: pd.DataFrame) -> Local:
         """Scores of the judged pairs that are in the bundle; a query may be in several splits."""
-        if self.judgements is None or not self.judgements.revision:
-            return {}
         scale = grade_scale(float(self.bundle.qrels["score"].max()))
         queries, items = self._places
         return {
             (query, items[split][product_id]): float(grade * scale)
-            for query_id, product_id, grade in self.judgements.grades().itertuples(index=False)
+            for query_id, product_id, grade in grades.itertuples(index=False)
             for query, split in queries.get(query_id, ())
             if product_id in items[split]
         }

@@ -96,9 +96,7 @@ class Service(Rankings):
             more=_terms(options.get("more")),
             less=_terms(options.get("less")),
             image=digest if not digest or self.encoders.picture(str(digest)) else "",
-            item=""
-            if (row := limits.row("product", options.get("item"), len(self.bundle.items))) is None
-            else str(row),
+            item=_row(limits.row("product", options.get("item"), len(self.bundle.items))),
             look=chosen("look", [*LOOKS]),
             metric=chosen("metric", [str(metric) for metric in self.bundle.metrics]),
             order=chosen("order", [*ORDERS]),
@@ -110,6 +108,7 @@ class Service(Rankings):
             weighting=chosen("weighting", [*WEIGHTINGS], "reciprocal"),
             temperature=limits.number("temperature", _or(options.get("temperature"), 0.05), 0.005, 0.5),
             also=self._also(options.get("also"), a, b),
+            find=self.text(options["find"]) if options.get("find") else "",
             score=limits.number("score", _or(options.get("score"), self.best_score), 1, 100),
         )
 
@@ -233,13 +232,16 @@ class Service(Rankings):
             kept &= (self.bundle.slices[way].iloc[rows] == name).to_numpy()
         return np.flatnonzero(kept) + rows.start
 
-    def lists(self, split: str, names: Sequence[str], division: str = "all", slice: str = "all") -> Lists:
-        """What a verdict on some systems over the chosen queries needs."""
+    def lists(
+        self, split: str, names: Sequence[str], division: str = "all", slice: str = "all", judge: str = ""
+    ) -> Lists:
+        """What a verdict on some systems over the chosen queries needs; judge: by a language model's grades."""
         rows = self.rows(split, division, slice)
         ids = self.bundle.queries["query_id"].iloc[rows]
         rankings = {name: self.system(name).ranking_QxK[rows] for name in names}
         labels = self.bundle.slices.iloc[rows].set_index(pd.Index(ids, name="query_id"))
-        return Lists([*ids], *pairs_of(self.qrels, rows), rankings, labels, self.bundle.manifest["unlisted"])
+        qrels = self.qrels_by(judge) if judge else self.qrels
+        return Lists([*ids], *pairs_of(qrels, rows), rankings, labels, self.bundle.manifest["unlisted"])
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
@@ -247,6 +249,10 @@ class Service(Rankings):
 
 def _or(value: Any, default: float) -> Any:
     return default if value is None or value == "" else value
+
+
+def _row(row: int | None) -> str:
+    return "" if row is None else str(row)
 
 
 def _terms(text: Any) -> str:

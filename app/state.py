@@ -40,7 +40,7 @@ class Tab(NamedTuple):
 TABS = {
     "verdict": Tab(("a", "b", "also", "split", "metric", "division", "slice")),
     "compare": Tab(("query", "a", "b", "also", "split", "look")),
-    "queries": Tab(("a", "b", "also", "split", "metric", "order", "division", "slice")),
+    "queries": Tab(("a", "b", "also", "split", "metric", "order", "division", "slice", "find")),
     "search": Tab(("query", "a", "split", "weight", "more", "less"), "vectors"),
     "map": Tab(("query", "a", "b", "split", "panels", "colour"), "vectors"),
     "playground": Tab(("query", "a", "split", "weighting", "temperature", "score"), "vectors"),
@@ -55,9 +55,10 @@ class State:
     """query: a stored query's label or any text; a, b: systems, b is the baseline; item: row of the product in the
     details.
 
-    also: further systems, "name,name"; weight: of the first field; more, less: terms, "red:0.8, striped"; image: digest
-    of an uploaded picture; slice: "way: name"; lasso: "a:x,y;x,y;..."; score: of the first pair in the playground's
-    batch. given: the names that were chosen, which are in the URL; the others have their defaults.
+    also: further systems, "name,name"; find: what the queries of the table contain; weight: of the first field;
+    more, less: terms, "red:0.8, striped"; image: digest of an uploaded picture; slice: "way: name"; lasso:
+    "a:x,y;x,y;..."; score: of the first pair in the playground's batch. given: the names that were chosen, which
+    are in the URL; the others have their defaults.
     """
 
     tab: str
@@ -82,6 +83,7 @@ class State:
     temperature: float
     score: float
     also: str = ""
+    find: str = ""
     given: tuple[str, ...] = ()
 
     def but(self, **changes: Any) -> State:

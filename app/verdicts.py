@@ -12,11 +12,14 @@ import pandas as pd
 from gcl_toolkit.app.answers import TOP
 from gcl_toolkit.app.service import Service
 from gcl_toolkit.app.state import State
+from gcl_toolkit.data.judgements import MACHINE
+from gcl_toolkit.errors import UserError
 from gcl_toolkit.measure.agreement import alpha, kappas
 from gcl_toolkit.measure.metrics import parse
+from gcl_toolkit.measure.ppi import random_order
 from gcl_toolkit.measure.statistics import holm
 from gcl_toolkit.measure.unjudged import pooled
-from gcl_toolkit.measure.verdict import Lists, Verdict, tied, verdict
+from gcl_toolkit.measure.verdict import Lists, Verdict, corrected, tied, verdict
 
 
 class Against(NamedTuple):
@@ -41,6 +44,18 @@ def against(service: Service, state: State) -> list[Against]:
     return [Against(*each) for each in zip(others, found, p_values.tolist(), strict=True)]
 
 
+def by_models(service: Service, state: State) -> dict[str, Verdict | str]:
+    """Language model that judged here -> the verdict of A against B by its grades, corrected by those of people; or why
+    there is none."""
+    names = service.judgements.last()["judge"].unique() if service.judgements else ()
+    chosen = tuple(service.systems_of(state)), *_queries(state)
+    return {
+        name: _corrected(service, service.revision, chosen, name, state.a, state.b, state.metric)
+        for name in names
+        if name.startswith(MACHINE) and state.a != state.b
+    }
+
+
 def groups(service: Service, state: State) -> list[tuple[str, ...]]:
     """The chosen systems, best first, in groups that can't be separated."""
     lists = _lists(service, service.revision, tuple(service.systems_of(state)), *_queries(state))
@@ -49,19 +64,19 @@ def groups(service: Service, state: State) -> list[tuple[str, ...]]:
 
 def pending(service: Service, state: State) -> tuple[int, int, str | None]:
     """Of the products without a judgement within the first `TOP` of the chosen systems: the number for this query and
-    for all chosen queries, and the next query that has one, None if none has."""
+    for all chosen queries, and the query to grade next, None if none is left.
+
+    Queries come in a random order, so that those graded are a sample that can correct a language model's grades.
+    """
     lists = _lists(service, service.revision, tuple(service.systems_of(state)), *_queries(state))
-    query, _ = _pooled(lists)
-    counts, labels = np.bincount(query, minlength=len(lists.query_ids)), service.labels[state.split]
-    names = {service.bundle.queries["query_id"].iat[row]: label for label, row in labels.items()}
+    counts = np.bincount(_pooled(lists)[0], minlength=len(lists.query_ids))
+    names = {service.bundle.queries["query_id"].iat[row]: label for label, row in service.labels[state.split].items()}
     asked = [names[query_id] for query_id in lists.query_ids]
-    here = asked.index(state.query) if state.query in asked else -1
-    following = [*range(here + 1, len(asked)), *range(here + 1)]
-    return (
-        (int(counts[here]) if here >= 0 else 0),
-        int(counts.sum()),
-        next((asked[n] for n in following if counts[n]), None),
-    )
+    here = int(counts[asked.index(state.query)]) if state.query in asked else 0
+    order = [asked[row] for row in random_order(lists.query_ids) if counts[row]]
+    if service.judgements is None and here:  # what was graded is known to the browser only: go on
+        order = order[order.index(state.query) + 1 :] + order
+    return here, int(counts.sum()), next(iter(order), None)
 
 
 def judges(service: Service) -> list[tuple[str, float, int]]:
@@ -117,6 +132,18 @@ def _lists(service: Service, revision: int, systems: tuple[str, ...], split: str
 @lru_cache(maxsize=64)
 def _verdict(service: Service, revision: int, lists: Lists, a: str, b: str, metric: str) -> Verdict:
     return verdict(lists, a, b, parse(metric))
+
+
+@lru_cache(maxsize=16)
+def _corrected(
+    service: Service, revision: int, chosen: tuple, judge: str, a: str, b: str, metric: str
+) -> Verdict | str:
+    systems, *queries = chosen
+    try:
+        by_judge = service.lists(queries[0], systems, *queries[1:], judge=judge)
+        return corrected(_lists(service, revision, *chosen), by_judge, a, b, parse(metric))
+    except UserError as error:
+        return str(error)
 
 
 @lru_cache(maxsize=16)

@@ -468,3 +468,12 @@ def test_titles_are_printed_as_they_are(capsys, table, tmp_path):
     out = gcl(capsys, "search", run, "red mug", "--k", 8)[1]
     assert any(title in out for title in odd)
     assert out.count("[") == out.count("]") > 2
+
+
+def test_a_reader_that_stops_reading_gets_no_traceback():
+    with subprocess.Popen(
+        [sys.executable, "-m", "gcl_toolkit.cli", "lab", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as reading:
+        reading.stdout.close()  # as `gcl lab --help | head -0`
+        assert reading.stderr.read() == b""
+    assert reading.returncode == 1

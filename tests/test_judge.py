@@ -151,6 +151,9 @@ def test_queries_for_people_come_in_random_order_and_their_grades_correct_the_ju
     printed = " ".join(capsys.readouterr().out.split())
     assert "(70 queries, corrected by 40 human-judged queries)" in printed
     assert "judge alone: NDCG@5" in printed
+    report = " ".join((folder / "verdict.html").read_text().split())
+    assert "corrected by people's</h2>" in report
+    assert report.count("corrected by 40 human-judged queries") == 1
     with pytest.raises(SystemExit):
         cli.main(arguments(folder, "--judge", "lm:other", command="compare-runs"))
     assert f"unknown judge 'lm:other'; known: ann, {NAME}" in capsys.readouterr().err

@@ -19,7 +19,6 @@ VECTORS = "Vectors are stored as float16, so cosines may differ from the modelâ€
 
 def draw(service: Service, state: State) -> str:
     return view(
-        state,
         f'<article class="prose">{_data(service)}{_systems(service, state)}{_queries(service)}{_numbers(service)}'
         f"{_limits(service)}{_programs()}{_facts(service)}</article>",
     )

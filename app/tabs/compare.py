@@ -36,7 +36,6 @@ def draw(service: Service, state: State) -> str:
     draw_as = _lines if state.look == "lines" else _lists
     over = f"{legend(service) if comparison.ideal else ''}{download(state, 'comparison.html', 'Save as one HTML file')}"
     return view(
-        state,
         f'<div class="compare"><p class="sentence">{safe(comparison.sentence)}</p>{why(service, state, rankings)}'
         f'{details(service, state)}<header class="over">{over}</header>{_grading(service, state)}'
         f"{draw_as(service, state, rankings, comparison.ideal)}</div>",
@@ -133,7 +132,7 @@ def _grading(service: Service, state: State) -> str:
     if state.look == "lines" or state.query not in service.labels[state.split]:
         return ""
     here, queries, first = pending(service, state)
-    query = state.query if here or first is None else first
+    query = state.query if (here and service.judgements) or first is None else first
     left = f"{here:,} unjudged in these lists, {queries:,} in those of all queries; 0 to 4 grade, n goes on"
     following = link(state, "Grade next", query=query, item="", kind="grade-next button", id="grade-next")
     if service.judgements is None:

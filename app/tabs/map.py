@@ -26,7 +26,6 @@ def draw(service: Service, state: State) -> str:
     missing = [name for name in service.bundle.systems if name not in service.searchable]
     without = f"<li>Not shown, as they have no vectors: {safe(', '.join(missing))}.</li>" if missing else ""
     return view(
-        state,
         f'<div data-script="map" data-map="{safe(json.dumps(_facts(service, state, shown, selection)))}"></div>'
         f'{_legend(service, state)}<ul class="kept">{kept}{without}</ul>{details(service, state)}'
         f"{_first(service, state)}{_selection(service, state, selection)}",

@@ -34,7 +34,6 @@ def draw(service: Service, state: State) -> str:
         "By position (score = 101 − position): the weight, and the cosine gap to position 1 at which the two balance."
     )
     return view(
-        state,
         f"{_shown_instead(batch, state)}{FORMULA}{_gap(batch, state)}{_table(service, batch)}"
         f'<p class="note">A negative gradient (blue) pulls the pair together, a positive one (red) pushes it apart.</p>'
         f'<div class="matrices">{matrices}</div>'

@@ -25,7 +25,7 @@ BARS = 10
 def draw(service: Service, state: State) -> str:
     table = chosen(service, state)
     if table.empty:
-        return view(state, '<p class="note">No queries; choose another split, division or slice.</p>')
+        return view('<p class="note">No queries; choose another split, division, slice or text.</p>')
     wins, losses = (int((sign * table["difference"] >= TIE).sum()) for sign in (1, -1))
     summary = (
         f"{state.a} is better on {wins} of {len(table)} queries, {state.b} on {losses}; they are equal on "
@@ -33,8 +33,7 @@ def draw(service: Service, state: State) -> str:
     )
     cut = f"The first {MAX_ROWS:,} are shown; the CSV contains all." if len(table) > MAX_ROWS else ""
     return view(
-        state,
-        f'<p class="sentence">{safe(summary)}</p>{_interval(against(service, state))}'
+        f'<p class="sentence">{safe(summary)}</p>{_interval([] if state.find else against(service, state))}'
         f"{histogram(table['difference'].to_numpy(), f'{state.metric}, A − B')}"
         f'{download(state, "queries.csv", "Download CSV")}{_table(service, state, table)}<p class="note">{cut}</p>',
     )
@@ -43,6 +42,7 @@ def draw(service: Service, state: State) -> str:
 def chosen(service: Service, state: State) -> pd.DataFrame:
     """The table that is shown, and downloaded as CSV: with the unjudged products of each system's first ten."""
     table = service.queries(state)
+    table = table[np.array([state.find.lower() in text.lower() for text in table["query"]], bool)].copy()
     rows = np.sort(table["row"].to_numpy())
     place, qrels = np.searchsorted(rows, table["row"]), pairs_of(service.qrels, rows)
     for mark, name in letters(service, state).items():

@@ -17,7 +17,7 @@ def draw(service: Service, state: State) -> str:
     cards = "".join(_card(service, state, product, bool(ranking.metrics), widest) for product in ranking.products)
     known = f"{values(ranking, service.bundle.metrics)}{legend(service)}" if ranking.metrics else _unknown(state)
     head = f'<header class="over">{heading("A", state.a)}{known}</header>'
-    return view(state, f'{details(service, state)}{head}<ol class="cards">{cards}</ol>')
+    return view(f'{details(service, state)}{head}<ol class="cards">{cards}</ol>')
 
 
 def _unknown(state: State) -> str:

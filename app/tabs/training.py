@@ -25,7 +25,6 @@ def draw(service: Service, state: State) -> str:
     steps = {name: system.history for name, system in trained.items()}
     configs = {name: dict(_flat(system.config)) for name, system in trained.items()}
     return view(
-        state,
         f"<h3>Loss and logit scale by step</h3>{figure(curves(steps))}"
         f'<p class="note">Losses of different methods are not comparable; compare their results.</p>'
         f"<h3>{METRIC} of the dev queries by step</h3>{_by_step(reached(steps, METRIC))}"

@@ -7,7 +7,7 @@ import numpy as np
 from gcl_toolkit.app.draw import badge, cells, download, grid, letter, link, number, picture, safe, term, view
 from gcl_toolkit.app.service import Service
 from gcl_toolkit.app.state import State
-from gcl_toolkit.app.verdicts import Against, about, against, groups, judges, letters
+from gcl_toolkit.app.verdicts import Against, about, against, by_models, groups, judges, letters
 from gcl_toolkit.measure.verdict import Verdict
 
 PICTURES = 6
@@ -18,15 +18,14 @@ def draw(service: Service, state: State) -> str:
     found = against(service, state)
     if not found:
         why = "A verdict needs two systems, and two queries with judgements; choose another system, split or slice."
-        return view(state, f'<p class="message" role="status">{why}</p>{_systems(service, state)}')
+        return view(f'<p class="message" role="status">{why}</p>{_systems(service, state)}')
     first = found[0].found
     warnings = "".join(f'<p class="warning">{safe(text)}</p>' for text in first.warnings)
     return view(
-        state,
         f'<h2 class="sentence verdict">{safe(first.sentence)}</h2>{interval(first)}{warnings}'
         f"{_systems(service, state)}{_words(service, state)}{_examples(service, state)}{_exports(state)}"
         f"{_against(service, state, found)}{_unjudged(service, state, found)}{_slices(service, state, first)}"
-        f"{_judges(service)}",
+        f"{_by_models(service, state)}{_judges(service)}",
     )
 
 
@@ -147,7 +146,7 @@ def _against(service: Service, state: State, found: list[Against]) -> str:
     )
     lost = link(state, "largest losses", tab="queries", order="difference", id="losses")
     return (
-        f"<h3>Against the baseline</h3>{grid('Systems', heads, ordered)}"
+        f"<h3>Against the baseline</h3>{grid('Systems', heads, ordered, sorts=True)}"
         f'<p class="note">{safe(order)} See the {worst} · {lost}</p>'
     )
 
@@ -168,7 +167,7 @@ def _unjudged(service: Service, state: State, found: list[Against]) -> str:
     rows.append(cells(f"{letter('B')} {safe(state.b)}", share, *["–"] * (len(heads) - 2)))
     note = "" if forms else "In these data a product that is not listed counts as irrelevant, so nothing is corrected."
     return (
-        f"<h3>{term(service, 'unjudged', 'Unjudged products')}</h3>{grid('Unjudged products', heads, rows)}"
+        f"<h3>{term(service, 'unjudged', 'Unjudged products')}</h3>{grid('Unjudged products', heads, rows, sorts=True)}"
         f'<p class="note">{note}</p>'
     )
 
@@ -195,7 +194,23 @@ def _slices(service: Service, state: State, found: Verdict) -> str:
         term(service, "Holm", "p (Holm)"),
     ]
     lost = int(found.slices["regressed"].sum())
-    return f'<h3 id="slices">Slices: {lost} of {len(rows)} regressed</h3>{grid("Slices", heads, rows)}'
+    return f'<h3 id="slices">Slices: {lost} of {len(rows)} regressed</h3>{grid("Slices", heads, rows, sorts=True)}'
+
+
+def _by_models(service: Service, state: State) -> str:
+    """The verdict by each language model's grades, corrected by those of people; "" without one."""
+    rows = []
+    for name, found in by_models(service, state).items():
+        if isinstance(found, str):
+            rows.append(cells(safe(name), safe(found), *["–"] * 3))
+            continue
+        each = [found.difference, *found.variants.values()]
+        shown = [f"{signed(d.difference)} <small>{_range(d.low, d.high)}</small>" for d in each]
+        notes = "".join(f"<br><small>{safe(text)}</small>" for text in found.warnings)
+        rows.append(cells(safe(name), f"{safe(found.sentence)}{notes}", *shown))
+    corrected = term(service, "corrected", "Corrected by people’s grades")
+    heads = ["Judge", corrected, "Difference", "Judge alone", "People alone"]
+    return f"<h3>By a language model’s grades</h3>{grid('Language models', heads, rows)}" if rows else ""
 
 
 def _judges(service: Service) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -63,10 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             warnings.showwarning = lambda message, *_, **__: console.print(f"note: {message}")
             if name in COMMANDS:
                 import_module(f"{__name__}.{COMMANDS[name][0]}")
-            app.cli(args=arguments, prog="gcl", description="Train and measure retrieval models on ranking scores.")
+            try:
+                app.cli(args=arguments, prog="gcl", description="Train and measure retrieval models on ranking scores.")
+            finally:
+                sys.stdout.flush()
     except UserError as error:
         print(f"gcl: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # `gcl ... | head` has seen enough; also what is still to be flushed goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         print("gcl: stopped; the same command continues after the last finished run", file=sys.stderr)
         sys.exit(130)

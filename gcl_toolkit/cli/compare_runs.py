@@ -55,9 +55,9 @@ def compare_runs_command(
         data, rankings = read_systems(runs, qrels, products, queries, judgements)
     print_notes(data)
     lists = _lists(data, rankings, category)
-    verdicts, path = _compared(data, lists, baseline or list(rankings)[-1], parse(metric), out / "verdict.html")
-    if judge:
-        _print_corrected(data, lists, verdicts, judge, qrels, judgements)
+    judged = _judged(data, lists, judge, qrels, judgements) if judge else None
+    base, path = baseline or list(rankings)[-1], out / "verdict.html"
+    verdicts, path = _compared(data, lists, base, parse(metric), path, judged)
     console.print(f"report: {path}", soft_wrap=True)
     if fail_if_worse is not None and (failed := reasons(verdicts, fail_if_worse)):
         sys.exit("\n".join(f"gcl: {reason}" for reason in failed))
@@ -68,8 +68,13 @@ def _lists(data: RankedData, rankings: dict, category: str | None) -> Lists:
     return Lists(data.query_ids.tolist(), *data.pairs, rankings, labels)
 
 
-def _compared(data: RankedData, lists: Lists, baseline: str, metric: Metric, path: Path) -> tuple[list[Verdict], Path]:
-    """The verdict on each system against the baseline, printed and written to a report, whose path is returned."""
+def _compared(
+    data: RankedData, lists: Lists, baseline: str, metric: Metric, path: Path, judged: Lists | None
+) -> tuple[list[Verdict], Path]:
+    """The verdict on each system against the baseline, printed and written to a report, whose path is returned.
+
+    judged: with the grades of a language model, whose verdict, corrected by people's grades, is added.
+    """
     from gcl_toolkit.views.verdict import write_verdict
 
     if baseline not in lists.rankings:
@@ -80,19 +85,18 @@ def _compared(data: RankedData, lists: Lists, baseline: str, metric: Metric, pat
         _print(found)
     if groups:
         console.print(f"not separated, best first: {'; '.join(', '.join(group) for group in groups)}", soft_wrap=True)
-    return verdicts, write_verdict(path, data, lists, verdicts, groups, command())
+    by_judge = [corrected(lists, judged, found.a, baseline, metric) for found in verdicts] if judged else []
+    for found in by_judge:
+        _print(found)
+    return verdicts, write_verdict(path, data, lists, verdicts, groups, command(), by_judge)
 
 
-def _print_corrected(
-    data: RankedData, lists: Lists, verdicts: Sequence[Verdict], judge: str, qrels: Path, judgements: Path | None
-) -> None:
-    """Also the verdicts by a language model's grades, corrected by those of people."""
+def _judged(data: RankedData, lists: Lists, judge: str, qrels: Path, judgements: Path | None) -> Lists:
+    """The same with a language model's grades instead of people's."""
     if judgements is None:
         raise UserError("--judge names a judge of --judgements; give that file, too")
     pairs = rows_of(data, with_judgements(read_qrels(qrels), Judgements(judgements), judge))
-    judged = replace(lists, qrel_query=pairs.query, qrel_product=pairs.product, qrel_grade=pairs.score)
-    for found in verdicts:
-        _print(corrected(lists, judged, found.a, found.b, found.metric))
+    return replace(lists, qrel_query=pairs.query, qrel_product=pairs.product, qrel_grade=pairs.score)
 
 
 def reasons(verdicts: Sequence[Verdict], allowed: float) -> list[str]:

@@ -32,6 +32,8 @@ GLOSSARY = {
     "interval": "The range that holds the true difference over all such queries in 95 of 100 such comparisons.",
     "p": "How often random signs of the differences give a mean as large as this one; below .05 is called significant.",
     "Holm": "A correction for many comparisons: any error at all among them has a probability of at most 5 %.",
+    "corrected": "A language model graded all queries and people some: its grades make the interval narrow, people's "
+    "grades correct its mean (prediction-powered inference).",
     "slice": "A part of the queries, such as those with few judged products or of one category.",
     "division": "Queries are divided: dev to choose settings on, test to report.",
     "dev": "Queries to choose settings on.",

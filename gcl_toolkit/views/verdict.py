@@ -26,8 +26,10 @@ def write_verdict(
     verdicts: Sequence[Verdict],
     groups: Sequence[Sequence[str]],
     command: str,
+    corrected: Sequence[Verdict] = (),
 ) -> Path:
-    """Write the page; groups: of systems that can't be separated (`measure.verdict.tied`)."""
+    """Write the page; groups: of systems that can't be separated (`measure.verdict.tied`); corrected: the verdicts by a
+    language model's grades (`measure.verdict.corrected`)."""
     first = verdicts[0]
     names = [*(found.a for found in verdicts), first.b]
     metric = str(first.metric)
@@ -39,9 +41,13 @@ def write_verdict(
         else f"{len(names)} systems against {first.b}",
         verdicts=verdicts,
         groups=groups,
+        corrected=corrected,
+        corrected_means=GLOSSARY["corrected"],
         metric=metric,
         queries=_queries(data, lists, first),
-        glossary={name: GLOSSARY[name] for name in (metric, *TERMS) if name in GLOSSARY},
+        glossary={
+            name: GLOSSARY[name] for name in (metric, *TERMS, *["corrected"][: len(corrected)]) if name in GLOSSARY
+        },
         facts={
             "command": command,
             "queries": len(lists.query_ids),

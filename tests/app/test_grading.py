@@ -19,6 +19,7 @@ import runs_bundle
 from chrome import in_the_address, visit
 
 from gcl_toolkit.data.judgements import Judgements
+from gcl_toolkit.measure.ppi import random_order
 
 chrome.needed()
 
@@ -83,7 +84,7 @@ def test_digits_grade_the_pooled_unjudged_products_and_undo_takes_them_back(page
     assert [*Judgements(path).grades()["grade"]] == [2]
 
 
-def test_the_next_product_is_of_the_next_query_when_none_is_left(page, url, path):
+def test_the_next_product_is_of_the_first_query_in_random_order_when_none_is_left(page, url, path):
     asked = "lamp number 1"
     visit(page, url, tab="compare", query=asked, a="new", b="elastic")
     count = len(lines(path))
@@ -94,7 +95,8 @@ def test_the_next_product_is_of_the_next_query_when_none_is_left(page, url, path
         page.wait_for_function("left => document.querySelectorAll('[data-open]').length < left", arg=left)
     page.locator("#grade-next").click()
     page.wait_for_function("document.activeElement.closest('[data-open]') !== null")
-    in_the_address(page, query="lamp number 2")
+    first = random_order(f"q{row}" for row in range(runs_bundle.QUERIES))[0]
+    in_the_address(page, query=f"lamp number {first}")
 
 
 def test_qrels_go_in_and_out(page, url, path, tmp_path):
@@ -182,4 +184,10 @@ def test_a_hosted_demo_keeps_grades_in_the_browser_and_saves_them(chromium, fold
         assert Judgements(tmp_path / "j").add_qrels(text, "me") == 2
         page.locator("#grade-undo").click()
         page.locator(".grading output", has_text="1 grades").wait_for()
+        while page.locator("[data-open]:not(:has([aria-checked=true]))").count():
+            page.locator("#grade-next").click()
+            page.keyboard.press("2")
+        page.locator("#grade-next").click()
+        order = [f"q{row}" for row in random_order(f"q{row}" for row in range(runs_bundle.QUERIES))]
+        in_the_address(page, query=f"mug number {order[order.index('q50') + 1][1:]}")
         page.close()

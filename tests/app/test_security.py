@@ -120,6 +120,14 @@ def test_the_server_asks_nobody_else(client, url, elsewhere):
     assert asked == []
 
 
+def test_a_site_that_points_its_name_at_this_machine_can_send_nothing(client, url):
+    picture = small_bundle.png(5, 40)
+    for host, status in (("evil.example:80", 403), ("localhost:1", 200), ("127.0.0.1", 200), ("[::1]:7", 200)):
+        answer = client.post(url + "gcl/upload", content=picture, headers=OURS | {"Host": host})
+        assert answer.status_code == status, host
+    assert client.post(url + "gcl/upload", content=picture).status_code == 403
+
+
 # -- pictures ----------------------------------------------------------------------------------------------------------
 
 

@@ -14,12 +14,15 @@ from gcl_toolkit.app import verdicts
 from gcl_toolkit.app.draw import safe
 from gcl_toolkit.app.service import Service
 from gcl_toolkit.app.tabs import playground, queries, training, verdict
-from gcl_toolkit.data.judgements import Judgements
+from gcl_toolkit.data.judgements import Judgement, Judgements
 from gcl_toolkit.data.weighting import WEIGHTINGS
+from gcl_toolkit.errors import UserError
 from gcl_toolkit.measure import statistics
 from gcl_toolkit.measure.agreement import alpha
 from gcl_toolkit.measure.metrics import NDCG, measure
+from gcl_toolkit.measure.ppi import random_order
 from gcl_toolkit.measure.statistics import holm, paired
+from gcl_toolkit.measure.unjudged import pooled
 from gcl_toolkit.measure.verdict import tied
 from gcl_toolkit.views.bundle import read_bundle
 
@@ -162,6 +165,88 @@ def test_the_judges_agreement_is_shown(folder, tmp_path):
     assert (value, items) == (alpha(table), 4)
     assert f"{names} {value:.2f} 4" in text(verdict.draw(service, service.state({"tab": "verdict"})))
     assert verdicts.judges(Service(read_bundle(folder))) == []
+
+
+def test_a_language_models_grades_are_corrected_by_those_of_people(folder, tmp_path):
+    """The model finds whatever `elastic` ranks first perfect; people, who grade 30 queries, find it irrelevant."""
+    service = Service(read_bundle(folder), Judgements(tmp_path / "j.jsonl"))
+    state = service.state({"tab": "verdict"})
+    lists = service.lists(state.split, (state.a, state.b))
+    query, product = pooled(lists.qrels, [*lists.rankings.values()], 10)
+    ids, names = np.asarray(lists.query_ids), service.bundle.items["product_id"].to_numpy()
+    read = set(random_order(ids)[:30].tolist())
+    for judge, rows, liked in (("lm:kind@0", range(len(ids)), 4), ("ann", read, 0)):
+        service.judgements.append(
+            Judgement(ids[q], names[p], liked if p in lists.rankings["elastic"][q, :10] else 2, judge)
+            for q, p in zip(query.tolist(), product.tolist(), strict=True)
+            if q in rows
+        )
+    (found,) = verdicts.by_models(service, state).values()
+    assert found.human == 30
+    alone, people = found.variants["judge alone"].difference, found.variants["people alone"].difference
+    assert alone < found.difference.difference
+    assert people == pytest.approx(found.difference.difference, abs=0.1)
+    shown = text(verdict.draw(service, state))
+    assert "lm:kind@0 " + found.sentence in shown
+    service.judgements.append([Judgement("q0", "p0", 1, "lm:lazy@0")])
+    why = verdicts.by_models(service, state)["lm:lazy@0"]
+    assert why.startswith("0 human-judged queries; a judge can be corrected from 10")
+    assert why in text(verdict.draw(service, state))
+
+
+def test_the_verdicts_tables_are_sorted_by_their_buttons(page, url):
+    visit(page, url, tab="verdict", also="third")
+    table = page.locator("table[class=queries]", has=page.locator("thead", has_text="Queries")).first
+    first = lambda: table.locator("tbody tr th").all_inner_texts()  # noqa: E731
+    means = {name: i for i, name in enumerate(first())}
+    assert len(means) == 3
+    column = table.locator("thead th", has_text="Mean")
+    button = column.get_by_role("button", name="Sort by this column")
+    button.focus()
+    page.keyboard.press("Enter")
+    assert column.get_attribute("aria-sort") == "descending"
+    descending = first()
+    values = [float(text) for text in table.locator("tbody tr td:nth-of-type(1)").all_inner_texts()]
+    assert values == sorted(values, reverse=True)
+    button.click()
+    assert (column.get_attribute("aria-sort"), first()) == ("ascending", descending[::-1])
+    difference = table.locator("thead th", has_text="Difference").get_by_role("button")
+    difference.click()
+    assert first()[-1].startswith("B")  # which has none
+    slices = page.locator("#slices + .wide table")
+    slices.locator("thead th").first.get_by_role("button").click()
+    names = slices.locator("tbody th").all_inner_texts()
+    assert names == sorted(names, reverse=True)
+
+
+def test_up_to_three_further_systems_are_ticked(page, url):
+    visit(page, url, tab="queries")
+    assert page.locator("#view thead th").count() == 5
+    page.get_by_label("third").check()
+    in_the_address(page, also="third")
+    assert "third" in page.locator("#view thead th").all_inner_texts()[3]
+    page.get_by_role("link", name="Verdict", exact=True).click()
+    in_the_address(page, tab="verdict", also="third")
+    assert len(page.locator(".system").all()) == 3
+    page.get_by_label("third").uncheck()
+    page.wait_for_function("!new URLSearchParams(location.search).has('also')")
+
+
+def test_queries_are_found_by_a_part_of_their_text(page, url, service):
+    visit(page, url, tab="queries")
+    box = page.get_by_label("Queries with")
+    box.fill("LAMP number 1")
+    box.press("Enter")
+    in_the_address(page, find="LAMP number 1")
+    texts = page.locator("#view tbody th").all_inner_texts()
+    assert sorted(texts) == sorted(f"lamp number {n}" for n in (1, *range(10, 20)))
+    assert "better on" in page.locator(".sentence").inner_text()
+    assert "of 11 queries" in page.locator(".sentence").inner_text()
+    assert len(queries.chosen(service, service.state({"tab": "queries", "find": "lamp number 1"}))) == 11
+    visit(page, url, tab="queries", find="no such words")
+    assert "No queries" in page.locator("#view").inner_text()
+    with pytest.raises(UserError, match="201 characters"):
+        service.state({"find": "x" * 201})
 
 
 def test_clicks_to_the_worst_query_its_reason_the_slices_and_a_file(page, url, service, tmp_path):
