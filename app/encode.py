@@ -96,6 +96,7 @@ def _embed_image(model: Any, data: bytes) -> np.ndarray:
     import torch
     from torch.nn.functional import normalize
 
+    from gcl_toolkit.models.embed import embed_picture
+
     with torch.inference_mode(), Image.open(io.BytesIO(data)) as image:
-        pixels = torch.tensor(model.encoder.pixels(image.convert("RGB")))[None].to(model.device)
-        return normalize(model.encoder.encode_images(pixels).float(), dim=-1)[0].cpu().numpy()
+        return normalize(embed_picture(model.encoder, image.convert("RGB")), dim=-1).cpu().numpy()

@@ -1,5 +1,6 @@
 """Vectors as fields: columns, folders of `gcl embed`, files of others, adapters."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import save_file
 from torch.nn.functional import normalize
 
@@ -247,6 +249,20 @@ def test_texts_without_vectors_are_embedded_by_the_encoder_of_the_others(shop, d
     np.testing.assert_allclose(
         model.embed(shop["zero_shot"].corpus, "right"), model.embed(data["zero_shot"].corpus, "right"), atol=5e-3
     )
+
+
+def test_a_picture_is_embedded_as_the_products_with_it(shop, data, trained, monkeypatch):
+    model = GCLModel("vectors:dimension=16")
+    list(train(model, data["in_domain"], steps=1, batch=16))
+    model.eval().right = Fields(image=1.0)
+    monkeypatch.setattr(embed, "tower", lambda spec: trained if spec == {"name": "small"} else None)
+    stored = shop["in_domain"].corpus["image"][3].as_py()["bytes"]
+    with Image.open(io.BytesIO(stored)) as image, torch.inference_mode():
+        found = normalize(embed.embed_picture(model.encoder, image.convert("RGB")), dim=-1)
+    np.testing.assert_allclose(found, model.embed(data["in_domain"].corpus, "right")[3], atol=5e-3)
+    model.encoder.inputs["right_image"].pop("encoder")
+    with pytest.raises(UserError, match="search by text"):
+        embed.embed_picture(model.encoder, Image.new("RGB", (8, 8)))
 
 
 @pytest.mark.parametrize(

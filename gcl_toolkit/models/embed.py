@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from PIL import Image
 
 from gcl_toolkit.data.columns import present
 from gcl_toolkit.data.fields import Fields
@@ -66,6 +67,22 @@ def embed_field(
             encoded = encoder.encode(values[field].to(device), side, field).float().cpu()
             vectors.append(encoded.masked_fill(~found[field][:, None], torch.nan)[: len(block)].numpy())
     return np.concatenate(vectors) if vectors else np.empty((0, encoder.dimension), np.float32)
+
+
+def embed_picture(encoder: Encoder, image: Image.Image) -> torch.Tensor:
+    """The vector of one RGB picture: D numbers, not normalised. An adapter's pictures are embedded first by the encoder
+    that made its vectors of pictures; UserError if it has none."""
+    if not isinstance(encoder, VectorEncoder):
+        pixels = torch.tensor(encoder.pixels(image))[None].to(next(encoder.parameters()).device)
+        return encoder.encode_images(pixels)[0].float()
+    for name, about in encoder.inputs.items():
+        if about.get("tower") == "image" and "encoder" in about:
+            side, _, field = name.partition("_")
+            device = next(encoder.parameters()).device
+            return encoder.encode_vectors(embed_picture(tower(about["encoder"]), image)[None].to(device), side, field)[
+                0
+            ]
+    raise UserError("this adapter has no vectors of pictures whose encoder is known; search by text")
 
 
 def with_vectors_of(encoder: Encoder, table: pa.Table, fields: Iterable[str], side: str) -> pa.Table:
