@@ -1,5 +1,6 @@
 """A method is a value: controls are derived from it and differ in one thing; one from outside is found everywhere."""
 
+import re
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from gcl_toolkit.methods import (
     GCL,
     KL,
     METHODS,
+    PAPER,
     RIVALS,
     Graded,
     Matrix,
@@ -26,7 +28,7 @@ from gcl_toolkit.methods import (
     as_method,
     name_of,
 )
-from gcl_toolkit.studies.glossary import groups, meaning
+from gcl_toolkit.studies.glossary import IN_WORDS, groups, in_words, meaning
 from gcl_toolkit.studies.study import BASELINES, STUDIED, laboratory
 
 SETTING = {"scores": "weighting", "false negatives": "exclude_known", "all but the best scores": "top_only"}
@@ -81,6 +83,10 @@ def test_the_controls_and_what_they_are_called():
     assert METHODS["matrix-top"] == Matrix("constant", top_only=True)
     assert meaning("graded-noscores").startswith("graded - scores: ")
     assert meaning("clip").endswith("flatters")
+    assert {*IN_WORDS} == {DEFAULT, "matrix", *PAPER, *CONTROLS}
+    assert in_words("graded-noscores").startswith("graded - scores: trained on relevance")
+    assert not [text for text in IN_WORDS.values() if re.search("matrix|step|softmax|weight 1|negatives", text)]
+    assert in_words("siglip") == meaning("siglip")
 
 
 @pytest.mark.parametrize(

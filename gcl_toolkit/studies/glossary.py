@@ -28,6 +28,20 @@ BASELINES_MEAN = {
     "oracle": "the listed products in the order of their scores: the ceiling",
 }
 WARNINGS = {"clip": "takes known positives for negatives, so a gain over it alone flatters"}
+_ALL = "all relevant products of a query at once"
+IN_WORDS = {
+    "graded": f"trained on scores: {_ALL}, each to be closer to the query than products with lower scores",
+    "graded-noscores": f"trained on relevance: {_ALL}, each to be closer to the query than all others",
+    "matrix": f"trained on scores: {_ALL}, the better ones with more weight",
+    "matrix-noscores": f"trained on relevance: {_ALL}, with equal weight",
+    "matrix-top": "trained on the best products of each query only, all of them at once",
+    "gcl-linear": "trained with the paper's loss: one relevant product of a query at a time, weighted by its score",
+    "gcl-reciprocal": "trained with the paper's loss: one relevant product at a time, weighted by 1 / position",
+    "clip": "trained like CLIP: one relevant product of a query at a time, all with equal weight",
+    "clip-masked": "trained like CLIP, but other relevant products of the query aren't pushed away from it",
+    "clip-top": "trained like CLIP on the best products of each query only",
+}
+"""Method -> what it learns from, for readers who don't know the losses."""
 PAPER_GAINS = {
     "in_domain": "+29.3 %",
     "novel_query": "+6 to +10 %",
@@ -48,6 +62,12 @@ def meaning(method: str) -> str:
         return ""
     derived = f"{' - '.join(DERIVED[method])}: " if method in DERIVED else ""
     return "; ".join(filter(None, (derived + about, WARNINGS.get(method))))
+
+
+def in_words(method: str) -> str:
+    """As `meaning`, for readers who don't know the losses."""
+    derived = f"{' - '.join(DERIVED[method])}: " if method in DERIVED else ""
+    return derived + IN_WORDS[method] if method in IN_WORDS else meaning(method)
 
 
 def groups(methods: Iterable[str]) -> list[tuple[str, list[str]]]:

@@ -65,12 +65,12 @@ def write_bundle(
             progress(f"embedding with {method}")
             name = run.parent.name
             entry, layout = _write_model(part / "systems" / name, run, parts, weights, plane)
-            systems[name], plane = {"about": glossary.meaning(method), **entry}, plane or layout
+            systems[name], plane = {"about": glossary.in_words(method), **entry}, plane or layout
         for name in dict.fromkeys(["bm25", *opened.config.methods]):
             if name in BASELINES and name != "untrained":
                 rankings = _baseline(name, opened, parts, seed)
                 depth = write_ranking(part / "systems" / name, parts, rankings)
-                systems[name] = {"about": glossary.meaning(name), "kind": "baseline", "depth": depth} | NO_MODEL
+                systems[name] = {"about": glossary.in_words(name), "kind": "baseline", "depth": depth} | NO_MODEL
         path = opened.folder / "results.json"
         results = read_results(path) if path.is_file() else None
         made = {"command": results.command, "date": results.date} if results else {}
