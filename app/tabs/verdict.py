@@ -199,18 +199,17 @@ def _slices(service: Service, state: State, found: Verdict) -> str:
 
 def _by_models(service: Service, state: State) -> str:
     """The verdict by each language model's grades, corrected by those of people; "" without one."""
-    rows = []
+    texts, rows = "", []
     for name, found in by_models(service, state).items():
-        if isinstance(found, str):
-            rows.append(cells(safe(name), safe(found), *["–"] * 3))
-            continue
-        each = [found.difference, *found.variants.values()]
-        shown = [f"{signed(d.difference)} <small>{_range(d.low, d.high)}</small>" for d in each]
-        notes = "".join(f"<br><small>{safe(text)}</small>" for text in found.warnings)
-        rows.append(cells(safe(name), f"{safe(found.sentence)}{notes}", *shown))
-    corrected = term(service, "corrected", "Corrected by people’s grades")
-    heads = ["Judge", corrected, "Difference", "Judge alone", "People alone"]
-    return f"<h3>By a language model’s grades</h3>{grid('Language models', heads, rows)}" if rows else ""
+        notes = [found] if isinstance(found, str) else [found.sentence, *found.warnings]
+        texts += f'<p class="note"><b>{safe(name)}</b> {safe(". ".join(notes))}.</p>'
+        if not isinstance(found, str):
+            each = [found.difference, *found.variants.values()]
+            shown = [f"{signed(d.difference)} <small>{_range(d.low, d.high)}</small>" for d in each]
+            rows.append(cells(safe(name), *shown))
+    heads = ["Judge", term(service, "corrected", "Corrected by people’s grades"), "Judge alone", "People alone"]
+    table = grid("Language models", heads, rows) if rows else ""
+    return f"<h3>By a language model’s grades</h3>{texts}{table}" if texts else ""
 
 
 def _judges(service: Service) -> str:
