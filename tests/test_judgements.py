@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -79,13 +80,28 @@ def test_two_processes_append_at_once_and_each_reads_the_other(path):
         assert [*json.loads(line)] == [*COLUMNS]
 
 
+def test_a_process_waits_while_another_appends(path):
+    fcntl = pytest.importorskip("fcntl")
+    Judgements(path).grade("q", "p", 1, "me")
+    before = path.read_bytes()
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writer = threading.Thread(target=Judgements(path).grade, args=("q", "p", 2, "ann"))
+        writer.start()
+        writer.join(0.5)
+        assert writer.is_alive()
+        assert path.read_bytes() == before
+    writer.join()
+    assert Judgements(path).revision == 2
+
+
 def test_the_last_grade_of_a_judge_counts_and_the_median_of_judges_rounds_down(path):
     judgements = Judgements(path)
     judgements.grade("q", "p", 0, "ann")
     judgements.grade("q", "p", 3, "ann")
     assert pairs(judgements) == {("q", "p"): 3}
-    judgements.grade("q", "p", 2, "bob")
-    assert pairs(judgements) == {("q", "p"): 2}
+    judgements.grade("q", "p", 0, "bob")
+    assert pairs(judgements) == {("q", "p"): 1}
     judgements.grade("q", "p", 4, "cy")
     assert pairs(judgements) == {("q", "p"): 3}
     judgements.grade("q", "p", 0, "lm:some-model@12ab")
@@ -94,7 +110,7 @@ def test_the_last_grade_of_a_judge_counts_and_the_median_of_judges_rounds_down(p
     machine = judgements.grades(lambda name: name.startswith("lm:"))
     assert machine["product_id"].tolist() == ["p", "other"]
     judgements.grade("q", "p", None, "cy")
-    assert pairs(judgements) == {("q", "p"): 2}
+    assert pairs(judgements) == {("q", "p"): 1}
     assert set(judgements.last()["judge"]) == {"ann", "bob", "lm:some-model@12ab"}
 
 

@@ -172,6 +172,14 @@ def test_the_human_queries_that_are_needed_settle_it():
     assert found.sentence.endswith(f"about {found.needed:,} more human-judged queries would settle it")
     assert found.warnings == ["with fewer than 30 human-judged queries the interval is unreliable"]
     d, z = found.difference, 1.959964 + 0.841621
+    rows = random_order(people.query_ids)[:20]
+    sides = [
+        [lists.measured(people.rankings[name], NDCG @ 10).iloc[chosen] for name in "AB"]
+        for lists, chosen in ((judge, slice(None)), (people, rows))
+    ]
+    estimate = corrected(*sides)[1]
+    error = (estimate.residual / (20 + found.needed) + estimate.judge) ** 0.5
+    assert z * error == pytest.approx(abs(d.difference), rel=0.05)
     assert found.detectable == pytest.approx(z * (d.high - d.low) / 2 / 2.1009, rel=1e-3)  # Student's, 18 degrees
     kept = np.isin(every.qrel_query, random_order(people.query_ids)[: 20 + found.needed])
     names = ("qrel_query", "qrel_product", "qrel_grade")

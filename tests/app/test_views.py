@@ -181,6 +181,11 @@ def test_a_language_models_grades_are_corrected_by_those_of_people(folder, tmp_p
             for q, p in zip(query.tolist(), product.tolist(), strict=True)
             if q in rows
         )
+    row, item, score = (service.bundle.qrels[name].iat[0] for name in ("query", "item", "score"))
+    known = service.bundle.queries["query_id"].iat[row], names[item]
+    service.judgements.append([Judgement(*known, 0 if score else 4, "lm:kind@0")])
+    by_model = service.qrels_by("lm:kind@0")
+    assert by_model.score[(by_model.query == row) & (by_model.product == item)].tolist() == [score]
     (found,) = verdicts.by_models(service, state).values()
     assert found.human == 30
     alone, people = found.variants["judge alone"].difference, found.variants["people alone"].difference
