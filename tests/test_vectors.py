@@ -22,7 +22,10 @@ from gcl_toolkit.data.vectors import VectorFolder, fingerprints, with_vectors
 from gcl_toolkit.errors import DataError, UserError
 from gcl_toolkit.models import embed
 from gcl_toolkit.models.embed import embed_field, embed_into
+from gcl_toolkit.models.encoders import make_encoder
 from gcl_toolkit.serving.export import export
+from gcl_toolkit.studies.study import StudyConfig, read_study, study
+from gcl_toolkit.studies.worlds import World
 from gcl_toolkit.training.runs import Run
 
 RIGHT = Fields(image=0.5, title=0.5)
@@ -227,8 +230,9 @@ def test_an_adapter_learns_and_is_loaded_as_it_was(data, tmp_path, map):
         assert np.array_equal(model.embed(table, side), again.embed(table, side))
 
 
-def test_the_low_rank_map_starts_as_the_pretrained_space(data, trained):
-    model = GCLModel("vectors:map=low-rank", right=Fields(title=1))
+@pytest.mark.parametrize("map", ["linear", "mlp", "low-rank"])
+def test_every_map_starts_at_the_pretrained_space(data, map):
+    model = GCLModel(f"vectors:map={map}", right=Fields(title=1))
     model.encoder.learn_vectors(
         {"left": (data["in_domain"].queries, model.left), "right": (data["in_domain"].corpus, model.right)}
     )
@@ -236,6 +240,45 @@ def test_the_low_rank_map_starts_as_the_pretrained_space(data, trained):
         torch.from_numpy(np.concatenate(vector_parts(data["in_domain"].corpus["title_vector"]))).float(), dim=1
     )
     np.testing.assert_allclose(model.embed(data["in_domain"].corpus, "right"), expected, atol=1e-5)
+
+
+def test_only_vectors_in_the_space_of_the_queries_stay_in_it():
+    def inputs(size, other="small"):
+        return {
+            "left_query": {"dimension": 8, "encoder": {"name": "small"}},
+            "right_title": {"dimension": 8, "encoder": {"name": other}},
+            "right_image": {"dimension": size, "encoder": {"name": "small"}},
+        }
+
+    def start(inputs, **options):
+        encoder = make_encoder("vectors", inputs=inputs, **options)
+        return encoder.dimension, {key for key, one in encoder.maps.items() if not one.linear.weight.any()}
+
+    assert start(inputs(12)) == (8, {"left_query", "right_title"})
+    assert start(inputs(8)) == (8, {"left_query", "right_title", "right_image"})
+    assert start(inputs(12, "other")) == (256, set())
+    assert start(inputs(12), dimension=8) == (8, set())
+    again = make_encoder(**make_encoder("vectors", inputs=inputs(12)).spec)
+    assert (again.dimension, again.maps["right_title"].near, again.maps["right_image"].near) == (8, True, False)
+
+
+def test_untrained_is_the_vectors_as_they_are(data, tmp_path):
+    """And an adapter without any pretrained space is no method of its own."""
+    options = {"methods": ("untrained",), "right": Fields(title=1.0)}
+    for _ in study([World("shop", data)], StudyConfig(encoder="vectors", **options), tmp_path):
+        pass
+    table = read_study(tmp_path)
+    for split, ranked in data.items():
+        queries, products = (
+            np.concatenate(vector_parts(column)).astype(np.float32)
+            for column in (ranked.queries["query_vector"], ranked.corpus["title_vector"])
+        )
+        cosine_QxN = queries @ (products / np.linalg.norm(products, axis=1, keepdims=True)).T
+        best = ranked.product_ids[cosine_QxN.argmax(axis=1)]
+        tops = table[table["split"] == split].set_index("query_id")["top"]
+        assert np.mean([tops[query][0] == first for query, first in zip(ranked.query_ids, best, strict=True)]) > 0.95
+    with pytest.raises(UserError, match="'untrained' needs vectors of one encoder and dimension"):
+        list(study([World("shop", data)], StudyConfig(encoder="vectors:dimension=8", **options), tmp_path / "other"))
 
 
 def test_texts_without_vectors_are_embedded_by_the_encoder_of_the_others(shop, data, trained, monkeypatch):
@@ -409,11 +452,12 @@ def test_fingerprints_see_every_change(shop):
 # -- export ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_exported_adapter_ranks_alike_in_numpy_and_onnx(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("encoder", ["vectors", "vectors:dimension=16"])
+def test_an_exported_adapter_ranks_alike_in_numpy_and_onnx(data, tmp_path, monkeypatch, encoder):
     """The code of the model card, without torch, and the ONNX files."""
     import onnxruntime
 
-    model, split = GCLModel("vectors:dimension=16"), data["zero_shot"]
+    model, split = GCLModel(encoder), data["zero_shot"]
     list(train(model, data["in_domain"], steps=3, batch=32, run=Run(tmp_path / "run")))
     assert set(export(tmp_path / "run", tmp_path / "out")["onnx"]) == {"left_query", "right_image", "right_title"}
     monkeypatch.chdir(tmp_path / "out")

@@ -16,13 +16,19 @@ from gcl_toolkit.errors import DataError, UserError, unknown
 from gcl_toolkit.models.small import Encoder
 
 MAPS = ("linear", "low-rank", "mlp")
+DIMENSION = 256
+"""Of the embeddings, where no product has vectors in the space of the queries'."""
 
 
 class VectorEncoder(Encoder):
     """A trained map for each field and side, from its vectors to `dimension` numbers.
 
-    map: "linear"; "low-rank", x + B A x with B = 0 at first, so that it starts as the pretrained space, of which all
-    fields must have the same dimension; "mlp", linear with a residual of one hidden layer.
+    map: "linear"; "low-rank", x + B A x with B = 0 at first, of which all fields must have the same dimension; "mlp",
+    linear with a residual of one hidden layer.
+    dimension: of the embeddings. By default training starts at the pretrained space: where products have vectors of the
+    encoder and dimension of the queries' (`of_queries`), the embeddings have this dimension, and these fields' linear
+    maps are x + W x with W = 0 at first; where they have none, it is 256. With a given dimension all maps are random at
+    first, and with few training queries what the encoder knows about other queries is lost.
     rank: of the low-rank map. dropout: share of a vector's numbers that are zeroed in training.
     inputs: what the maps take, learnt from the training data by `learn_vectors`: "left_query" -> {"dimension": 384,
     "of": "query", "encoder": {...}, "tower": "text"}. A field that isn't a vector is read from the column FIELD_vector,
@@ -35,7 +41,7 @@ class VectorEncoder(Encoder):
     def __init__(
         self,
         *,
-        dimension: int = 256,
+        dimension: int | None = None,
         map: str = "linear",
         rank: int = 32,
         dropout: float = 0.2,
@@ -44,25 +50,29 @@ class VectorEncoder(Encoder):
         super().__init__()
         if map not in MAPS:
             raise unknown("map", map, MAPS)
-        self.dimension, self.map, self.rank = dimension, map, rank
+        self.given, self.map, self.rank = dimension, map, rank
+        self.dimension = dimension or DIMENSION
         self.dropout, self.maps = nn.Dropout(dropout), nn.ModuleDict()
         self.inputs: dict[str, dict[str, Any]] = {}
         self._set_inputs(inputs or {})
 
     @property
     def spec(self) -> dict[str, Any]:  # type: ignore[override]
-        options = {name: getattr(self, name) for name in ("dimension", "map", "rank", "inputs")}
-        return {"name": "vectors", **options, "dropout": self.dropout.p}
+        options = {name: getattr(self, name) for name in ("map", "rank", "inputs")}
+        return {"name": "vectors", "dimension": self.given, **options, "dropout": self.dropout.p}
 
     def _set_inputs(self, inputs: Mapping[str, dict[str, Any]]) -> None:
         self.inputs = dict(inputs)
         sizes = {key: about["dimension"] for key, about in inputs.items()}
+        near = of_queries(inputs) if self.given is None else []
+        if near:
+            self.dimension = sizes[near[0]]
         if self.map == "low-rank" and sizes:
             self.dimension = next(iter(sizes.values()))
             if {*sizes.values()} != {self.dimension}:
                 listed = ", ".join(f"{key} {size}" for key, size in sizes.items())
                 raise UserError(f"map=low-rank needs fields of one dimension, but there are {listed}; use map=linear")
-        self.maps = nn.ModuleDict({key: _MAPS[self.map](size, self) for key, size in sizes.items()})
+        self.maps = nn.ModuleDict({key: _MAPS[self.map](size, self, key in near) for key, size in sizes.items()})
 
     def learn_vectors(self, sides: Mapping[str, tuple[pa.Table, Fields]]) -> None:
         if self.inputs:
@@ -123,35 +133,52 @@ class VectorEncoder(Encoder):
         return self.maps[f"{side}_{field}"](vectors)
 
 
+def of_queries(inputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The inputs with the encoder and dimension of the first query field, which is one of them; [] if no product field
+    has these."""
+    spaces = {key: (about["dimension"], about.get("encoder")) for key, about in inputs.items()}
+    query = next((space for key, space in spaces.items() if key.startswith("left_")), None)
+    near = [key for key, space in spaces.items() if space == query]
+    return near if any(key.startswith("right_") for key in near) else []
+
+
 def _named(encoder: Mapping[str, Any]) -> str:
     return " ".join(str(value) for value in encoder.values() if value) or "an unknown encoder"
 
 
 class _Linear(nn.Module):
-    """Vectors at length sqrt(D), dropout, a linear map."""
+    """Vectors at length sqrt(D), dropout, a linear map; near: added to the vectors, and 0 at first."""
 
-    def __init__(self, size: int, encoder: VectorEncoder):
+    def __init__(self, size: int, encoder: VectorEncoder, near: bool):
         super().__init__()
         self.dropout, self.linear = encoder.dropout, nn.Linear(size, encoder.dimension, bias=False)
+        self.near = near
+        if near:
+            nn.init.zeros_(self.linear.weight)
 
     def forward(self, vectors_NxD: Tensor) -> Tensor:
-        return self.linear(self.dropout(scaled(vectors_NxD)))
+        vectors_NxD = scaled(vectors_NxD)
+        mapped = self.linear(self.dropout(vectors_NxD))
+        return vectors_NxD + mapped if self.near else mapped
 
 
 class _MLP(_Linear):
-    def __init__(self, size: int, encoder: VectorEncoder):
-        super().__init__(size, encoder)
+    def __init__(self, size: int, encoder: VectorEncoder, near: bool):
+        super().__init__(size, encoder, near)
         hidden = nn.Linear(size, 2 * encoder.dimension)
         last = nn.Linear(2 * encoder.dimension, encoder.dimension, bias=False)
         self.residual = nn.Sequential(hidden, nn.GELU(), encoder.dropout, last)
+        if near:
+            nn.init.zeros_(last.weight)
 
     def forward(self, vectors_NxD: Tensor) -> Tensor:
-        dropped = self.dropout(scaled(vectors_NxD))
-        return self.linear(dropped) + self.residual(dropped)
+        return super().forward(vectors_NxD) + self.residual(self.dropout(scaled(vectors_NxD)))
 
 
 class _LowRank(nn.Module):
-    def __init__(self, size: int, encoder: VectorEncoder):
+    near = True
+
+    def __init__(self, size: int, encoder: VectorEncoder, near: bool):
         super().__init__()
         self.dropout = encoder.dropout
         self.down, self.up = nn.Linear(size, encoder.rank, bias=False), nn.Linear(encoder.rank, size, bias=False)

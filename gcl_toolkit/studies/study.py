@@ -24,13 +24,14 @@ from gcl_toolkit.files import writable_folder, write_json
 from gcl_toolkit.measure.baselines import BM25, oracle_top_k, random_top_k, texts
 from gcl_toolkit.measure.evaluate import DEPTH, METRICS, MeasureDev, measure_ranking, rankings
 from gcl_toolkit.methods import CONTROLS, METHODS, PAPER, Method, as_method
+from gcl_toolkit.models.adapter import VectorEncoder
 from gcl_toolkit.models.model import GCLModel
 from gcl_toolkit.options import split_options
 from gcl_toolkit.studies.workers import side_by_side
 from gcl_toolkit.studies.worlds import World, WorldSpec
 from gcl_toolkit.training.config import MachineConfig, TrainConfig, Tuning
 from gcl_toolkit.training.runs import Run
-from gcl_toolkit.training.train import train
+from gcl_toolkit.training.train import learn_vocabulary, train
 from gcl_toolkit.training.version1 import METHODS as RENAMED
 
 BASELINES = ("random", "bm25", "oracle", "untrained")
@@ -125,6 +126,8 @@ class Task:
             machine, data = self.config.machine, world.splits["in_domain"]
             for record in train(model, data, self.method, settings, machine=machine, run=run, watch=watch):
                 yield Progress(self.world, self.name, self.seed, record["step"], settings.steps)
+        elif model:
+            _as_pretrained(model, world.splits["in_domain"])
         training = {"train_seconds": time.perf_counter() - started, "train_cpu_seconds": time.process_time() - cpu}
         self._measured(world, model).to_parquet(self.folder / "per_query.parquet")
         write_json(done, {"fingerprint": fingerprint, **training, "total_seconds": time.perf_counter() - started})
@@ -189,6 +192,19 @@ def study(worlds: Sequence[World], config: StudyConfig, folder: str | Path, *, j
     yield from side_by_side(tasks, {world.name: world for world in worlds}, jobs)
     tables = [pd.read_parquet(task.folder / "per_query.parquet") for task in tasks]
     pd.concat(tables, ignore_index=True).to_parquet(folder / "per_query.parquet")
+
+
+def _as_pretrained(model: GCLModel, data: RankedData) -> None:
+    """Make an adapter the identity, for which all its vectors must be in one space; other encoders stay as they are."""
+    learn_vocabulary(model, data)
+    if isinstance(model.encoder, VectorEncoder):
+        for key, one in model.encoder.maps.items():
+            if not one.near:
+                size = model.encoder.inputs[key]["dimension"]
+                raise UserError(
+                    f"method 'untrained' needs vectors of one encoder and dimension on both sides; {key} has {size} "
+                    "numbers of another space: leave it out (--right), or the method"
+                )
 
 
 def run_folder(study: Path, world: str, method: str, seed: int) -> Path:

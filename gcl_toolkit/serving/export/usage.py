@@ -34,7 +34,9 @@ def code(model: GCLModel) -> str:
     if isinstance(encoder, TextEncoder):
         prefixes = {"prefix": repr(encoder.prefixes["left"]), "product_prefix": repr(encoder.prefixes["right"])}
         return template("usage_transformers", **values, **prefixes, length=encoder.length)
-    return template("usage_vectors" if isinstance(encoder, VectorEncoder) else "usage_small", **values)
+    if isinstance(encoder, VectorEncoder):
+        return template("usage_vectors", **values, near=[key for key, one in encoder.maps.items() if one.near])
+    return template("usage_small", **values)
 
 
 def merged(model: GCLModel, differences: dict[str, float]) -> str:
