@@ -93,12 +93,16 @@ def picture(service: Service, item: int) -> str:
     return f'<img class="picture" alt="" width="96" height="96" loading="lazy" src="{source}">'
 
 
-def badge(product: Product) -> str:
+def badge(service: Service, product: Product) -> str:
     if product.score is None:
-        return '<span class="badge level0" title="the product is not in this query’s list">not listed</span>'
+        return f'<span class="badge level0" title="no score of this product for this query">{_unlisted(service)}</span>'
     return (
         f'<span class="badge level{product.level}" title="the product’s score for this query">{product.score:g}</span>'
     )
+
+
+def _unlisted(service: Service) -> str:
+    return "unjudged" if service.bundle.manifest["unlisted"] == "unjudged" else "not listed"
 
 
 def legend(service: Service) -> str:
@@ -109,7 +113,7 @@ def legend(service: Service) -> str:
         for level in range(1, LEVELS + 1)
         if low[level - 1] < after[level - 1] or level == LEVELS
     )
-    return f'<p class="legend">Score <span class="badge level0">not listed</span>{steps}</p>'
+    return f'<p class="legend">Score <span class="badge level0">{_unlisted(service)}</span>{steps}</p>'
 
 
 def values(ranking: Ranking, definitions: Mapping[Metric, str], other: Ranking | None = None) -> str:

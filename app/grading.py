@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 import numpy as np
+import pandas as pd
 
 from gcl_toolkit.app.service import Service
 from gcl_toolkit.app.state import State
@@ -46,12 +47,16 @@ def judgements(service: Service, form: str) -> str:
 
 
 def qrels(service: Service, state: State) -> str:
-    """All scores that the verdict uses for a split, as TREC lines: the bundle's, and the judgements made here."""
+    """All scores that the verdict uses for a split, the bundle's and those made here: TREC lines, or CSV where ids
+    contain spaces."""
     span, pairs = service.bundle.queries_of(state.split), service.qrels
     queries, products = service.bundle.queries["query_id"].to_numpy(), service.bundle.items["product_id"].to_numpy()
     chosen = slice(*np.searchsorted(pairs.query, [span.start, span.stop]))
-    rows = zip(*(column[chosen].tolist() for column in pairs), strict=True)
-    return "".join(f"{queries[query]} 0 {products[item]} {score:g}\n" for query, item, score in rows)
+    query, item, score = (column[chosen] for column in pairs)
+    table = pd.DataFrame({"query_id": queries[query], "product_id": products[item], "grade": score})
+    if any(len(name.split()) != 1 for ids in (table["query_id"], table["product_id"]) for name in ids.unique()):
+        return table.to_csv(index=False, lineterminator="\n")
+    return "".join(f"{query} 0 {product} {score:g}\n" for query, product, score in table.itertuples(index=False))
 
 
 def _kept(service: Service) -> Judgements:

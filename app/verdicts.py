@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -108,12 +109,11 @@ def letters(service: Service, state: State) -> dict[str, str]:
 
 
 def about(service: Service, name: str) -> str:
-    """A system in words; of a control, first the method that it is derived from."""
+    """A system in words, without the method that a control is derived from."""
     system = service.system(name)
     kinds = {"run": "a ranking from a file", "baseline": "a baseline without training"}
     words = system.about or kinds.get(system.kind, "a model trained by this study")
-    if " - " in words.partition(":")[0]:
-        words = words.replace(" - ", " without ", 1)
+    words = re.sub(r"^[^:]* - [^:]*: ", "", words)
     return f"{words[:1].upper()}{words[1:].rstrip('.')}."
 
 

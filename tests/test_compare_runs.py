@@ -159,6 +159,30 @@ def test_the_gate_fails_with_1_and_says_why_and_errors_are_2(files, tmp_path):
     assert err == "gcl: good.trec: its lines are 'query_id Q0 product_id rank score tag': this is a run, not qrels\n"
 
 
+def test_a_gate_that_could_never_fail_is_refused(files, tmp_path, capsys):
+    for allowed in ("nan", "-0.1"):
+        options = ("--qrels", "qrels.txt", "--out", str(tmp_path), "--fail-if-worse", allowed)
+        _, status, err = compared(capsys, files, "bad.trec", "good.trec", *options)
+        assert status == 2
+        assert err.startswith(f"gcl: --fail-if-worse is {allowed}; ")
+
+
+def test_equal_rankings_have_the_same_value_on_every_query(files, tmp_path, capsys):
+    twin = f"copy={files / 'good.trec'}"
+    lines, _, _ = compared(capsys, files, "good.trec", twin, "--qrels", "qrels.txt", "--out", str(tmp_path))
+    assert lines[0].endswith("(120 queries); they have the same value on every query")
+
+
+def test_queries_for_people_are_written_to_a_folder_that_does_not_exist_yet(files, tmp_path, capsys):
+    runs = [str(files / name) for name in ("good.trec", "bad.trec")]
+    options = ["--qrels", str(files / "qrels.txt"), "--products", str(files / "products.csv"), "--for-human", "3"]
+    pd.DataFrame({"query_id": [f"q{q}" for q in range(QUERIES)], "query": "mug"}).to_csv(tmp_path / "queries.csv")
+    options += ["--queries", str(tmp_path / "queries.csv")]
+    main(["judge", *runs, *options, "--judgements", str(tmp_path / "new" / "grades.jsonl")])
+    assert "of 3 queries to grade" in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "new" / "grades.people.csv")["query_id"].nunique() == 3
+
+
 def test_the_gate_asks_for_the_lower_end_and_of_slices_for_a_significant_loss(files):
     data, rankings = read_systems(
         [str(files / n) for n in ("twin.trec", "bad.trec", "good.trec")], files / "qrels.txt", files / "products.csv"
@@ -198,7 +222,15 @@ def test_the_report_is_one_file_without_scripts_or_requests(files, tmp_path, cap
     text = " ".join(page.text.split())
     sentences = [line for line in lines if " than " in line]
     assert all(sentence in text for sentence in sentences)
-    for shown in ("category: shoe", "condensed list", "Largest losses: good against bad", "unjudged", "lamp 3"):
+    for shown in (
+        "2 systems against bad",
+        "p (Holm)",
+        "category: shoe",
+        "condensed list",
+        "Largest losses: good against bad",
+        "unjudged",
+        "lamp 3",
+    ):
         assert shown in text
     assert list(tmp_path.iterdir()) == [tmp_path / "verdict.html"]
 

@@ -84,7 +84,7 @@ def test_the_controls_and_what_they_are_called():
     assert meaning("graded-noscores").startswith("graded - scores: ")
     assert meaning("clip").endswith("flatters")
     assert {*IN_WORDS} == {DEFAULT, "matrix", *PAPER, *CONTROLS}
-    assert in_words("graded-noscores").startswith("graded - scores: trained on relevance")
+    assert in_words("graded-noscores").startswith("graded - scores: trained without scores")
     assert not [text for text in IN_WORDS.values() if re.search("matrix|step|softmax|weight 1|negatives", text)]
     assert in_words("siglip") == meaning("siglip")
 

@@ -155,6 +155,7 @@ TREC_LINE, QREL_LINE = "q1 Q0 d1 1 2.5 tag\n", "q1 0 d1 1\n"
         (read_run, "r.json", "[1]", r"it holds a list; a run is \{query: \{product: score\}\}"),
         (read_run, "r.json", '{"q": {"d": 1', "can't be read .* is the file complete"),
         (read_run, "r.json", '{"q": {"d": "high"}}', "query 'q', product 'd'.*'high' is not a valid number"),
+        (read_run, "r.json", '{"q": {"d": 1, "d": 2}}', "the key 'd' appears twice in an object"),
         (read_run, "r.txt", "", "the file is empty"),
         (read_run, "r.csv", "query_id,product_id,score\n", "the table has no rows"),
         (read_run, "r.csv", "query_id|product_id|score\nq|d|1\n", "separate columns by comma, semicolon or tab"),
@@ -163,13 +164,19 @@ TREC_LINE, QREL_LINE = "q1 Q0 d1 1 2.5 tag\n", "q1 0 d1 1\n"
         (read_run, "r.csv", "query_id,product_id,score\nq,d,\n", "row 0 .* is not a valid number"),
         (read_run, "r.csv", "query_id,product_id,score\nq,,1\n", "row 0: column 'product_id' is empty"),
         (read_run, "r.csv", "query_id,product_id,score\nq,d,1\nq,d,2\n", "row 1: query 'q' lists product 'd' twice"),
+        (read_run, "r.csv", "query_id;product_id;score\nq;d;1,5\n", "row 0 .*'1,5' is not .*; a score is expected"),
+        (read_run, "r.csv", "query_id,product_id,rank\nq,d,1\nq,e,1\n", "query 'q' has two products at one rank"),
+        (read_run, "r.csv", "query_id,product_id,rank\nq,d,-1\n", "row 0 .*'-1' is not .*; a rank is expected"),
+        (read_run, "r.csv", "query_id,product_id,rank,score\nq,d,1,.1\nq,e,2,.2\n", "scores rise with the ranks"),
+        (read_run, "r.txt", "q1 Q0 d1 1 2.5\n" * 2, "a TREC line has 6 columns"),
         (read_run, "r.txt", TREC_LINE * 2, "line 2: query 'q1' lists product 'd1' twice"),
         (read_run, "r.txt", TREC_LINE + "q1 Q0 d2 2 3.5 tag\n", "scores rise with the ranks.* negate distances"),
         (read_run, "r.txt", TREC_LINE + "q1 Q0 d2 2 1.5\n", "line 2: 5 columns"),
         (read_qrels, "r.trec", TREC_LINE, "this is a run, not qrels"),
         (read_qrels, "r.csv", "query_id,product_id,rank,score\nq,d,1,1\n", "it has a column 'rank': this is a run"),
-        (read_qrels, "q.csv", "query_id,product_id,grade\nq,d,-1\n", "row 0 .*: -1.0 is not a valid number"),
+        (read_qrels, "q.csv", "query_id,product_id,grade\nq,d,-1\n", "row 0 .*: '-1' is not .*; a grade of 0 or more"),
         (read_qrels, "q.json", '{"q": 3}', "entry 0 is not a judged query"),
+        (read_qrels, "q.json", '{"hits": {"hits": [{"_source": {}}, {"_source": {}}]}}', "it holds 2 judgement lists"),
         (read_qrels, "q.json", '{"judgmentRatings": [{"query": "q", "ratings": [{"rating": 1}]}]}', "has no docId"),
         (read_qrels, "q.csv", "query_id,product_id\nq,d\n", "no column holds the grade"),
     ],
@@ -190,7 +197,7 @@ def test_latin_1_and_missing_files_are_reported(tmp_path, read):
     with pytest.raises(DataError, match=r"nowhere.txt: no such file"):
         read(tmp_path / "nowhere.txt")
     (tmp_path / "run.gz").write_bytes(gzip.compress(TREC_LINE.encode()))
-    with pytest.raises(DataError, match=r"run.gz line \d+: the text is not UTF-8"):
+    with pytest.raises(DataError, match=r"run.gz: it is compressed .* unpack it"):
         read(tmp_path / "run.gz")
 
 
@@ -270,6 +277,26 @@ def test_a_faulty_product_table_is_reported(tmp_path):
     ):
         with pytest.raises(DataError, match=problem):
             systems({"a": A}, GRADES, written(tmp_path / "products.csv", text))
+
+
+def test_texts_that_are_missing_or_not_unique_are_reported(tmp_path):
+    path = tmp_path / "queries.csv"
+    data, _ = systems({"a": A}, GRADES, queries=written(path, "query_id,query\nq1,mug\n"))
+    assert data.card["notes"][1] == "1 of 2 queries have no text, such as 'q2'"
+    with pytest.raises(DataError, match=r"queries.csv: row 1: query 'q1' has two texts"):
+        systems({"a": A}, GRADES, queries=written(path, "query_id,query\nq1,mug\nq1,cup\n"))
+    with pytest.raises(DataError, match="two queries are 'mug'; give the qrels by query_id"):
+        systems({"a": A}, {"mug": {"p1": 1.0}}, queries=written(path, "query_id,query\nq1,mug\nq2,mug\n"))
+
+
+def test_what_is_not_compared_is_noted(tmp_path):
+    deep = {"q1": {f"p{rank}": -float(rank) for rank in range(1001)}, "q2": {"p2": 1.0}}
+    table = pd.DataFrame({"product_id": ["p1", "p2"], "tags": [["a"], ["b", "c"]]})
+    table.to_parquet(tmp_path / "products.parquet")
+    data, _ = systems({"a": deep}, GRADES, tmp_path / "products.parquet")
+    notes = " ".join(data.card["notes"])
+    assert "column 'tags' is not read" in notes
+    assert "of a, ranks below 1,000 are left out" in notes
 
 
 def test_systems_are_named_by_their_files_or_as_asked(tmp_path):

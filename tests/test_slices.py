@@ -27,9 +27,9 @@ def data(scores: dict[str, list[float]], texts=None, categories=("mug",)) -> Ran
 
 def test_the_head_are_the_fewest_queries_with_half_of_the_scores():
     made = slices(data({"a": [1.0], "b": [9.0, 1.0], "c": [2.0], "d": [5.0], "e": [2.0]}))
-    assert made["traffic"].to_dict() == {"a": "tail", "b": "head", "c": "tail", "d": "tail", "e": "tail"}
+    assert made["score sum"].to_dict() == {"a": "tail", "b": "head", "c": "tail", "d": "tail", "e": "tail"}
     made = slices(data({"a": [5.0], "b": [9.0, 1.0], "c": [2.0], "d": [5.0], "e": [2.0]}))
-    assert made["traffic"].to_dict() == {"a": "head", "b": "head", "c": "tail", "d": "head", "e": "tail"}
+    assert made["score sum"].to_dict() == {"a": "head", "b": "head", "c": "tail", "d": "head", "e": "tail"}
 
 
 def test_ranges_keep_equal_values_together_and_are_in_order():

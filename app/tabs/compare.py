@@ -84,7 +84,7 @@ def _row(service: Service, state: State, mark: str, product: Product, change: st
         f'<li class="hit level{product.level}" data-item="{product.item}" '
         f'title="{safe(product.title)} ({safe(product.product_id)})"><span class="rank">{product.rank}</span>'
         f'{picture(service, product.item)}<div class="text"><p class="title">{title}</p>'
-        f'<p class="facts">{badge(product) if scored else ""}{change}{cosine}</p>{grades}</div></li>'
+        f'<p class="facts">{badge(service, product) if scored else ""}{change}{cosine}</p>{grades}</div></li>'
     )
 
 

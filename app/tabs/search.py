@@ -31,7 +31,7 @@ def _card(service: Service, state: State, product: Product, scored: bool, widest
         f'<li class="card level{product.level}" data-item="{product.item}" '
         f'title="{safe(product.title)} ({safe(product.product_id)})">{picture(service, product.item)}'
         f'<span class="rank">{product.rank}</span>'
-        f"{badge(product) if scored else ''}"
+        f"{badge(service, product) if scored else ''}"
         f'<p class="title">{link(state, safe(product.title), item=str(product.item), id=f"card-{product.item}")}</p>'
         f'<p class="facts">{term(service, "cosine")} <b>{number(product.cosine)}</b></p>'
         f'<dl class="parts" title="each field’s share of the cosine">{parts}</dl></li>'

@@ -84,7 +84,8 @@ def _words(service: Service, state: State) -> str:
     chosen = [] if service.bundle.splits == ["all"] else [term(service, state.split, state.split.replace("_", "-"))]
     chosen += [] if state.division == "all" else [term(service, state.division)]
     chosen += [] if state.slice == "all" else [safe(state.slice)]
-    measured = f"Measured on these queries: {', '.join(chosen)}." if chosen else ""
+    about = service.bundle.manifest["splits"][state.split]["about"] if service.bundle.splits != ["all"] else ""
+    measured = f"Measured on these queries: {', '.join(chosen)}. {safe(about)}" if chosen else ""
     return (
         f'<p class="note">Each product has a {term(service, "score")} for a query, here up to {service.bounds[-1]:g}; '
         f"{missing}. {term(service, state.metric)} is 1 where the best products come first, 0 where none is shown. "
@@ -114,7 +115,8 @@ def _example(service: Service, state: State, kind: str, row: int) -> str:
         value = service.metrics(name)[state.metric].iat[row]
         first = [int(item) for item in service.system(name).ranking_QxK[row][:PICTURES] if item >= 0]
         products = "".join(
-            f'<span class="small" title="{safe(product.title)}">{picture(service, product.item)}{badge(product)}</span>'
+            f'<span class="small" title="{safe(product.title)}">{picture(service, product.item)}'
+            f"{badge(service, product)}</span>"
             for product in (service.judged_product(row, item) for item in first)
         )
         lines += f'<div class="line">{letter(mark)}<b title="{safe(state.metric)}">{number(value)}</b>{products}</div>'

@@ -101,6 +101,8 @@ def _judged(data: RankedData, lists: Lists, judge: str, qrels: Path, judgements:
 
 def reasons(verdicts: Sequence[Verdict], allowed: float) -> list[str]:
     """Why a gate that allows a loss of `allowed` fails, a line each; empty if it passes."""
+    if not allowed >= 0:
+        raise UserError(f"--fail-if-worse is {allowed}; the loss that is allowed is expected, 0 or more")
     failed = []
     for found in verdicts:
         if found.difference.low < -allowed:

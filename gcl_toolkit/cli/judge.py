@@ -16,6 +16,7 @@ from gcl_toolkit.curate.settings import KEYS, PER_REQUEST, ModelConfig, check_mo
 from gcl_toolkit.data.judgements import Judgements
 from gcl_toolkit.data.runs import read_systems
 from gcl_toolkit.errors import DataError, UserError
+from gcl_toolkit.files import writable_folder
 
 if TYPE_CHECKING:  # openai and httpx2 may not be installed
     from gcl_toolkit.curate.filling import Open
@@ -64,9 +65,10 @@ def judge_command(
 def _write_for_people(found: list[Open], path: Path) -> None:
     from gcl_toolkit.curate.filling import write_open
 
+    writable_folder(path.parent)
     write_open(found, path)
     size = f"{sum(len(one.products) for one in found):,} products of {len(found):,} queries"
-    console.print(f"{path}: {size} to grade from 0 to 4, here or in the app", soft_wrap=True)
+    console.print(f"{path}: {size} to grade from 0 to 4, in the app or here, to import in the app", soft_wrap=True)
 
 
 def _fill(found: list[Open], path: Path, config: ModelConfig) -> None:
@@ -81,7 +83,7 @@ def _fill(found: list[Open], path: Path, config: ModelConfig) -> None:
     size = f"{pairs:,} unjudged products of {len(found):,} queries"
     console.print(f"{size}; {requests:,} requests, if every answer is usable; {caps}", soft_wrap=True)
     file, ledger_path = Judgements(path), path.with_suffix(".ledger.sqlite")
-    ledger_path.parent.mkdir(parents=True, exist_ok=True)
+    writable_folder(ledger_path.parent)
     try:
         with closing(Ledger(ledger_path, config, [key])) as ledger, closing(Language(config, ledger, key)) as language:
             with progress() as bar:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from gcl_toolkit.data.columns import as_text, numbers
+from gcl_toolkit.data.columns import as_text
 from gcl_toolkit.data.findings import field_fault
 from gcl_toolkit.data.formats import Run, read_trec_qrels, read_trec_run
 from gcl_toolkit.data.tabular import FORMATS, lines, read_file
@@ -64,18 +64,22 @@ def read_run(path: str | Path) -> Run:
 
 
 def _trec_run(path: Path) -> Run:
+    run = read_trec_run(path)
+    fields = (line.split() for _, line in lines(path))
+    _check_order(path, ((query, rank, score) for query, _, _, rank, score, _ in fields))
+    return run
+
+
+def _check_order(path: Path, rows: Iterable[tuple[str, Any, Any]]) -> None:
     """A run whose scores rise with its ranks would be read upside down."""
-    run, rising, pairs = read_trec_run(path), 0, 0
-    last: tuple = ("", 0, 0.0)
-    for _, line in lines(path):
-        query, _, _, rank, score, _ = line.split()
-        here = (query, _number(rank), float(score))
+    rising, pairs, last = 0, 0, ("", 0.0, 0.0)
+    for query, rank, score in rows:
+        here = (query, _number(rank), _number(score))
         if here[0] == last[0] and here[1] > last[1] and here[2] != last[2]:
             rising, pairs = rising + (here[2] > last[2]), pairs + 1
         last = here
     if pairs and rising > 0.9 * pairs:
         raise DataError(f"{path}: scores rise with the ranks; larger scores are better in a run: negate distances")
-    return run
 
 
 def _json_run(path: Path) -> Run:
@@ -84,7 +88,7 @@ def _json_run(path: Path) -> Run:
         keys = f"an object with {', '.join(map(str, islice(found, 3)))}" if isinstance(found, dict) else "a list"
         hint = "; this is a judgement list, give it with --qrels" if _has_judgements(found) else ""
         raise DataError(f"{path}: it holds {keys}; a run is {{query: {{product: score}}}}{hint}")
-    return _checked(path, ((q, p, s) for q, row in found.items() for p, s in row.items()), lambda x: not math.isnan(x))
+    return _checked(path, ((q, p, s) for q, row in found.items() for p, s in row.items()), lambda x: x == x, "a score")
 
 
 def _table_run(path: Path, kind: str) -> Run:
@@ -96,10 +100,16 @@ def _table_run(path: Path, kind: str) -> Run:
         grade = next((name for name in GRADE if name in names), None)
         hint = f"{grade!r} is a grade: give qrels with --qrels" if grade else f"columns such as {', '.join(header)}"
         raise DataError(f"{path}: there is no column rank or score of a run; it has {', '.join(names)}; {hint}")
-    values = numbers(table[score or rank])
-    values = values if score else -values
-    rows = zip(ids_of(path, table, query), ids_of(path, table, product), values.tolist(), strict=True)
-    return _checked(path, rows, lambda x: not math.isnan(x))
+    queries, products = ids_of(path, table, query), ids_of(path, table, product)
+    scores, ranks = (table[name].to_pylist() if name else [] for name in (score, rank))
+    if score:
+        run = _checked(path, zip(queries, products, scores, strict=True), lambda x: x == x, "a score")
+        _check_order(path, zip(queries, ranks, scores, strict=False))
+        return run
+    run = _checked(path, zip(queries, products, ranks, strict=True), lambda x: x >= 0, "a rank")
+    if twice := next((name for name, row in run.items() if len({*row.values()}) < len(row)), None):
+        raise DataError(f"{path}: query {twice!r} has two products at one rank; number its products once, from 1")
+    return {name: {product: -at for product, at in row.items()} for name, row in run.items()}
 
 
 # -- qrels -------------------------------------------------------------------------------------------------------------
@@ -117,7 +127,7 @@ def read_qrels(path: str | Path) -> Run:
     else:
         read = {"json": lambda: _judgements(path, _json(path)), "quepid": lambda: _quepid(path)}
         rows = read.get(kind, lambda: _table_qrels(path, kind))()
-        qrels = _checked(path, rows, lambda x: math.isfinite(x) and x >= 0)
+        qrels = _checked(path, rows, lambda x: 0 <= x < math.inf, "a grade of 0 or more")
     if not qrels:
         raise DataError(f"{path}: the qrels are empty; {QRELS_FORMS} are expected")
     return qrels
@@ -128,7 +138,7 @@ def _table_qrels(path: Path, kind: str) -> Iterable[tuple[Any, Any, Any]]:
     query, product = column(path, table, QUERY, "query"), column(path, table, PRODUCT, "product")
     if "rank" in table.column_names:
         raise DataError(f"{path}: it has a column 'rank': this is a run, not qrels; {QRELS_FORMS} are expected")
-    values = numbers(table[column(path, table, GRADE, "grade")]).tolist()
+    values = table[column(path, table, GRADE, "grade")].to_pylist()
     return zip(ids_of(path, table, query), ids_of(path, table, product), values, strict=True)
 
 
@@ -149,7 +159,10 @@ def _has_judgements(found: Any) -> bool:
 def _judgements(path: Path, found: Any) -> Iterable[tuple[Any, Any, Any]]:
     """The rows of a judgement list: ranx, Quepid, OpenSearch's workbench (old and new form), rank_eval."""
     if isinstance(found, dict) and "hits" in found:  # the answer of OpenSearch when it is asked for the list
-        found = next((hit.get("_source", {}) for hit in found["hits"].get("hits", [])), {})
+        hits = found["hits"].get("hits", [])
+        if len(hits) != 1:
+            raise DataError(f"{path}: it holds {len(hits)} judgement lists; give a file with one")
+        found = hits[0].get("_source", {})
     if isinstance(found, dict):
         key = next((k for k in ("judgmentRatings", "judgmentScores", "requests", "queries") if k in found), None)
         found = found[key] if key else found
@@ -180,6 +193,8 @@ def kind_of(path: Path) -> str:
         raise DataError(f"{path}: no such file")
     with path.open("rb") as file:
         start = file.read(4)
+    if start[:2] == b"\x1f\x8b" or start == b"PK\x03\x04":
+        raise DataError(f"{path}: it is compressed (gzip, zip or Excel); unpack it, or save the table as CSV")
     if start == b"PAR1":
         return ".parquet"
     if path.suffix.lower() in (".lz4", ".json"):
@@ -207,11 +222,19 @@ def _json(path: Path) -> Any:
             import lz4.frame
 
             return cbor2.loads(lz4.frame.decompress(lz4.frame.decompress(path.read_bytes())))
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_object)
     except ImportError as error:
         raise UserError(f"{path}: reading it needs {error.name}; pip install cbor2 lz4") from None
     except (ValueError, RuntimeError) as error:
         raise DataError(f"{path}: can't be read ({first_line(error)}); is the file complete?") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} appears twice in an object")
+    return found
 
 
 def read_rows(path: Path, kind: str = "") -> pa.Table:
@@ -225,9 +248,11 @@ def read_rows(path: Path, kind: str = "") -> pa.Table:
 def column(path: Path, table: pa.Table, names: tuple[str, ...], what: str) -> str:
     found = next((name for name in names if name in table.column_names), None)
     if found is None:
-        cure = "separate columns by comma, semicolon or tab" if table.num_columns == 1 else f"name one {names[0]}"
+        cure = f"name one {names[0]} in the first line"
+        if table.num_columns == 1:  # TREC lines, too, of which the first is faulty
+            cure = "separate columns by comma, semicolon or tab; a TREC line has 6 columns (a run) or 4 (qrels)"
         seen = ", ".join(map(repr, table.column_names[:8]))
-        raise DataError(f"{path}: no column holds the {what}; it has {seen}; {cure}, in the first line")
+        raise DataError(f"{path}: no column holds the {what}; it has {seen}; {cure}")
     return found
 
 
@@ -242,14 +267,13 @@ def ids_of(path: Path, table: pa.Table, name: str) -> list[str]:
     return values
 
 
-def _checked(path: Path, rows: Iterable[tuple[Any, Any, Any]], good: Any) -> Run:
+def _checked(path: Path, rows: Iterable[tuple[Any, Any, Any]], good: Any, expected: str) -> Run:
     found: Run = {}
     for row, (query, product, value) in enumerate(rows):
         score = _number(value)
         if not good(score):
-            raise DataError(
-                f"{path}: row {row} (query {query!r}, product {product!r}): {value!r} is not a valid number"
-            )
+            where = f"row {row} (query {query!r}, product {product!r})"
+            raise DataError(f"{path}: {where}: {value!r} is not a valid number; {expected} is expected")
         products = found.setdefault(str(query), {})
         if str(product) in products:
             raise DataError(f"{path}: row {row}: query {query!r} lists product {product!r} twice; keep one row")

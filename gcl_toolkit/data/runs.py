@@ -117,7 +117,8 @@ def systems(
     """
     texts = _query_texts(queries) if queries else {}
     qrels = _by_id(qrels, runs, texts)
-    rows = _products(Path(products)) if products else pa.table({"product_id": pa.array([], pa.string())})
+    empty = pa.table({"product_id": pa.array([], pa.string())})
+    rows, notes = _products(Path(products)) if products else (empty, ())
     known = set(rows["product_id"].to_pylist())
     judged = {product for graded in qrels.values() for product in graded}
     if products:
@@ -136,12 +137,13 @@ def systems(
     ids |= dict.fromkeys(product for run in runs.values() for query in kept for product in run.get(query, ()))
     extra = pa.table({"product_id": pa.array([p for p in ids if p not in known], pa.string())})
     corpus = pa.concat_tables([rows, extra], promote_options="default")
-    data = _ranked_data(kept, qrels, corpus, texts, name, _notes(runs, qrels, kept, known, products))
+    notes = [*notes, *_notes(runs, qrels, kept, known, products, texts)]
+    data = _ranked_data(kept, qrels, corpus, texts, name, notes)
+    return data, {system: _rows(run, kept, data) for system, run in runs.items()}
+
+
+def _rows(run: Grades, queries: list[str], data: RankedData) -> np.ndarray:
     row_of = {product: row for row, product in enumerate(data.product_ids)}
-    return data, {system: _rows(run, kept, row_of) for system, run in runs.items()}
-
-
-def _rows(run: Grades, queries: list[str], row_of: Mapping[str, int]) -> np.ndarray:
     depth = min(max((len(run.get(query, ())) for query in queries), default=0), DEPTH)
     rows_QxK = np.full((len(queries), depth), -1, np.int32)
     for row, query in enumerate(queries):
@@ -162,7 +164,7 @@ def _ranked_data(
     return RankedData(pa.table(queries), corpus, pa.table(columns), name, {"notes": notes} if notes else {})
 
 
-def _products(path: Path) -> pa.Table:
+def _products(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
     table = read_rows(path)
     key = column(path, table, PRODUCT, "product")
     renamed = {key: "product_id"} | {
@@ -176,14 +178,18 @@ def _products(path: Path) -> pa.Table:
         row = next(row for row, product in enumerate(ids) if first[product] < row)
         raise DataError(f"{path}: row {row}: product {ids[row]!r} appears twice; keep one row a product")
     table = put(table, "product_id", pa.array(ids, pa.string()))
-    return usable_fields(table, path.parent)[0]
+    return usable_fields(table, path.parent)
 
 
 def _query_texts(path: str | Path) -> dict[str, str]:
     table, path = read_rows(Path(path)), Path(path)
     key = column(path, table, QUERY, "query's id")
     text = column(path, table, tuple(name for name in TEXT if name != key), "query's text")
-    return dict(zip(ids_of(path, table, key), as_text(table[text]).to_pylist(), strict=True))
+    found: dict[str, str] = {}
+    for row, (query, words) in enumerate(zip(ids_of(path, table, key), as_text(table[text]).to_pylist(), strict=True)):
+        if found.setdefault(query, words) != words:
+            raise DataError(f"{path}: row {row}: query {query!r} has two texts; keep one row a query")
+    return found
 
 
 def _by_id(qrels: Grades, runs: Mapping[str, Grades], texts: Mapping[str, str]) -> Grades:
@@ -191,6 +197,8 @@ def _by_id(qrels: Grades, runs: Mapping[str, Grades], texts: Mapping[str, str]) 
     if not texts or any(query in run for run in runs.values() for query in qrels):
         return qrels
     id_of = {text: query for query, text in texts.items()}
+    if twice := next((text for query, text in texts.items() if text in qrels and id_of[text] != query), None):
+        raise DataError(f"the qrels name queries by text, but two queries are {twice!r}; give the qrels by query_id")
     return {id_of.get(query, query): graded for query, graded in qrels.items()}
 
 
@@ -211,14 +219,23 @@ def _plain(name: str) -> str:
 
 
 def _notes(
-    runs: Mapping[str, Grades], qrels: Grades, kept: list[str], known: Collection[str], products: object
+    runs: Mapping[str, Grades],
+    qrels: Grades,
+    kept: list[str],
+    known: Collection[str],
+    products: object,
+    texts: Mapping[str, str],
 ) -> list[str]:
     notes = [f"{len(qrels) - len(kept):,} judged queries are in no run and are left out"] * (len(kept) < len(qrels))
+    if texts and (bare := [query for query in kept if query not in texts]):
+        notes.append(f"{len(bare):,} of {len(kept):,} queries have no text, such as {bare[0]!r}")
     for system, run in runs.items():
         if missing := sum(query not in run for query in kept):
             notes.append(f"{system} ranks nothing for {missing:,} of {len(kept):,} queries, where it counts 0")
         if unjudged := sum(query not in qrels for query in run):
             notes.append(f"{unjudged:,} queries of {system} are not judged and are left out")
+        if any(len(row) > DEPTH for row in run.values()):
+            notes.append(f"of {system}, ranks below {DEPTH:,} are left out")
     if products:
         absent = {p for run in runs.values() for query in kept for p in run.get(query, ()) if p not in known}
         if absent:

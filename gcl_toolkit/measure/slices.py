@@ -20,7 +20,7 @@ LEAST = 10
 def slices(data: RankedData, category: str | None = None) -> pd.DataFrame:
     """The slices of each query: one column a way of slicing, indexed by query_id.
 
-    traffic:  head or tail; the head is the smallest set of queries with half of the scores' sum (with all that tie).
+    score sum: head or tail; the head is the smallest set of queries with half of all scores' sum (with all that tie).
     judged:   the number of scored products, in three ranges with about equally many queries.
     words:    the number of words of the query's text, likewise.
     category: the most frequent `category` (a corpus column; of a path "A > B" its first part) of the best products.
@@ -30,14 +30,15 @@ def slices(data: RankedData, category: str | None = None) -> pd.DataFrame:
     rows = data.queries.num_rows
     mass_Q = np.bincount(query, weights=score, minlength=rows)
     labels: dict[str, Sequence[str]] = {
-        "traffic": _head_or_tail(mass_Q),
+        "score sum": _head_or_tail(mass_Q),
         "judged": _ranges(np.bincount(query, minlength=rows)),
     }
     if "query" in data.query_fields:
         labels["words"] = _ranges(np.array([len((text or "").split()) for text in data.queries["query"].to_pylist()]))
     if category is not None:
         if category not in data.corpus_fields:
-            raise UserError(f"the corpus has no column {category!r}; it has {', '.join(data.corpus_fields)}")
+            known = ", ".join(data.corpus_fields) or "only ids; give a table of products"
+            raise UserError(f"the corpus has no column {category!r}; it has {known}")
         best_Q = np.zeros(rows)
         np.maximum.at(best_Q, query, score)
         best = score >= best_Q[query]

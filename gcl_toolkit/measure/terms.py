@@ -25,7 +25,7 @@ GLOSSARY = {
     "DCG": "The scores of the first ten products, each divided by log2(rank + 1), summed.",
     "ideal order": "The query's products by their scores, the highest first: its NDCG is 1.",
     "unjudged": "A product that nobody graded for this query. Metrics count it as irrelevant, though it may not be.",
-    "unjudged@10": "The share of the first ten products that nobody graded for the query.",
+    "unjudged@10": "How many of the first ten products nobody graded for the query, on average.",
     "bounds": "The difference if all unjudged products of A were irrelevant and all of B perfect, and the reverse.",
     "condensed list": "The metric after the unjudged products are removed from the ranking.",
     "bpref": "How many judged irrelevant products are ranked above judged relevant ones; unjudged ones are ignored.",

@@ -29,17 +29,18 @@ BASELINES_MEAN = {
 }
 WARNINGS = {"clip": "takes known positives for negatives, so a gain over it alone flatters"}
 _ALL = "all relevant products of a query at once"
+_EACH, _ONE = "each relevant product of a query is to rank above those", "one relevant product of a query at a time"
 IN_WORDS = {
-    "graded": f"trained on scores: {_ALL}, each to be closer to the query than products with lower scores",
-    "graded-noscores": f"trained on relevance: {_ALL}, each to be closer to the query than all others",
-    "matrix": f"trained on scores: {_ALL}, the better ones with more weight",
-    "matrix-noscores": f"trained on relevance: {_ALL}, with equal weight",
+    "graded": f"trained on scores: {_EACH} with lower scores",
+    "graded-noscores": f"trained without scores: {_EACH} that aren't relevant",
+    "matrix": f"trained on scores: {_ALL}; those with higher scores count more",
+    "matrix-noscores": f"trained without scores: {_ALL}; all count the same",
     "matrix-top": "trained on the best products of each query only, all of them at once",
-    "gcl-linear": "trained with the paper's loss: one relevant product of a query at a time, weighted by its score",
-    "gcl-reciprocal": "trained with the paper's loss: one relevant product at a time, weighted by 1 / position",
-    "clip": "trained like CLIP: one relevant product of a query at a time, all with equal weight",
-    "clip-masked": "trained like CLIP, but other relevant products of the query aren't pushed away from it",
-    "clip-top": "trained like CLIP on the best products of each query only",
+    "gcl-linear": f"trained with the paper's loss: {_ONE}; those with higher scores count more",
+    "gcl-reciprocal": f"trained with the paper's loss: {_ONE}; the nearer to the top of the list, the more it counts",
+    "clip": f"trained like CLIP, without scores: {_ONE}; the others, relevant or not, are pushed away",
+    "clip-masked": f"trained like CLIP, without scores: {_ONE}; other relevant ones aren't pushed away",
+    "clip-top": "trained like CLIP on the best products of each query only; other relevant ones aren't pushed away",
 }
 """Method -> what it learns from, for readers who don't know the losses."""
 PAPER_GAINS = {

@@ -10,6 +10,7 @@ import numpy as np
 
 from gcl_toolkit.data.ranked_data import RankedData
 from gcl_toolkit.measure import unjudged
+from gcl_toolkit.measure.statistics import holm
 from gcl_toolkit.measure.terms import GLOSSARY
 from gcl_toolkit.measure.verdict import Lists, Verdict
 from gcl_toolkit.views.page import write_page
@@ -31,15 +32,15 @@ def write_verdict(
     """Write the page; groups: of systems that can't be separated (`measure.verdict.tied`); corrected: the verdicts by a
     language model's grades (`measure.verdict.corrected`)."""
     first = verdicts[0]
-    names = [*(found.a for found in verdicts), first.b]
     metric = str(first.metric)
     return write_page(
         path,
         "verdict.html",
         title=f"Is {first.a} better than {first.b}?"
         if len(verdicts) == 1
-        else f"{len(names)} systems against {first.b}",
+        else f"{len(verdicts)} systems against {first.b}",
         verdicts=verdicts,
+        holm=holm([found.difference.p_value for found in verdicts]).tolist(),
         groups=groups,
         corrected=corrected,
         corrected_means=GLOSSARY["corrected"],

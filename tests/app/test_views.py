@@ -2,6 +2,7 @@
 
 import re
 import time
+from dataclasses import replace
 from html import unescape
 
 import chrome
@@ -10,11 +11,12 @@ import pytest
 import runs_bundle
 from chrome import in_the_address, visit
 
-from gcl_toolkit.app import verdicts
+from gcl_toolkit.app import grading, verdicts
 from gcl_toolkit.app.draw import safe
 from gcl_toolkit.app.service import Service
-from gcl_toolkit.app.tabs import playground, queries, training, verdict
+from gcl_toolkit.app.tabs import compare, playground, queries, training, verdict
 from gcl_toolkit.data.judgements import Judgement, Judgements
+from gcl_toolkit.data.runs import read_qrels
 from gcl_toolkit.data.weighting import WEIGHTINGS
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.measure import statistics
@@ -107,6 +109,40 @@ def test_a_verdict_names_both_systems_the_score_and_examples_of_both_outcomes(se
 def test_zero_shot_is_explained_where_it_appears(trained):
     html = verdict.draw(trained, trained.state({"tab": "verdict", "split": "zero_shot", "division": "all"}))
     assert 'title="Queries and products both never seen in training.">zero-shot</abbr>' in html
+    assert "zero-shot. Queries and products both never seen in training." in text(html).replace(" .", ".")
+    other = verdict.draw(trained, trained.state({"tab": "verdict", "split": "in_domain", "division": "all"}))
+    assert "in-domain. Training queries on training products" in text(other).replace(" .", ".")
+
+
+def test_a_term_is_explained_where_nothing_can_hover(page, url):
+    """On a phone a tap focuses it, as Tab does on a keyboard."""
+    visit(page, url, tab="verdict")
+    score = page.locator(".term", has_text="score").first
+    score.focus()
+    shown = score.evaluate("term => getComputedStyle(term, '::after').content")
+    assert shown == f'"{score.get_attribute("title")}"'
+
+
+def test_a_product_without_a_grade_is_unjudged_in_rankings_and_not_listed_in_a_study(service, trained):
+    for of, word, other in ((service, "unjudged", "not listed"), (trained, "not listed", "unjudged")):
+        for tab in (verdict, compare):
+            html = tab.draw(of, of.state({"division": "all"}))
+            assert f">{word}</span>" in html
+            assert f">{other}</span>" not in html
+
+
+def test_exported_qrels_are_csv_where_ids_contain_spaces(service, tmp_path, monkeypatch):
+    state = service.state()
+    expected = read_qrels(written(tmp_path / "trec.txt", grading.qrels(service, state)))
+    items = service.bundle.items.assign(product_id="mug " + service.bundle.items["product_id"])
+    monkeypatch.setattr(service, "bundle", replace(service.bundle, items=items))
+    found = read_qrels(written(tmp_path / "spaces.txt", grading.qrels(service, state)))
+    assert found == {query: {f"mug {p}": grade for p, grade in row.items()} for query, row in expected.items()}
+
+
+def written(path, content):
+    path.write_text(content)
+    return path
 
 
 def test_slices_that_regressed_come_first_and_lead_to_their_queries(service):
@@ -150,7 +186,7 @@ def test_a_control_is_explained_by_what_it_lacks(trained):
     object.__setattr__(trained.system("clip"), "about", "graded - scores: the same, with weight 1")
     html = verdict.draw(trained, trained.state({"tab": "verdict", "split": "in_domain", "division": "all"}))
     assert "B was trained like A, but without scores: the difference shows what the scores bring." in html
-    assert "Graded without scores: the same, with weight 1." in html
+    assert "<p>The same, with weight 1.</p>" in html
 
 
 def test_the_judges_agreement_is_shown(folder, tmp_path):

@@ -7,7 +7,7 @@ manifest.json       schema, splits, systems, control (the baseline), unlisted ("
 items.parquet       product_id, text fields, position of the picture in thumbnails.bin; each split is a range of rows
 queries.parquet     split, query_id, division, text fields; each split is a range of rows
 qrels.parquet       query and item (row numbers), score
-slices.parquet      one row per query, one column per way of slicing (traffic, judged, words, category)
+slices.parquet      one row per query, one column per way of slicing (score sum, judged, words, category)
 thumbnails.bin      small pictures, one after the other
 systems/<name>/     ranking.npy (item rows of every query, best first, int32, padded with -1); of a model also
                     history.parquet (one row per step), <field>.npy (items x D, float16, L2-normalised, zero where
