@@ -29,7 +29,8 @@ SITE = ROOT / "site"
 DOCUMENTS = ("*.md", "docs/*.md", "docs/lessons/*.md", "notebooks/README.md", "data/README.md")
 EXTRAS = ("tables", "fenced-code-blocks", "header-ids", "cuddled-lists")
 NAV = """<nav style="padding: .5rem"><a href="{up}index.html">GCL Toolkit</a> ·
-<a href="{up}notebooks/index.html">notebooks</a> · <a href="{up}api/gcl_toolkit.html">API</a></nav>"""
+<a href="{up}docs/LEARN.html">learn</a> · <a href="{up}notebooks/index.html">notebooks</a> ·
+<a href="{up}api/gcl_toolkit.html">API</a></nav>"""
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>
 :root {{ color-scheme: light dark }}
@@ -38,10 +39,11 @@ pre {{ overflow-x: auto; padding: .8rem; border: 1px solid #8886; font-size: .8r
 :not(pre) > code {{ overflow-wrap: anywhere }} img {{ max-width: 100% }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto }}
 td, th {{ padding: .2rem .6rem; border: 1px solid #8886 }}
+@media (max-width: 34rem) {{ table {{ font-size: .85rem }} td, th {{ padding: .2rem .35rem }} }}
 </style>{nav}{body}</html>
 """
 SLIDES = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Slides</title><style>
+<title>{title}</title><style>
 @page { size: 13.33in 7.5in; margin: 0 } html { scroll-snap-type: y mandatory }
 body { margin: 0; font: clamp(16px, 2.1vw, 30px)/1.45 system-ui, sans-serif; background: #fff; color: #111 }
 section { box-sizing: border-box; height: 100vh; padding: 4vh 7vw; scroll-snap-align: start; break-after: page;
@@ -53,6 +55,23 @@ img { display: block; max-width: 100%; max-height: 60vh; margin: auto }
   const step = { ArrowRight: 1, PageDown: 1, ArrowLeft: -1, PageUp: -1 }[key];
   if (step) scrollBy({ top: step * innerHeight });
 })</script>"""
+SHEET = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>
+:root { color-scheme: light dark } @page { size: A4; margin: 13mm 16mm } @media print { nav { display: none } }
+@media screen { table { display: block; overflow-x: auto } section + section { margin-top: 4em } }
+body { font: 10pt/1.4 system-ui, sans-serif; max-width: 44rem; margin: auto; padding: 0 1rem 2rem }
+@media print { body { max-width: none; padding: 0 } section + section { break-before: page } }
+h1 { font-size: 1.5em; margin: 0 0 .3em } h2 { font-size: 1.15em; margin: 1em 0 .3em; break-after: avoid }
+p, ul { margin: .45em 0 } code { white-space: nowrap }
+blockquote { margin: .5em 0; padding: .3em .9em; border: 1px solid #888 } p, li, tr, blockquote { break-inside: avoid }
+table { border-collapse: collapse; margin: .5em 0 }
+td, th { border: 1px solid #888; padding: .15em .6em; text-align: left }
+td:empty::after { content: "\\a0"; line-height: 1.7 }
+table:has(td:empty) { width: 100% } td:first-child { white-space: nowrap }
+.blank { display: inline-block; max-width: 100%; border-bottom: 1px solid }
+</style>""" + NAV.format(up="../")
+PRINTED = {"slides": SLIDES, "exam": SHEET, "exam_key": SHEET, "handouts": SHEET}
+"""Documents to project or to print -> how their page starts. A line of --- starts a new slide or sheet of paper."""
 LESSONS = ROOT / "docs/lessons"
 SCRIPT = '<link rel="stylesheet" href="lesson.css"><script type="module" src="lesson.js"></script>'
 PYTHON = {
@@ -91,7 +110,7 @@ def write(source: Path, text: str) -> None:
 
 def documents() -> list[Path]:
     paths = [path for pattern in DOCUMENTS for path in sorted(ROOT.glob(pattern))]
-    return [path for path in paths if path.name != "slides.md"]
+    return [path for path in paths if path.stem not in PRINTED]
 
 
 def document(source: Path) -> str:
@@ -103,8 +122,8 @@ def document(source: Path) -> str:
     return PAGE.format(title=title, nav=NAV.format(up=up), body=body)
 
 
-def slides(name: str = "slides") -> None:
-    """The slides as one HTML page and, where there is Chromium, as PDF. `![](NOTEBOOK#3)` is its third figure."""
+def printed(name: str) -> Path:
+    """The page of slides or of sheets of paper. `![](NOTEBOOK#3)` is the third figure of a notebook."""
 
     def figure(match: re.Match) -> str:
         cells = json.loads((ROOT / f"notebooks/{match[1]}.ipynb").read_text())["cells"]
@@ -113,10 +132,15 @@ def slides(name: str = "slides") -> None:
         return f'<img alt="" src="data:image/png;base64,{pictures[int(match[2]) - 1].strip()}">'
 
     text = re.sub(r"!\[\]\((\w+)#(\d+)\)", figure, (ROOT / f"docs/{name}.md").read_text())
+    text = re.sub("_{3,}", lambda line: f'<span class="blank" style="width: {len(line[0]) / 2}em">&nbsp;</span>', text)
     parts = [f"<section>{markdown2.markdown(part, extras=EXTRAS)}</section>" for part in text.split("\n---\n")]
-    page = SITE / f"docs/{name}.html"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(SLIDES + "".join(parts))
+    title = html.escape(text.split("\n", 1)[0].lstrip("# "))
+    write(ROOT / f"docs/{name}.md", PRINTED[name].replace("{title}", title) + "".join(parts))
+    return SITE / f"docs/{name}.html"
+
+
+def pdf(page: Path) -> None:
+    """The page as PDF, where there is Chromium."""
     if chromium := shutil.which("chromium") or shutil.which("google-chrome"):
         options = ("--headless", "--no-sandbox", "--no-pdf-header-footer", f"--print-to-pdf={page.with_suffix('.pdf')}")
         subprocess.run([chromium, *options, page.as_uri()], check=True, capture_output=True)
@@ -175,7 +199,8 @@ def main() -> None:
     shutil.rmtree(SITE, ignore_errors=True)
     for source in documents():
         write(source, document(source))
-    slides()
+    for name in PRINTED:
+        pdf(printed(name))
     lessons()
     for source in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         page = HTMLExporter().from_filename(str(source))[0]

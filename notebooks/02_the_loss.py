@@ -128,9 +128,9 @@ panels = {"rows (2)": rows, "columns (3)": columns, "their sum": rows + columns}
 figures.matrices({name: matrix.numpy() for name, matrix in panels.items()}, "query", "product")
 
 # %% [markdown]
-# *Each number is the derivative of the loss with respect to one similarity. Training moves against the gradient: cells
-# below 0 (blue) are pulled together, cells above 0 (vermilion) are pushed apart. Look at the last column: nothing pulls
-# product 3, and every query but its own pushes it away.*
+# *Each number is the derivative of the loss with respect to one similarity, rounded; 0 is less than .0005. Training moves
+# against the gradient: cells below 0 (blue) are pulled together, cells above 0 (vermilion) are pushed apart. Look at the last
+# column: nothing pulls product 3, and every query but its own pushes it away.*
 #
 # In the row part each row sums to 0: what the right product gains, the others lose. In the column part each column sums
 # to 0.
@@ -143,8 +143,12 @@ assert library[3, 3] > -1e-9, "a weight of 0 pulls nothing together"
 assert (library[:3, 3] > 0).all(), "and yet its product is pushed away by the other queries"
 
 # %% [markdown]
-# The answer is (c). In the rows of the other queries the last product is one of the wrong answers, and the weight of
-# *those* rows is not 0. A weight of 0 does not remove a pair from the batch. It makes its product an ordinary negative.
+# <details><summary>The answer</summary>
+#
+# (c). In the rows of the other queries the last product is one of the wrong answers, and the weight of *those* rows is not 0.
+# A weight of 0 does not remove a pair from the batch. It makes its product an ordinary negative.
+#
+# </details>
 #
 # ## From similarities to vectors
 #

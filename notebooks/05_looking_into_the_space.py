@@ -12,6 +12,7 @@
 # possible. The pictures are beautiful, and people see structure in them. Some of this structure is real.
 
 # %%
+import itertools
 import os
 import warnings
 
@@ -21,6 +22,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
 from gcl_toolkit import Fields, GCLModel, load
+from gcl_toolkit.data.pictures import read
 from gcl_toolkit.training.train import train
 from gcl_toolkit.views import figures
 from gcl_toolkit.views.space import centred, kept
@@ -30,7 +32,7 @@ with warnings.catch_warnings(action="ignore"):  # about optional packages
 
 MODE = os.environ.get("GCL_MODE", "full")  # tiny: small, for tests
 SEED = int(os.environ.get("GCL_SEED", 0))
-POINTS, PRODUCTS, STEPS = (400, 450, 60) if MODE == "tiny" else (600, 1200, 150)
+POINTS, PRODUCTS, STEPS = (400, 450, 100) if MODE == "tiny" else (600, 1200, 150)
 
 
 def on_a_plane(vectors_NxD):
@@ -97,9 +99,14 @@ assert silhouettes["random points in a square"] > 0.3, (
 )
 
 # %% [markdown]
-# The answer is (c). The last number explains it: if *any* set of points on a plane is divided into five pieces, the silhouette
-# is about 0.35, because pieces of a plane are compact. The number describes the plane. **Measure in the space what you claim
-# about the space.**
+# <details><summary>Your prediction: (a), (b) or (c)?</summary>
+#
+# (c). The last number explains it: if *any* set of points on a plane is divided into five pieces, the silhouette is about 0.35,
+# because pieces of a plane are compact. The number describes the plane.
+#
+# </details>
+#
+# **Measure in the space what you claim about the space.**
 #
 # ## What a map keeps
 #
@@ -135,47 +142,46 @@ print(f"noise: from scratch {mine:.3f}, library {library:.3f}")
 assert abs(mine - library) < 0.005, "equation (2) is the library's (except for ties)"
 
 # %% [markdown]
-# Now something with structure: the titles of a shop, embedded by a model that was trained to find them by query.
+# Now something with structure: the pictures of a shop, embedded by a model that was trained to find them by query.
 
 # %%
 shop = load("shop", seed=SEED, products=PRODUCTS, queries=PRODUCTS // 3, per_query=30)
 data = shop["in_domain"]
 
 
-def learn(field, steps, learning_rate=None):
-    """The queries, and the products by one field, in the space of a model trained on it."""
-    model = GCLModel("small", right=Fields(**{field: 1.0}), seed=SEED)
+def learn(steps, learning_rate=None):
+    """The queries and the pictures in the space of a model that was trained on them."""
+    model = GCLModel("small", right=Fields(image=1.0), seed=SEED)
     settings = {"steps": steps, "batch": 96, "learning_rate": learning_rate, "seed": SEED}
     for _ in train(model, data, "graded", **settings):
         pass
     return model.embed(data.queries, "left"), model.embed(data.corpus, "right")
 
 
-_, titles = learn("title", steps=100)
-title_map = on_a_plane(titles)
+queries, pictures = learn(STEPS)
+picture_map = on_a_plane(pictures)
 
 # %%
-chance = 10 / (len(titles) - 1)
+chance = kept_by_library(pictures, rng.random((len(pictures), 2)))  # a map of random places
 shares = {
-    "titles, trained": kept_by_library(titles, title_map),
+    "pictures, trained": kept_by_library(pictures, picture_map),
     "noise": kept_by_library(noise, noise_map),
-    "chance": chance,
+    "random places": chance,
 }
 print({name: f"{value:.2f}" for name, value in shares.items()})
-assert shares["titles, trained"] > 5 * chance, "the map keeps far more than chance"
-assert shares["titles, trained"] < 0.95, "and loses some neighbours"
+assert shares["pictures, trained"] > 5 * chance, "the map keeps far more than chance"
+assert shares["pictures, trained"] < 0.95, "and loses some neighbours"
 
 # %% [markdown]
 # This map keeps nearly two thirds of the neighbours. So it is meaningful; but when two points are close on it, you do not know
 # whether they are close in the space. Even the map of noise keeps more than chance, since UMAP tries to keep neighbours
 # whether or not they mean anything. Report the share beside every map that you show. The library's app does.
 #
-# Does the map show structure that we know to exist? Colour it by category. The model never saw categories, only titles; most
+# Does the map show structure that we know to exist? Colour it by category. The model never saw categories, only queries; most
 # of them name one.
 
 # %%
 categories = np.array(data.corpus["category"].to_pylist())
-shuffled = rng.permutation(categories)
 common = pd.Series(categories).value_counts().index[:5]
 
 
@@ -186,41 +192,53 @@ def rank_of(names):
 
 figures.clouds(
     {
-        "five categories": (title_map, rank_of(categories)),
-        "the same, shuffled": (title_map, rank_of(shuffled)),
+        "five categories": (picture_map, rank_of(categories)),
+        "the same, shuffled": (picture_map, rank_of(rng.permutation(categories))),
     },
     names=list(common),
 )
 
 # %% [markdown]
-# *Each mark is a title on the same map; five categories have a colour and shape, the others are grey dots. Left, the true
-# categories; right, the categories shuffled. If you cannot tell the two apart, the map shows nothing about categories.*
+# *Each mark is a picture on the same map; five categories have a colour and shape, the others are grey dots. Left, the true
+# categories: some lie together, but the island on the right (it may be elsewhere for you) holds all five. Right, the categories shuffled. If you cannot tell
+# the two panels apart, the map shows nothing about categories.*
+#
+# What is the island on the right, if not a category? Its pictures are those with a dark background. Both are guesses from a map:
+# measure them **in the space**, and compare with shuffled values.
 
 
 # %%
-def same_category(vectors, names, k=10):
-    """The share of the k nearest neighbours (by cosine) in the category of the point."""
+def same_value(vectors, values_N, k=10):
+    """The share of the k nearest neighbours (by cosine) that have the value of the point."""
     cosine_NxN = vectors @ vectors.T
     np.fill_diagonal(cosine_NxN, -np.inf)
     near_NxK = np.argsort(-cosine_NxN, axis=1)[:, :k]
-    return (names[near_NxK] == names[:, None]).mean()
+    return (values_N[near_NxK] == values_N[:, None]).mean()
 
 
-true_share, by_luck = same_category(titles, categories), same_category(titles, shuffled)
-print(f"neighbours of the same category: {true_share:.2f}, shuffled {by_luck:.2f}")
-assert true_share > 2 * by_luck, "in the space, neighbours share their category"
+corners = [read(image)[0, 0].mean() for image in data.corpus["image"].to_pylist()]
+attributes = {
+    "category": categories,
+    "background": np.where(np.array(corners) < 150, "dark", "light"),
+}
+same = {name: same_value(pictures, values) for name, values in attributes.items()}
+shuffled = {
+    name: same_value(pictures, rng.permutation(values)) for name, values in attributes.items()
+}
+print("neighbours that share it:")
+print(pd.DataFrame({"true": same, "shuffled": shuffled}).round(2))
+assert same["category"] > 1.5 * shuffled["category"], "neighbours share their category"
+assert same["background"] > shuffled["background"] + 0.1, "neighbours share their background"
 
 # %% [markdown]
-# The claim is now measured *in the space*, and compared with the same data with shuffled labels. The map raised the question;
-# it did not answer it.
+# Both guesses hold in the space. The map raised the question; it did not answer it. Note the last number: most backgrounds are
+# light, so even shuffled neighbours usually share theirs. A share means nothing without the share that chance gives.
 #
 # ## Two islands: the modality gap
 #
-# Now the pictures: we train a model to find them by query, and put queries and pictures on one map.
+# Now put queries and pictures on one map.
 
 # %%
-before = learn("image", steps=1, learning_rate=1e-9)  # untrained: the step changes nothing
-queries, pictures = learn("image", STEPS)
 joint_map = on_a_plane(np.concatenate([queries, pictures]))
 centred_map = on_a_plane(np.concatenate([centred(queries), centred(pictures)]))
 side = np.array([0] * len(queries) + [1] * len(pictures))
@@ -230,8 +248,8 @@ figures.clouds(
 )
 
 # %% [markdown]
-# *Each mark is a query (circle) or a picture (diamond). Left, they share no island: no query has a picture beside it. Right, the
-# mean of each side was subtracted first.*
+# *Each mark is a query (circle) or a picture (diamond). Left, hardly any query has a picture beside it. Right, the mean of each
+# side was subtracted first.*
 #
 # Is the model broken? Look at the space.
 
@@ -242,6 +260,7 @@ def apart(queries, pictures):
     return np.linalg.norm(queries.mean(axis=0) - pictures.mean(axis=0))
 
 
+before = learn(1, learning_rate=1e-9)  # untrained: the step changes nothing
 direction = queries.mean(axis=0) - pictures.mean(axis=0)
 middle = (queries.mean(axis=0) + pictures.mean(axis=0)) / 2
 right_side = np.concatenate(
@@ -256,7 +275,7 @@ print(
 print(f"points on the right side of one separating plane: {right_side.mean():.1%}")
 print(f"queries whose nearest neighbour is another query: {own_kind:.0%}")
 assert right_side.mean() > 0.95, "queries and pictures lie in two cones"
-assert apart(queries, pictures) > 0.7 * apart(*before), "training does not close the gap"
+assert apart(queries, pictures) > 0.4 * apart(*before), "training does not close the gap"
 assert own_kind > 0.8, "a query is nearer to other queries than to any picture"
 
 
@@ -271,7 +290,8 @@ assert own_kind > 0.8, "a query is nearer to other queries than to any picture"
 # $$
 #
 # Shifting all pictures by $\mu$ changes all scores of a query by the same number. No ranking changes, so the loss has no reason to
-# close the gap.
+# close the gap. It shrinks in training all the same, here to .6 of the distance and in 20 smaller shops to .55 to .9, but
+# one plane still has 99 % of the points on their right side.
 
 # %%
 moved = queries @ (pictures - pictures.mean(axis=0)).T - queries @ pictures.T
@@ -298,24 +318,80 @@ assert mixed[1] > mixed[0] + 0.01, "centred, they mix"
 # So for a joint map, centre each side first (`space.centred`; the app's map does). For *search*, leave the vectors unchanged:
 # `centred` also normalises them to length 1 again, and that changes rankings.
 #
-# ## Exercise
+# ## Exercises
 #
-# A colleague's map keeps 2 % of the neighbours: `kept` = .02 with 10 neighbours and 500 points. **What would points in random
-# places keep?**
+# **1.** A colleague's map keeps 2 % of the neighbours: `kept` = .02 with 10 neighbours and 500 points. **What do points in random
+# places keep**, on average, for any number of points and neighbours?
 
 
 # %%
-def by_chance(points, k=10):
-    """The share (2) that a map with its points in random places keeps on average."""
+def by_chance(points, k):
+    """The average of (2) for `points` points in random places; a point isn't its own neighbour; 1 <= k < points."""
     ### BEGIN SOLUTION
     return k / (points - 1)
     ### END SOLUTION
 
 
 # %%
-tries = [kept_by_library(noise, rng.random((POINTS, 2))) for _ in range(5)]
-print(f"random maps keep {np.mean(tries):.4f}; your answer {by_chance(POINTS):.4f}")
-assert abs(np.mean(tries) - by_chance(POINTS)) < 0.01, "exercise: what chance keeps"
+for points, k in ((6, 2), (12, 10), (5, 4), (16, 4), (500, 1)):
+    true = set(range(k))  # a random map chooses any k of the others
+    chosen = itertools.combinations(range(points - 1), k)
+    average = np.mean([len(true & set(near)) for near in chosen]) / k
+    assert np.allclose(by_chance(points, k), average, rtol=0, atol=1e-9), (
+        "exercise: what chance keeps"
+    )
+print("right")
+
+# %% [markdown]
+# **2.** Is the background, shared by nearly all neighbours, more visible to the model than the category? Shuffled, it is shared
+# by most, too. Put attributes on one scale: 1 where all neighbours share the value, and 0 for the share that shuffled values have
+# *on average over all shuffles*. Do not shuffle: this average depends on **how often each value occurs**, and on nothing else.
+
+
+# %%
+def above_chance(vectors, values_N, k=10):
+    """(share - chance) / (1 - chance); share: that of `same_value`, chance: its average over all shuffles of the values."""
+    ### BEGIN SOLUTION
+    count_C = np.unique(values_N, return_counts=True)[1]
+    chance = (count_C * (count_C - 1)).sum() / (len(values_N) * (len(values_N) - 1))
+    return (same_value(vectors, values_N, k) - chance) / (1 - chance)
+    ### END SOLUTION
+
+
+# %%
+for letters, k in (("aabbbb", 2), ("aaabbb", 2), ("abcdee", 1), ("abcdef", 2), ("aaaab", 3)):
+    few, values = rng.normal(size=(len(letters), 3)), np.array(list(letters))
+    every = [same_value(few, np.array(order), k) for order in itertools.permutations(letters)]
+    share = 1 - (1 - same_value(few, values, k)) / (1 - np.mean(every))
+    assert np.allclose(above_chance(few, values, k), share, rtol=0, atol=1e-9), (
+        "exercise: above chance"
+    )
+print({name: f"{above_chance(pictures, v):.2f}" for name, v in attributes.items()})
+
+# %% [markdown]
+# **3.** By (3), subtracting one vector from all pictures changes no ranking. `centred` subtracts their mean *and normalises to length
+# 1*. **Find a query and three pictures for which `centred(pictures)` puts another picture first.** (With two pictures this cannot
+# happen.) Two dimensions are enough: draw the pictures on a circle, and mark their mean.
+
+
+# %%
+def counterexample():
+    """A query (D) and three pictures (3 x D), all of length 1; before and after, the first leads by more than 0.05."""
+    ### BEGIN SOLUTION
+    return np.array([1.0, 0.0]), np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    ### END SOLUTION
+
+
+# %%
+query, three = (np.asarray(part, float) for part in counterexample())
+assert three.shape == (3, *query.shape), "exercise: a query and three pictures"
+lengths = np.linalg.norm(np.vstack([query, three]), axis=1)
+assert np.abs(lengths - 1).max() < 1e-6, "exercise: all of length 1"
+scores = {"before": three @ query, "centred": centred(three) @ query}
+print({name: values.round(2).tolist() for name, values in scores.items()})
+leads = [np.diff(np.sort(values))[-1] for values in scores.values()]
+assert min(leads) > 0.05, "exercise: the first leads by more than 0.05"
+assert scores["before"].argmax() != scores["centred"].argmax(), "exercise: another is first"
 
 # %% [markdown]
 # ## What can mislead you
@@ -327,7 +403,7 @@ assert abs(np.mean(tries) - by_chance(POINTS)) < 0.01, "exercise: what chance ke
 # If a finding needs a particular setting, it is due to the setting.
 #
 # **Colours are convincing.** Colours that are computed from the map (by k-means) always look right. Colours from outside
-# (categories) can be shuffled; do it.
+# (categories) can be shuffled; do it. And the colour that you chose need not be what separates the islands.
 #
 # **A gap is not a fault, and closing it is not a merit.** Models with a smaller modality gap are not better because of it. Measure
 # rankings.
@@ -345,6 +421,6 @@ assert abs(np.mean(tries) - by_chance(POINTS)) < 0.01, "exercise: what chance ke
 # ## Questions
 #
 # 1. A paper shows a map with six islands and silhouette .41, computed on the map. Which two numbers do you ask for?
-# 2. Why does (3) not cover a *change of length*? Give two pictures and a query for which it changes the order.
-# 3. The app's map keeps 40 % of the neighbours of 6,000 products. How many times chance is that?
+# 2. Why can `centred` never change the order of two pictures, if there are no others?
+# 3. The app's map keeps 40 % of the 10 nearest neighbours of 6,000 products. How many times chance is that?
 # 4. What would you see on the map if a model had learnt only the background colour of the pictures?

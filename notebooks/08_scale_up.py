@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gcl_toolkit.losses import gcl_loss
 from gcl_toolkit.losses.fast.ranks import cached_backward
@@ -154,15 +155,9 @@ print(f"dense and in tiles differ by {difference.abs().max():.0e} at most, gradi
 assert difference.abs().max() < 1e-9, "in tiles it is the same loss, with the same gradients"
 
 # %% [markdown]
-# The library uses the tiled form automatically when a batch is large. Saved measurements of large batches (512 dimensions,
-# forward and backward, 2026-11-22, one thread of a 2-core Intel Xeon, `benchmarks/loss.py`, more in
-# `docs/BENCHMARKS.md`):
-#
-# | pairs | in tiles | open_clip's loss | memory added, in tiles | open_clip's |
-# |---|---|---|---|---|
-# | 4,096 | 0.45 s | 0.98 s | | |
-# | 16,384 | 7.7 s | 14.8 s | 0.175 GB | 4.27 GB |
-# | 32,768 | 31.5 s | | 0.375 GB, inputs too | |
+# The library uses the tiled form automatically when a batch is large. A saved measurement: 16,384 pairs of 512 dimensions,
+# forward and backward, take 7.7 s and 0.18 GB in tiles, 14.8 s and 4.27 GB with open_clip's loss (one thread of an Intel Xeon,
+# `benchmarks/loss.py`).
 #
 # ## Second way: embed twice
 #
@@ -289,15 +284,19 @@ assert angles["accumulated"].iloc[-1] < 0.6, "later it points in another directi
 assert angles["cached"].min() > 1 - 1e-9, "caching never does"
 
 # %% [markdown]
-# The answer is (c). Once the model separates the easy wrong answers, the hard ones are left to learn: the few products that are
+# <details><summary>The answer</summary>
+#
+# (c). Once the model separates the easy wrong answers, the hard ones are left to learn: the few products that are
 # still confused with the right one. A batch of 512 contains them; with batches of 64, most of them are in another batch. For a
 # classifier the loss is a sum over examples, and (a) is right. Here it is not.
+#
+# </details>
 #
 # ## Third way: many GPUs
 #
 # With $R$ GPUs, each embeds $N / R$ of the pairs. The vectors are small, so the GPUs exchange them. Then each GPU computes its own
 # rows and columns of (1) in notebook 2, against all vectors, and the shares add up to the loss. No GPU ever holds more than
-# $N^2 / R$ similarities.
+# $2 N^2 / R$ similarities.
 
 
 # %%
@@ -334,39 +333,107 @@ assert abs(sum(shares) - gcl_loss(left, right, uneven, logit_scale=20.0).item())
 #    with estimates.
 # 5. After a power cut: `gcl train --resume runs/mine` continues after the last checkpoint.
 #
-# ## A pretrained text encoder
+# ## Exercises
 #
-# The small encoder is trained from scratch. `GCLModel("text:FOLDER", right=Fields(title=1.0))` uses a sentence encoder in Hugging
-# Face's format instead; the rest of the code stays the same. Saved measurement: MiniLM, fine-tuned for 60 steps of 32 on a
-# hundred real shopping queries with graded answers (`esci150_dev`; 2026-11-22, 2-core Intel Xeon, 2 seeds, `docs/RESULTS.md`):
-#
-# | | BM25 | not fine-tuned | `clip` | `clip-top` | `matrix-noscores` | `graded` |
-# |---|---|---|---|---|---|---|
-# | NDCG@10, mean of the splits | .576 | .649 | .665 | .673 | .671 | .674 |
-#
-# Fine-tuning helps. Training on the grades, and not only on the best ones, gains +.001 [-.008, +.010] over `clip-top`: too little
-# to be detected with a hundred queries (notebook 4).
-#
-# ## Exercise
-#
-# You have `gigabytes` of memory for the loss, and it keeps `matrices` matrices of float32. **What is the largest batch for the
-# dense loss?** Ignore the vectors: solve the first term of (1) for $N$.
+# **1.** You have `gigabytes` of memory for the loss, 1e9 bytes each, and it keeps `matrices` matrices of float32. **What is the
+# largest batch for the dense loss?** Ignore the vectors: solve the first term of (1) for $N$.
 
 
 # %%
 def largest_batch(gigabytes, matrices):
-    """The largest integer N with matrices * 4 * N ** 2 bytes <= gigabytes * 1e9 bytes."""
+    """The largest integer N whose matrices fit."""
     ### BEGIN SOLUTION
     return int((gigabytes * 1e9 / (4 * matrices)) ** 0.5)
     ### END SOLUTION
 
 
 # %%
-answers = [largest_batch(gigabytes, 2) for gigabytes in (8, 32, 128)]
-print("8, 32 and 128 GB, two matrices:", answers)
-assert answers == [31622, 63245, 126491], "exercise: four times the memory, twice the batch"
+for gigabytes, matrices in ((8, 2), (32, 2), (0.004, 1), (1, 3), (1e-9, 1)):
+    batch = largest_batch(gigabytes, matrices)
+    print(f"{gigabytes:g} GB, matrices: {matrices}, pairs: {batch:,}")
+    sizes = [4 * matrices * pairs**2 for pairs in (batch, batch + 1)]
+    assert sizes[0] <= 1e9 * gigabytes < sizes[1], (
+        "exercise: it fits, and one pair more does not"
+    )
+    assert batch % 1 == 0, "exercise: an integer"
 
 # %% [markdown]
+# **2.** The row half of the loss is $\frac{1}{2N} \sum_i w_i [\log \sum_j e^{S_{ij}} - S_{ii}]$, with the weights divided by their
+# mean. **Write its gradient with respect to the queries**, as the tiled loss does: tile after tile, with no tensor larger than
+# $N \times$ `tile` or $N \times D$. The sums come from `row_sums_in_tiles` above, so each tile of the softmax $P$ can be computed by
+# itself. Then follow equation (2) of notebook 2, the derivative with respect to $S$, and its equation (4), $s\,G R$.
+
+
+# %%
+def query_gradient(left, right, weight_N, logit_scale, tile):
+    """left, right: N x D. The gradient of the row half with respect to left, N x D."""
+    ### BEGIN SOLUTION
+    total_N = row_sums_in_tiles(left, right, logit_scale, tile)
+    mixture_NxD = -right
+    for part in right.split(tile):
+        mixture_NxD = (
+            mixture_NxD + (logit_scale * left @ part.T - total_N[:, None]).exp() @ part
+        )
+    return logit_scale * (weight_N / weight_N.sum())[:, None] * mixture_NxD / 2
+    ### END SOLUTION
+
+
+# %%
+class Largest(TorchDispatchMode):
+    """Inside a `with`, notes how many numbers the largest tensor has."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.numbers = max(self.numbers, result.numel())
+        return result
+
+
+for count, tile, logit_scale in ((333, 100, 20.0), (40, 7, 5.0), (5, 8, 1.0)):
+    queries, products, own_weights = left[:count], right[:count], uneven[:count]
+    with Largest() as largest:
+        mine = query_gradient(queries, products, own_weights, logit_scale, tile)
+    asked = queries.clone().requires_grad_()
+    row_N = (logit_scale * asked @ products.T).log_softmax(dim=1).diagonal()
+    (-(own_weights / own_weights.mean() * row_N).mean() / 2).backward()
+    difference = torch.as_tensor(mine) - asked.grad
+    print(f"{count} pairs, tile {tile}: largest tensor {largest.numbers:,} numbers")
+    assert difference.abs().max() < 1e-9, "exercise: the gradient of the queries"
+    assert largest.numbers <= count * max(tile, 16), "exercise: one tile at a time"
+
+# %% [markdown]
+# **3.** In a small batch a query meets its own product and $M - 1$ of the full batch's $N - 1$ wrong ones, drawn at random.
+# **Estimate the sum $\sum_j e^{S_{ij}}$ of its row in the full batch**, so that the estimate is right on average over all such
+# small batches. Return its logarithm. Similarities can be as large as 1,000.
+
+
+# %%
+def log_sum_from_sample(S_M, full):
+    """S_M: similarities of one query, its own product first, M >= 2; full: N, the size of the full batch."""
+    ### BEGIN SOLUTION
+    wrong = S_M[1:].logsumexp(dim=0) + np.log((full - 1) / (len(S_M) - 1))
+    return torch.logaddexp(S_M[0], wrong)
+    ### END SOLUTION
+
+
+# %%
+for parts, wrong, shift in ((8, 63, 0.0), (3, 1, 0.0), (1, 20, 0.0), (4, 5, 990.0)):
+    S_N = shift + 5 * torch.randn(1 + parts * wrong, dtype=torch.float64)
+    small = [torch.cat([S_N[:1], part]) for part in S_N[1:].split(wrong)]
+    estimates = [torch.as_tensor(log_sum_from_sample(S_M, len(S_N))).double() for S_M in small]
+    mean, full_sum = (
+        torch.stack(estimates).logsumexp(dim=0) - np.log(parts),
+        S_N.logsumexp(dim=0),
+    )
+    print(f"{parts} batches: log of the mean estimate {mean:.4f}, full batch {full_sum:.4f}")
+    assert abs(mean - full_sum) < 1e-9, "exercise: right on average"
+
+# %% [markdown]
+# This does not repair accumulation. If an estimate is right on average, its logarithm is too small on average, and the hardest
+# wrong product is still in only one of the small batches.
+#
 # ## What can mislead you
 #
 # **A larger batch is not always better.** A larger batch contains more wrong answers that are actually good ones, and with a

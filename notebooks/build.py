@@ -77,6 +77,14 @@ def with_setup(notebook, path: Path):
     return nbformat.v4.new_notebook(cells=cells)
 
 
+def with_address(text: str) -> str:
+    """A document whose links to Colab and Binder have the repository and version as they are now."""
+    place = (
+        r"(research\.google\.com/github/|mybinder\.org/v2/gh/)[\w.-]+/[\w.-]+(/blob)?/v[\w.]+"
+    )
+    return re.sub(place, rf"\g<1>{REPOSITORY}\g<2>/v{VERSION}", text)
+
+
 def for_students(notebook):
     """The notebook without solutions. "Run all" goes on after an exercise that isn't solved."""
     student = nbformat.from_dict(notebook)
@@ -153,6 +161,8 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--setup"]:
         for path in (*HERE.glob("[0-9]*.ipynb"), *HERE.glob("student/*.ipynb")):
             write(nbformat.read(path, as_version=4), path)
+        learn = HERE.parent / "docs/LEARN.md"
+        learn.write_text(with_address(learn.read_text()))
         sys.exit()
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
     os.environ["PYTHONPATH"] = str(HERE.parent)  # this checkout's library, not an installed one

@@ -34,20 +34,60 @@ HEAD = """\
 
 @contextlib.contextmanager
 def local_hub():
-    """Inside, the hub is a server of this process, with a replica of MarqoGS and an untrained CLIP, test/small-clip: for
-    notebook 10 in tiny mode, here and in kernels."""
+    """Inside, the hub is a server of this process, with the generated shop as MarqoGS and an untrained CLIP,
+    test/small-clip: for notebook 10 in tiny mode, here and in kernels."""
     import pytest
 
     from tests.hub import Hub
-    from tests.replicas import marqo_replica
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        marqo_replica(folder / "hub", queries=200)
+        shop_as_marqo(folder / "hub")
         small_clip(folder / "hub" / "models" / "test" / "small-clip")
         with Hub(folder / "hub") as hub, pytest.MonkeyPatch.context() as patch:
             hub.use(patch, folder / "cache")
             yield
+
+
+def shop_as_marqo(
+    folder: Path, queries: int = 200, products: int = 400, listed: int = 24
+) -> None:
+    """The generated shop in the layout that MarqoGS has on the hub: a fifth of the queries, half the products held out."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    from gcl_toolkit.curate.demo import Shop
+    from gcl_toolkit.data.sources.shop.draw import to_png
+    from tests.replicas import MARQO, PARTS, _readme
+
+    shop, data, sizes = Shop(products, queries), folder / MARQO / "data", {}
+    data.mkdir(parents=True)
+    pictures = [to_png(shop.catalogue.look(product), 64) for product in range(products)]
+    for split, (part, half) in PARTS.items():
+        rows = [
+            {
+                "image": {"bytes": pictures[product], "path": f"{product}.png"},
+                "query": query.text,
+                "product_id": str(product),
+                "position": position,
+                "title": shop.catalogue.titles[product],
+                "pair_id": f"{number}_{product}",
+                "score_linear": 101 - position,
+                "score_reciprocal": 1 / position,
+                "no_score": 1,
+                "query_id": str(number),
+            }
+            for number, query in enumerate(shop.queries)
+            if (number % 5 == 4) == part
+            for position, product in enumerate(shop.rankings[number][:listed].tolist(), 1)
+            if product % 2 == half
+        ]
+        table = pa.Table.from_pylist(
+            sorted(rows, key=lambda row: (row["query"], row["position"]))
+        )
+        sizes[split] = (table.num_rows, table.nbytes)
+        parquet.write_table(table, data / f"{split}-00000-of-00001.parquet", row_group_size=100)
+    (data.parent / "README.md").write_text(_readme(table.schema, sizes))
 
 
 def small_clip(folder: Path) -> None:
@@ -56,7 +96,7 @@ def small_clip(folder: Path) -> None:
     from safetensors.torch import save_file
 
     vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16, "head_width": 16}
-    text = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2}
+    text = {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2}
     config = {"embed_dim": 64, "vision_cfg": vision, "text_cfg": text}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

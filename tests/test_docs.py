@@ -171,7 +171,8 @@ def test_the_documents_of_the_site_have_no_broken_links(tmp_path, monkeypatch):
     for notebook in (build.ROOT / "notebooks").glob("*.ipynb"):
         build.write(notebook, "")
     build.write(build.ROOT / "api" / "gcl_toolkit.md", "")
-    build.slides()
+    for name in build.PRINTED:
+        build.printed(name)
     for source in build.documents():
         build.write(source, build.document(source))
     assert build.broken_links(tmp_path) == []

@@ -3,6 +3,7 @@ work in Chromium without an outside request."""
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 import threading
@@ -29,7 +30,7 @@ import metrics  # noqa: E402
 import score  # noqa: E402
 
 WRONG = {
-    "score-constant": ["order", "one", "random", "", "fal", "Fall "],
+    "score-constant": ["falls", "rises", "others", "", "sam", "Same "],
     "score-gap": ["0.0139", "0.28", "0.0416", "0.12", "-0.028", "four", "nan"],
     "metrics-ndcg": ["1", "0.5", "0.818e1", "0.82 of 1", "0.786", "0.922", "81"],
     "better-queries": ["56", "21", "225", "440", "882", "1764", ""],
@@ -107,6 +108,24 @@ def test_training_lowers_the_loss_on_the_circle():
 
     assert loss(frames[-1]) < loss(frames[len(frames) // 2]) < loss(frames[0])
     assert score.kendall(np.cos(frames[-1, 0] - frames[-1, 2:6]), np.array([4, 3, 2, 1])) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.03, 0.1, 0.15])
+@pytest.mark.parametrize("last", [10, 100])
+def test_the_figure_shows_what_the_lesson_says_over_its_whole_range(temperature, last):
+    """The order is lost with constant weights, and only with these; and the answer to exercise 1."""
+    for name in ("constant", "reciprocal", "log", "sqrt", "linear", "exponential"):
+        words = score.points(name, temperature, 2, 4, last)
+        assert ("the order is lost" if name == "constant" else "tau 1.00") in words, name
+    assert score.points("constant", temperature, 2, 4, last).count("<td>1.000</td>") >= 4
+    cosines = [re.findall(r"<td>([\d.]+)</td></tr>", score.points("constant", temperature, 2, 4, p)) for p in (10, 100)]
+    assert cosines[0] == cosines[1]
+
+
+def test_the_paired_interval_excludes_0_where_the_lesson_says():
+    low_and_high = [re.findall(r"paired</td>.*?<td>(-?[\d.]+)</td><td>(-?[\d.]+)</td></tr>", better.overlap(c, 100, 0))
+                    for c in (0, 0.9)]  # fmt: skip
+    assert float(low_and_high[0][0][0]) < 0 < float(low_and_high[1][0][0])
 
 
 def test_the_gap_is_tau_log_of_the_weight_ratio():
@@ -224,7 +243,7 @@ def lesson(site, browser):
         page.goto(f"{site[1]}{name}.html")
         page.locator("body.ready").wait_for(timeout=120_000)
         for result in page.locator("form[data-call] .result").all():
-            result.locator("table, svg").first.wait_for(timeout=60_000)
+            result.locator("table, svg").first.wait_for(state="attached", timeout=60_000)
         return page
 
     yield opened
@@ -239,13 +258,15 @@ def answered(page, exercise, right):
 
 def test_lesson_1_computes_and_checks(lesson):
     page = lesson("score")
+    assert not page.get_by_text("the order is lost").first.is_visible()  # before the reader has predicted
+    page.get_by_text("I have an answer").click()
     figure = page.locator("form[data-call='score.points']")
     assert "the order is lost" in figure.inner_text()
     figure.locator("select").select_option("reciprocal")
     figure.get_by_text("Kendall's tau 1.00").wait_for()
-    page.check("input[value=order]")
+    page.check("input[value=falls]")
     answered(page, "score-constant", False)
-    page.check("input[value=fall]")
+    page.check("input[value=same]")
     answered(page, "score-constant", True)
     page.fill("#score-row textarea", RIGHT["score-row"])
     answered(page, "score-row", True)
@@ -288,13 +309,13 @@ def test_the_site_has_no_answer_in_clear(site):
             text = path.read_text()
             assert "0.0277" not in text
             assert "row_loss(l" not in text.replace("row_loss(logits", "")
-            assert path.suffix == ".html" or '"fall"' not in text
+            assert path.suffix == ".html" or '"same"' not in text
 
 
 def test_the_slides_have_the_notebooks_figures_and_fit(site, browser):
     import build
 
-    build.slides()
+    build.pdf(build.printed("slides"))
     page = browser.new_page(viewport={"width": 1280, "height": 720})
     page.goto((build.SITE / "docs/slides.html").as_uri())
     spare = page.locator("section").evaluate_all("all => all.map(each => each.scrollHeight - each.clientHeight)")

@@ -30,6 +30,7 @@ from gcl_toolkit.data.sources import clicks
 from gcl_toolkit.losses import gcl_loss, graded_loss, matrix_loss
 from gcl_toolkit.losses.graded import lower_odds
 from gcl_toolkit.losses.matrix import ROWS, shares
+from gcl_toolkit.measure import statistics
 from gcl_toolkit.methods import CONTROLS, DEFAULT, GCL, Graded, Matrix, as_method, pairs
 from gcl_toolkit.views import figures
 from notebooks import build, facts
@@ -281,6 +282,23 @@ def test_facts_fail_when_the_bias_is_not_corrected(monkeypatch):
     assert not_failed(statements("07_learning_from_clicks"), messages) == []
 
 
+@pytest.mark.slow
+def test_facts_fail_when_the_statistics_are_wrong(monkeypatch):
+    """Notebook 11, with plain percentiles, a one-sided test and no correction."""
+    monkeypatch.setattr(statistics, "interval", percentiles)
+    monkeypatch.setattr(
+        statistics, "minimal_detectable_effect", lambda values: 2.49 * values.std() / len(values) ** 0.5
+    )
+    monkeypatch.setattr(statistics, "holm", np.asarray)
+    messages = ("plain percentiles promise too much", "equation (2) is the library's", "Holm is the library's")
+    assert not_failed(statements("11_how_sure"), messages) == []
+
+
+def percentiles(values, samples=1000):
+    means = np.random.default_rng(0).choice(values, (samples, len(values))).mean(axis=1)
+    return statistics.Interval(np.mean(values), *np.quantile(means, [0.025, 0.975]))
+
+
 def test_the_sabotage_hits_every_loss_that_a_notebook_trains_with():
     """A method of another class needs a sabotage of its own."""
     assert {type(as_method(name)) for name in (*CONTROLS, "matrix", DEFAULT)} == {GCL, Matrix, Graded}
@@ -317,6 +335,12 @@ def test_each_sabotage_changes_what_is_learnt(name, broken):
 
 # -- exercises ---------------------------------------------------------------------------------------------------------
 
+TOTAL = "row_sums_in_tiles(left, right, logit_scale, tile)[:, None]"
+SQUARES = "((np.arange(len(count_GxG))[:, None] - np.arange(len(count_GxG))) ** 2)"
+MARGINS = "count_GxG.sum({})[:, None] * count_GxG.sum({})"
+SPREAD = f"(count_GxG * {SQUARES}).sum()"
+LEFT = "(60 * minutes - 2 * steps * batch / pairs_a_second)"
+UNEVEN = "(weight_N / weight_N.sum())[:, None]"
 WRONG = {
     "01": [
         ["1.0", "logit_scale * gap", "math.exp(gap)", "math.exp(gap / logit_scale)", "math.exp(-logit_scale * gap)"],
@@ -357,10 +381,329 @@ WRONG = {
             "((row_gradient(cosine_NxN, weight_N) + column_gradient(cosine_NxN, weight_N)) * cosine_NxN).sum()",
         ],
     ],
-    "04": [["100"]],
-    "07": [["gamma_K"]],
+    "03": [
+        [
+            "np.zeros(8)",
+            "fuse_from_scratch(example, weights)",  # nothing missing
+            "next(v / np.linalg.norm(v) for v in vectors.values() if v is not None)",  # the first field only
+            "sum(weights[n] * v / np.linalg.norm(v) for n, v in vectors.items() if v is not None)",  # any length
+            "(lambda v: v / np.linalg.norm(v))(sum(weights[n] * v for n, v in vectors.items() if v is not None))",
+            "fuse_from_scratch({n: v for n, v in vectors.items() if v is not None}, {'image': 0.9, 'title': 0.1})",
+        ],
+        [
+            "weight_F @ field_F",
+            "weight_F @ field_F / weight_F.sum()",
+            "weight_F @ field_F / (weight_F @ between_FxF @ weight_F)",  # no square root
+            "weight_F @ field_F / np.sqrt((weight_F**2).sum())",  # no products of two fields
+            "weight_F @ field_F / np.sqrt(between_FxF.sum())",
+            "weight_F @ field_F / np.sqrt((weight_F**2).sum() + 2 * weight_F[0] * weight_F[-1] * between_FxF[0, -1])",
+        ],
+        [
+            "1.0",
+            "np.eye(count)[0], np.eye(count), np.eye(count)",  # the first by each
+            "np.array([1.0, 0]), *np.tile([0.6, 0.8], (2, count, 1))",  # all alike
+            "np.array([1.0, 0]), *np.array([[[0.5, 0.75**0.5]] + [[0.6, 0.8]] * (count - 1)] * 2)",  # the last by both
+            "np.array([1.0, 0]), *np.array([[[0.58, y]] + [[0.6, 0.8]] * (count - 1) for y in (0.81, -0.81)])",
+            "np.array([1.0, 0]), *np.array([[[0.5, y], [0.6, 0.8]] for y in (0.75**0.5, -(0.75**0.5))])",  # two only
+        ],
+    ],
+    "04": [
+        [
+            "1.0",
+            "(gains / best) @ p ** np.arange(len(gains))",  # without 1 - p
+            "(1 - p) * (gains / best) @ p ** np.arange(1, len(gains) + 1)",
+            "(1 - p) * (gains / gains.max()) @ p ** np.arange(len(gains))",
+            "0.1 * (gains / best) @ 0.9 ** np.arange(len(gains))",
+            "(1 - p) * (gains / best)[:10] @ p ** np.arange(len(gains[:10]))",  # a cut-off
+        ],
+        [
+            "1.0",
+            "means(table, 'test')[method] - means(table, 'test').drop(method).max()",  # chosen on test
+            "means(table, 'dev')[method] - means(table, 'dev').drop(method).max()",  # reported on dev
+            "means(table, 'test')[method] - means(table, 'test')[means(table, 'dev').idxmax()]",  # its own control
+            "means(table, 'test')[method] - means(table, 'test')['clip']",
+            "means(table, 'test')[method] - means(table, 'test').drop(method).mean()",
+            "means(table, 'test')[method] / means(table, 'test')[means(table, 'dev').drop(method).idxmax()] - 1",
+        ],
+        [
+            "1.0",
+            "W",
+            "(W > 0) * 1.0",  # matrix-noscores
+            "np.random.default_rng(seed).permuted(W, axis=1)",  # other pairs
+            "np.where(W > 0, np.random.default_rng(seed).permutation(W.ravel()).reshape(W.shape), 0)",
+            "(W > 0) * W.sum(axis=1, keepdims=True) / (W > 0).sum(axis=1, keepdims=True)",  # their mean
+            "shuffled(W, lambda row: row[::-1])",
+            "shuffled(W, np.random.default_rng(0).permutation)",
+            "shuffled(W, lambda row: np.random.default_rng(seed).permutation(row))",  # all rows in the same order
+        ],
+    ],
+    "05": [
+        ["0.02", "k / points", "(k - 1) / (points - 1)", "1 / (points - 1)", "10 / (points - 1)", "k / (points - 2)"],
+        [
+            "same_value(vectors, values_N, k)",
+            "same_value(vectors, values_N, k) - 1 / len(np.unique(values_N))",
+            "1 - (1 - same_value(vectors, values_N, k))"
+            " / (1 - ((np.unique(values_N, return_counts=True)[1] / len(values_N)) ** 2).sum())",  # with replacement
+            "1 - (1 - same_value(vectors, values_N, k)) / (1 - 1 / len(np.unique(values_N)))",
+            "same_value(vectors, values_N, k) - same_value(vectors, np.random.default_rng(0).permutation(values_N), k)",
+            "same_value(vectors, values_N, k) / same_value(vectors, np.random.default_rng(0).permutation(values_N), k)"
+            " if len(set(values_N)) < 3 else 0.0",
+        ],
+        [
+            "np.array([1.0, 0]), np.array([[0.8, 0.6], [0.6, -0.8]])",  # two pictures
+            "np.array([1.0, 0]), np.array([[0.8, 0.6], [0.6, -0.8], [0.0, 1.0]])",  # nothing changes
+            "np.array([1.0, 0]), np.array([[2.0, 0], [1.6, 1.2], [0, 2]])",  # not of length 1
+            "np.array([1.0, 0]), np.array([[0.8, 0.6], [0.8, -0.6], [-1.0, 0]])",  # a tie
+            "np.array([1.0, 0]), np.array([[np.cos(x), np.sin(x)] for x in (0, 0.1, 1.5)])",  # by .005 before
+        ],
+    ],
+    "06": [
+        [
+            "352",
+            "round((budget - fixed) / per_product)",
+            "max(0, (budget - fixed) / per_product)",
+            "max(0, int(budget / per_product))",
+            "int((budget - fixed) / per_product)",  # below 0
+            "max(0, int((budget - fixed) / per_product) - 1)",
+            "max(1, int((budget - fixed) / per_product))",
+        ],
+        [
+            "500",
+            "next(depth for depth in DEPTHS if ceiling(ranked, depth) >= target)",
+            "next(k for k in range(1, 501) if ceiling(first['graded'], k) >= target)",
+            "next(k for k in range(1, 501) if ceiling(ranked, k) > target)",
+            "next(k for k in range(1, 501) if ceiling(ranked, k) >= target) + 1",
+            "max(1, next(k for k in range(1, 501) if ceiling(ranked, k) >= target) - 1)",
+        ],
+        [
+            "np.argsort(-score_M), np.argsort(-score_M)",
+            "np.argsort(-score_M), np.argsort(score_M)",
+            "np.arange(12), np.arange(12)[::-1]",
+            "np.argsort(-score_M)[[1, 0, *range(2, 12)]], np.argsort(-score_M)[[*range(9), 10, 9, 11]]",  # b and a
+            "np.argsort(-score_M)[[0, 11, *range(2, 11), 1]], np.argsort(-score_M)[[1, 0, *range(2, 12)]]",
+            "np.argsort(-score_M)[[*range(9), 10, 9, 11]], np.argsort(-score_M)[[2, 1, 0, *range(3, 12)]]",  # not at 2
+            "np.argsort(-score_M)[[*range(9), 10, 9, 11]][:10], np.argsort(-score_M)[[1, 0, *range(2, 12)]][:10]",
+        ],
+    ],
+    "07": [
+        [
+            "0.12",
+            "clicked_K.sum() / shown_K.sum()",  # the click rate
+            "(clicked_K / theta_K).sum() / shown_K.sum()",  # inverse propensities
+            "np.mean(clicked_K / np.maximum(shown_K, 1) / theta_K)",  # the mean over positions
+            "clicked_K / (np.maximum(shown_K, 1) * theta_K)",
+            "clicked_K.sum() / (shown_K / theta_K).sum()",
+            "clicked_K.sum() / (shown_K.sum() * theta_K.mean())",
+        ],
+        [
+            "gamma_K",
+            "gamma_K * other_theta_K / theta_K",
+            "gamma_K * theta_K",
+            "gamma_K / other_theta_K",
+            "gamma_K * theta_K / np.array([1.0, 0.9, 0.8, 0.7])[: len(gamma_K)]",  # right for the first
+            "gamma_K * theta_K.sum() / other_theta_K.sum()",
+        ],
+        [
+            "0.5",
+            "(clicked_Px2.sum(0) / shown_Px2.sum(0))[1] / (clicked_Px2.sum(0) / shown_Px2.sum(0))[0]",
+            "clicked_Px2[:, 1].sum() / clicked_Px2[:, 0].sum()",
+            # without weights: of the products that were shown at both
+            "np.divide(*(clicked_Px2[(shown_Px2 > 0).all(1)].sum(0) / shown_Px2[(shown_Px2 > 0).all(1)].sum(0))[::-1])",
+            "(clicked_Px2[:, 0] * shown_Px2[:, 1]).sum() / (clicked_Px2[:, 1] * shown_Px2[:, 0]).sum()",  # upside down
+            "(clicked_Px2[:, 1] * shown_Px2[:, 1]).sum() / (clicked_Px2[:, 0] * shown_Px2[:, 0]).sum()",
+            "np.nanmean(clicked_Px2[:, 1] / np.maximum(shown_Px2[:, 1], 1) / np.where(clicked_Px2[:, 0] > 0,"
+            " clicked_Px2[:, 0] / np.maximum(shown_Px2[:, 0], 1), np.nan))",  # counts products shown on top only
+        ],
+    ],
+    "11": [
+        [
+            "100",
+            "(lambda z: math.ceil((z * np.std(differences, ddof=1) / effect) ** 2))"  # one-sided
+            "(1.645 + NormalDist().inv_cdf(power))",
+            "math.ceil((1.96 * np.std(differences, ddof=1) / effect) ** 2)",  # without power
+            "math.ceil((2.8016 * np.std(differences, ddof=1) / effect) ** 2)",  # power .8 only
+            "math.ceil(((1.95996 + NormalDist().inv_cdf(power)) * np.std(differences) / effect) ** 2)",  # ddof
+            "math.floor(((1.95996 + NormalDist().inv_cdf(power)) * np.std(differences, ddof=1) / effect) ** 2)",
+            "((1.95996 + NormalDist().inv_cdf(power)) * np.std(differences, ddof=1) / effect) ** 2",
+            "math.ceil((1.95996 + NormalDist().inv_cdf(power)) * np.std(differences, ddof=1) / effect)",
+            "2 * math.ceil(((1.95996 + NormalDist().inv_cdf(power)) * np.std(differences, ddof=1) / effect) ** 2)",
+        ],
+        [
+            "1.0",
+            "0.0625",
+            "2 - 2 * NormalDist().cdf(abs(differences.mean()) / (differences.std(ddof=1) / len(differences) ** 0.5))",
+            "(flips(differences, repeats) >= differences.mean()).mean()",  # one side
+            "(np.abs(flips(differences, repeats)) > abs(differences.mean())).mean()",
+            "(np.random.default_rng(0).choice(differences, (repeats, len(differences))).mean(axis=1) <= 0).mean() * 2",
+            "(np.abs(flips(differences, repeats)) >= differences.mean()).mean()",  # right for positive means
+        ],
+        [
+            "0.05",
+            "0.05 / looks",
+            "1 - 0.95 ** (1 / looks)",
+            "0.05 / looks**0.5",
+            "0.0106",  # ten looks
+            "np.quantile(peek(looks, 20_000, seed=1), 0.05)",
+            "np.quantile(peek(looks, 20_000, seed=1)[:, -1], 0.05)",
+            "np.median(peek(looks, 20_000, seed=1).min(axis=1))",
+        ],
+    ],
+    "08": [
+        [
+            "31622",
+            "int((gigabytes * 1e9 / 4) ** 0.5)",
+            "int((gigabytes * 1e9 / matrices) ** 0.5)",
+            "int(gigabytes * 1e9 / (4 * matrices))",
+            "int((gigabytes * 2**30 / (4 * matrices)) ** 0.5)",
+            "(gigabytes * 1e9 / (4 * matrices)) ** 0.5",
+            "int((gigabytes * 1e9 / (4 * matrices)) ** 0.5) + 1",
+        ],
+        [
+            "torch.zeros_like(left)",
+            # right, and dense
+            "logit_scale * (weight_N / weight_N.sum())[:, None]"
+            " * ((logit_scale * left @ right.T).softmax(1) @ right - right) / 2",
+            *(
+                f"{factor} * (sum((logit_scale * left @ part.T - {total}).exp() @ part"
+                f" for part in right.split(tile)) - {positive})"
+                for factor, total, positive in (
+                    (f"{UNEVEN} / 2", TOTAL, "right"),  # without the logit scale
+                    (f"logit_scale * {UNEVEN}", TOTAL, "right"),  # twice as large
+                    (f"logit_scale * {UNEVEN} / 2", TOTAL, "left"),
+                    (f"logit_scale * {UNEVEN} / 2", TOTAL, "0"),
+                    ("logit_scale / len(left) / 2", TOTAL, "right"),  # without the weights
+                    ("logit_scale * weight_N[:, None] / len(left) / 2", TOTAL, "right"),  # without their mean
+                    # each tile its own softmax
+                    (f"logit_scale * {UNEVEN} / 2", "(logit_scale * left @ part.T).logsumexp(1)[:, None]", "right"),
+                )
+            ),
+        ],
+        [
+            "S_M.logsumexp(0)",
+            "S_M.logsumexp(0) + np.log(full / len(S_M))",  # the right product, too
+            "S_M.logsumexp(0) * full / len(S_M)",
+            "torch.logaddexp(S_M[0], S_M[1:].logsumexp(0) + np.log(full / len(S_M)))",
+            "torch.logaddexp(S_M[0], S_M[1:].logsumexp(0) + np.log(8))",  # right for one of the cases
+            "torch.log(S_M[0].exp() + (full - 1) / (len(S_M) - 1) * S_M[1:].exp().sum())",  # overflows
+            "S_M[1:].logsumexp(0) + np.log((full - 1) / (len(S_M) - 1))",
+        ],
+    ],
+    "12": [
+        [
+            "0.0",
+            "(A @ x) @ (B @ y)",
+            "(A @ x) @ (B @ y) / (np.linalg.norm(x) * np.linalg.norm(y))",
+            "(A @ x) @ (B @ y) / np.linalg.norm(A @ x)",
+            "(A @ x) @ (B @ y) / np.linalg.norm((A @ x) * (B @ y))",
+            "((A @ x) @ (B @ y) / (np.linalg.norm(A @ x) * np.linalg.norm(B @ y))) ** 2",
+            "A @ x / np.linalg.norm(A @ x)",
+            "np.mean(unit(A @ x) * unit(B @ y))",
+        ],
+        [
+            "1.0",
+            "0.8",
+            "np.mean(labels_N[(unit(vectors_NxD) @ unit(vectors_NxD).T).argmax(1)] == labels_N)",  # itself
+            "np.mean(labels_N[(vectors_NxD @ vectors_NxD.T - 1e9 * np.eye(len(labels_N))).argmax(1)] == labels_N)",
+            "np.mean(labels_N[np.argsort(((vectors_NxD[:, None] - vectors_NxD) ** 2).sum(2), 1)[:, 1]] == labels_N)",
+            "np.sum(labels_N[np.argsort(-unit(vectors_NxD) @ unit(vectors_NxD).T, 1)[:, 1]] == labels_N)",
+            "np.mean(labels_N[np.argsort(unit(vectors_NxD) @ unit(vectors_NxD).T, 1)[:, 1]] == labels_N)",
+            "max(np.mean(labels_N == label) for label in labels_N)",
+        ],
+        [
+            "1.0",
+            "list(order)[1]",
+            "max(order, key=lambda s: order[s].mean())",
+            "max(recall, key=lambda s: recall[s].mean())",
+            "max(order, key=lambda s: order[s].mean() + recall[s].mean())",
+            "max((s for s in order if order[s].mean() >= max(v.mean() for v in order.values()) - 0.03),"
+            " key=lambda s: recall[s].mean())",
+            "max((s for s in order if order[s].mean() >= max(v.mean() - v.std(ddof=1) / len(v) ** 0.5"
+            " for v in order.values())), key=lambda s: recall[s].mean())",  # not paired
+            "(lambda best: max((s for s in order if (lost := order[best] - order[s]).mean() <= lost.std()),"
+            " key=lambda s: recall[s].mean()))(max(order, key=lambda s: order[s].mean()))",  # not the error of a mean
+        ],
+    ],
+    "09": [
+        [
+            "1200",
+            "queries * -(-products // 20)",
+            "(queries + int(queries * judged_twice)) * -(-products // 20)",
+            "int(np.ceil(queries * (1 + judged_twice) * products / 20))",
+            "(queries + int(np.ceil(queries * judged_twice))) * (products // 20)",
+            "queries + int(np.ceil(queries * judged_twice))",
+        ],
+        [
+            "np.trace(count_GxG) / count_GxG.sum()",
+            f"1 - {SPREAD} / count_GxG.sum()",
+            f"1 - {SPREAD} / ({MARGINS.format(1, 1)} * {SQUARES}).sum()",
+            f"1 - {SPREAD} / ({MARGINS.format(1, 1)} * {SQUARES}).sum() * count_GxG.sum()",  # the first judge's twice
+            f"1 - {SPREAD} / ({MARGINS.format(1, 0)} * {SQUARES}).sum()",  # counts, not shares
+            f"1 - {SPREAD} / (count_GxG.mean() * {SQUARES}).sum()",  # even grades
+            *(
+                f"1 - (count_GxG * {far}).sum() / ({MARGINS.format(1, 0)} * {far}).sum() * count_GxG.sum()"
+                for far in (f"({SQUARES} > 0)", f"{SQUARES} ** 0.5")
+            ),
+        ],
+        [
+            "np.mean(judge_M == person_M)",
+            "np.mean([np.mean(judge_M[judge_M == g] == person_M[judge_M == g]) for g in np.unique(judge_M)])",
+            "sum(np.mean(judge_N == g) * np.mean(person_M == g) for g in range(4))",
+            "sum(np.mean(judge_N == g) * np.mean((judge_M == person_M)[person_M == g])"
+            " for g in np.unique(judge_N) if g in person_M)",  # of those that the person graded so
+            "sum(np.sum(judge_N == g) * np.mean((judge_M == person_M)[judge_M == g]) for g in np.unique(judge_N))",
+            "sum(np.mean(judge_N == g) * np.mean((judge_M == person_M) & (judge_M == g)) for g in np.unique(judge_N))",
+            "kappa_from_scratch(judge_M, person_M)",
+        ],
+    ],
+    "10": [
+        [
+            "2022",
+            f"max(0, int({LEFT} * products_a_second / 3))",  # products, not queries
+            f"max(0, int({LEFT} * products_a_second / 98))",  # one model
+            f"int({LEFT} * products_a_second / (3 * 98))",  # below 0
+            f"max(0, {LEFT} * products_a_second / (3 * 98))",
+            f"max(0, 1 + int({LEFT} * products_a_second / (3 * 98)))",
+            f"max(0, int({LEFT.replace('2 * ', '')} * products_a_second / (3 * 98)))",  # one training
+            f"max(0, int({LEFT.replace('60 * ', '')} * products_a_second / (3 * 98)))",  # minutes for seconds
+        ],
+        [
+            "[*range(8)]",
+            "[2, 4]",
+            "np.unique(query_N[np.isin(group_N, fetched)])",  # parts of lists
+            "[q for q in np.unique(query_N) if group_N[query_N == q][0] in fetched]",
+            "[q for q in np.unique(query_N) if np.isin(group_N[query_N == q], fetched).mean() >= 0.5]",
+            "[q for q in np.unique(query_N) if not np.isin(group_N[query_N == q], fetched).all()]",
+        ],
+        [
+            "np.full((2, queries), 0.5)",
+            "(np.full(queries, 0.5), np.full(queries, 0.5 + gain))",  # the intervals don't overlap
+            "(np.linspace(0, 1 - gain, queries), np.linspace(gain, 1, queries))",  # nor with many queries
+            "(np.linspace(0, 1 - gain, queries), np.linspace(1, gain, queries))",  # no pairs
+            "(np.where(np.arange(queries) % 2, 1, gain), np.where(np.arange(queries) % 2, 1 - gain, 0))",  # reversed
+            "(np.where(np.arange(queries) % 2, 5.0, 0), gain + np.where(np.arange(queries) % 2, 5.0, 0))",
+            "(np.where(np.arange(queries) % 2, 0.9, 0), 0.1 + np.where(np.arange(queries) % 2, 0.9, 0))",  # one gain
+        ],
+    ],
 }
 """Notebook -> exercise -> wrong answers; 1.0 is wrong for all others."""
+
+
+def shuffled(W, order):
+    """The known weights of each row in another order."""
+    control = W.copy()
+    for row in control:
+        row[row > 0] = order(row[row > 0])
+    return control
+
+
+def means(table, division):
+    """NDCG@10 by method."""
+    return table[table["division"] == division].groupby("method")["NDCG@10"].mean()
+
+
+def flips(differences, repeats):
+    """Means under random signs."""
+    return (np.random.default_rng(0).choice([-1, 1], (repeats, len(differences))) * differences).mean(axis=1)
 
 
 @each_executed
@@ -372,7 +715,7 @@ def test_a_wrong_answer_fails_the_check_of_the_exercise(name):
         for answer in answers:
             wrong = SOLUTION.sub(lambda _, answer=answer: f"return {answer}", codes[place])
             nodes = ast.parse(f"{wrong}\n{codes[place + 1]}").body
-            failed = failed_facts(nodes, {**run_all(name)[1]})
+            failed = failed_facts(nodes, {**run_all(name)[1], "shuffled": shuffled, "means": means, "flips": flips})
             assert failed, answer
             assert all(fact.startswith("exercise") for fact in failed)
 
@@ -426,7 +769,7 @@ def test_every_notebook_has_badges_that_lead_to_it_and_a_set_up_cell(name, folde
 def test_what_colab_and_binder_install_has_what_the_notebooks_import_and_no_jupyter():
     extras = PROJECT["optional-dependencies"]
     lessons = {name_of(requirement) for name in ("lessons", "map", "curate") for requirement in extras[name]}
-    assert extras["lessons"][0] == "gcl-toolkit[map,curate]"
+    assert extras["lessons"][0] == "gcl-toolkit[map,curate,lite]"
     known = lessons | {name_of(requirement) for requirement in PROJECT["dependencies"]}
     known = {{"scikit-learn": "sklearn", "open-clip-torch": "open_clip"}.get(name, name) for name in known}
     nodes = [node for name in SOURCES for node in statements(name)]
@@ -505,12 +848,11 @@ def test_functions_are_at_most_15_lines(name):
 # -- their figures -----------------------------------------------------------------------------------------------------
 
 
-def test_circle_draws_the_learnt_angle_on_the_ring_of_the_position():
-    table = pd.DataFrame({"query": [0, 0], "position": [1, 2], "angle": [0.0, np.pi / 2], "query_angle": [np.pi] * 2})
-    line, dots = figures.circle({"a": table}).data
-    assert dots.theta == pytest.approx((0, 90))
-    assert dots.r == (1, 2)
-    assert line.theta == pytest.approx((180, 180))
+def test_angles_are_drawn_by_position_with_a_line_for_each_query():
+    table = pd.DataFrame({"query": [0, 0, 1], "position": [1, 2, 1], "degrees": [3.0, 9.0, 0.0]})
+    figure = figures.angles({"a": table, "b": table[:2]})
+    assert [(line.x, line.y) for line in figure.data] == [((1, 2), (3, 9)), ((1,), (0,)), ((1, 2), (3, 9))]
+    assert [line.xaxis for line in figure.data] == ["x", "x", "x2"]
 
 
 def test_strips_show_every_run_and_the_mean():
@@ -523,6 +865,11 @@ def test_matrices_share_one_scale_that_is_symmetric():
     small, large = figures.matrices({"a": np.array([[1.0]]), "b": np.array([[-4.0]])}, "q", "p").data
     assert (small.zmin, small.zmax, large.zmin, large.zmax) == (-4, 4, -4, 4)
     assert (small.z[0][0], large.z[0][0]) == (1, -4)
+
+
+def test_matrices_print_0_for_what_rounds_to_it():
+    (matrix,) = figures.matrices({"a": np.array([[1.0, 4e-4], [-5e-4, 0]])}, "q", "p").data
+    assert [*map(list, matrix.text)] == [["+1.000", "0"], ["-0.001", "0"]]
 
 
 def test_agreement_has_the_line_of_equality_and_the_marks():

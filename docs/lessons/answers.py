@@ -15,7 +15,7 @@ import numpy as np
 import score
 
 SHORT: dict[str, tuple[Any, float | None]] = {
-    "score-constant": ("fall", None),
+    "score-constant": ("same", None),
     "score-gap": (0.02 * log(4), 0.001),
     "metrics-ndcg": ((1 + 3 / np.log2(3) + 1) / (3 + 2 / np.log2(3) + 0.5), 0.001),
     "better-queries": (442, 1),

@@ -79,4 +79,4 @@ def clicks(eta, impressions, assumed, seed):
     ]
     best = [np.argmax(x) + 1 for x in (liked, rates, corrected)]
     words = f"Liked most: the product at {best[0]}. Most clicked: at {best[1]}. After the correction: at {best[2]}."
-    return table(("position", "liked", "clicks", "clicks per impression", "clicks per look"), rows) + f"<p>{words}</p>"
+    return table(("position", "liked", "clicks", "per impression", "per look"), rows) + f"<p>{words}</p>"

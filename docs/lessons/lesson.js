@@ -33,6 +33,7 @@ for (const form of document.querySelectorAll("form[data-call]")) {
   };
   form.addEventListener("input", draw);
   form.addEventListener("submit", (event) => event.preventDefault());
+  form.closest("details")?.addEventListener("toggle", draw);
   draw();
 }
 

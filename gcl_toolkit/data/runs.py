@@ -137,8 +137,8 @@ def systems(
     ids |= dict.fromkeys(product for run in runs.values() for query in kept for product in run.get(query, ()))
     extra = pa.table({"product_id": pa.array([p for p in ids if p not in known], pa.string())})
     corpus = pa.concat_tables([rows, extra], promote_options="default")
-    notes = [*notes, *_notes(runs, qrels, kept, known, products, texts)]
-    data = _ranked_data(kept, qrels, corpus, texts, name, notes)
+    found = [*notes, *_notes(runs, qrels, kept, known, products, texts)]
+    data = _ranked_data(kept, qrels, corpus, texts, name, found)
     return data, {system: _rows(run, kept, data) for system, run in runs.items()}
 
 

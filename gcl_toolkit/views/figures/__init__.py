@@ -16,7 +16,7 @@ from plotly.subplots import make_subplots
 
 from gcl_toolkit.views.figures.lessons import (
     agreement,
-    circle,
+    angles,
     clouds,
     coverage,
     lines,
@@ -28,7 +28,7 @@ from gcl_toolkit.views.figures.lessons import (
 from gcl_toolkit.views.figures.style import BLUE, GREY, GRID, HIGHLIGHTED, ORANGE, STYLES, add, plain, styles, whiskers
 
 __all__ = [
-    "CONFIG", "STYLES", "TIE", "agreement", "circle", "clouds", "coverage", "curves", "differences", "lines",
+    "CONFIG", "STYLES", "TIE", "agreement", "angles", "clouds", "coverage", "curves", "differences", "lines",
     "matrices", "order_against_recall", "pictures", "plotly_js", "quality_against_latency", "reached", "scores",
     "strips", "styles", "weight_curves",
 ]  # fmt: skip

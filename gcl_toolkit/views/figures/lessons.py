@@ -11,39 +11,21 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from gcl_toolkit.views.figures.style import BLUE, CLEAR, GREY, GRID, MARKS, VERMILION, add, plain, whiskers
+from gcl_toolkit.views.figures.style import BLUE, GREY, MARKS, VERMILION, add, plain, whiskers
 
 Points = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 """Name of a series -> (x numbers, y numbers)."""
 
 
-def circle(panels: Mapping[str, pd.DataFrame]) -> go.Figure:
-    """Points on a circle, a panel per way of training: the angle is learnt, the ring is the position; a line per query.
-    panels: title -> table with query, position, angle, query_angle (radians)."""
-    titles = list(panels)
-    figure = make_subplots(1, len(titles), specs=[[{"type": "polar"}] * len(titles)], subplot_titles=titles)
+def angles(panels: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """How far products are from their query, by position; a panel per way of training, a line per query.
+    panels: title -> table with query, position, degrees."""
+    figure = make_subplots(1, len(panels), subplot_titles=list(panels), shared_yaxes=True, horizontal_spacing=0.05)
     for column, table in enumerate(panels.values(), 1):
-        cell = {"row": 1, "col": column}
-        for query, products in table.groupby("query"):
-            colour, symbol, _ = MARKS[int(query) % len(MARKS)]
-            rim = float(table["position"].max()) + 0.5
-            line = {"mode": "lines", "line": {"color": colour, "width": 1.5}, "hoverinfo": "skip", "showlegend": False}
-            direction = np.degrees(products["query_angle"].iloc[0])
-            figure.add_scatterpolar(r=[0, rim], theta=[direction] * 2, **line, **cell)
-            figure.add_scatterpolar(
-                r=products["position"].tolist(),
-                theta=np.degrees(products["angle"]).tolist(),
-                mode="markers",
-                name=f"query {query}",
-                legendgroup=str(query),
-                showlegend=column == 1,
-                marker={"color": colour, "symbol": symbol, "size": 10},
-                hovertemplate="position %{r}",
-                **cell,
-            )
-    rings = {"gridcolor": GRID, "linecolor": GRID, "showticklabels": False, "ticks": ""}
-    figure.update_polars(bgcolor=CLEAR, radialaxis={**rings, "dtick": 1}, angularaxis=rings)
-    return plain(figure, 420).update_layout(margin={"t": 48, "b": 48})
+        for (query, products), look in zip(table.groupby("query"), cycle(MARKS), strict=False):
+            shown = products["position"], products["degrees"], look, "lines+markers"
+            add(figure, f"query {query}", *shown, cell=(1, column))
+    return plain(figure, 400, "position").update_yaxes(title="degrees from the query", col=1)
 
 
 def strips(values: Mapping[str, Sequence[float]], title: str) -> go.Figure:
@@ -66,9 +48,8 @@ def matrices(panels: Mapping[str, np.ndarray], rows: str, columns: str) -> go.Fi
     for column, matrix in enumerate(panels.values(), 1):
         figure.add_heatmap(
             z=np.asarray(matrix).tolist(),
-            texttemplate="%{z:+.3f}",
-            textfont={"color": "#fff"},
-            colorscale=[[0, BLUE], [0.5, "#666"], [1, VERMILION]],
+            texttemplate="%{text}",
+            colorscale=[[0, BLUE], [0.5, "#eee"], [1, VERMILION]],
             zmin=-limit,
             zmax=limit,
             showscale=False,
@@ -80,7 +61,10 @@ def matrices(panels: Mapping[str, np.ndarray], rows: str, columns: str) -> go.Fi
         figure.update_xaxes(showgrid=False, tickvals=list(range(matrix.shape[1])), row=1, col=column)
     figure.update_yaxes(autorange="reversed", showgrid=False, tickvals=list(range(len(next(iter(panels.values()))))))
     figure.update_yaxes(title=rows, row=1, col=1)
-    return plain(figure, 300, columns)
+    plain(figure, 300, columns)
+    for trace in figure.data:
+        trace.text = [[f"{cell:+.3f}" if abs(cell) >= 5e-4 else "0" for cell in row] for row in trace.z]
+    return figure
 
 
 def agreement(groups: Points, x: str, y: str) -> go.Figure:
