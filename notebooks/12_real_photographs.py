@@ -193,7 +193,7 @@ pd.DataFrame(before).T.round(3)
 # **What does the adapter reach from the photographs alone, zero-shot?**
 #
 # - (a) about .2: it cannot know a new word;
-# - (b) about .6;
+# - (b) about .5 to .6;
 # - (c) about 1, as in training.
 #
 # Write your answer down.
@@ -374,7 +374,7 @@ assert smallest["zero_shot"] > smallest["novel_document"], "fewer queries, less 
 
 # %% [markdown]
 # The claim that holds is the one about new photographs. Zero-shot, a paper with one split of this size could have reported anything
-# between a small loss and a large gain.
+# between no gain and a large one.
 #
 # ## When an adapter suffices
 #
