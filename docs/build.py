@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 SITE = ROOT / "site"
 DOCUMENTS = ("*.md", "docs/*.md", "docs/lessons/*.md", "notebooks/README.md", "data/README.md")
 EXTRAS = ("tables", "fenced-code-blocks", "header-ids", "cuddled-lists")
-NAV = """<nav style="padding: .5rem"><a href="{up}index.html">GCL Toolkit</a> ·
+NAV = """<nav style="padding: .5rem; font-family: system-ui, sans-serif"><a href="{up}index.html">GCL Toolkit</a> ·
 <a href="{up}docs/LEARN.html">learn</a> · <a href="{up}notebooks/index.html">notebooks</a> ·
 <a href="{up}api/gcl_toolkit.html">API</a></nav>"""
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -49,7 +49,7 @@ body { margin: 0; font: clamp(16px, 2.1vw, 30px)/1.45 system-ui, sans-serif; bac
 section { box-sizing: border-box; height: 100vh; padding: 4vh 7vw; scroll-snap-align: start; break-after: page;
   display: flex; flex-direction: column; justify-content: center; overflow: hidden }
 h1 { font-size: 2em; margin: 0 } h2 { margin: 0 0 .5em } p, ul, ol { margin: .35em 0 }
-img { display: block; max-width: 100%; max-height: 60vh; margin: auto }
+img { display: block; max-width: 100%; max-height: 64vh; margin: auto }
 </style>
 <script>addEventListener("keydown", ({ key }) => {
   const step = { ArrowRight: 1, PageDown: 1, ArrowLeft: -1, PageUp: -1 }[key];
@@ -66,7 +66,7 @@ p, ul { margin: .45em 0 } code { white-space: nowrap }
 blockquote { margin: .5em 0; padding: .3em .9em; border: 1px solid #888 } p, li, tr, blockquote { break-inside: avoid }
 table { border-collapse: collapse; margin: .5em 0 }
 td, th { border: 1px solid #888; padding: .15em .6em; text-align: left }
-td:empty::after { content: "\\a0"; line-height: 1.7 }
+td:empty { min-width: 3em } td:empty::after { content: "\\a0"; line-height: 1.7 }
 table:has(td:empty) { width: 100% } td:first-child { white-space: nowrap }
 .blank { display: inline-block; max-width: 100%; border-bottom: 1px solid }
 </style>""" + NAV.format(up="../")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from gcl_toolkit.errors import UserError
@@ -23,8 +24,7 @@ def split_options(text: str) -> tuple[str, dict[str, Any]]:
 
 def join_options(name: str, options: dict[str, Any]) -> str:
     """What `split_options` takes apart."""
-    words = {True: "true", False: "false"}
-    written = (f"{key}={words[value] if isinstance(value, bool) else value}" for key, value in options.items())
+    written = (f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in options.items())
     return f"{name}:{','.join(written)}" if options else name
 
 
@@ -32,8 +32,6 @@ def _value(text: str) -> Any:
     if text in ("true", "false"):
         return text == "true"
     for number in (int, float):
-        try:
+        with suppress(ValueError):
             return number(text)
-        except ValueError:
-            pass
     return text

@@ -250,11 +250,13 @@ def test_many_tables_go_through(table):
     goes_through(table, index=True)
 
 
-@pytest.mark.parametrize("field", ["a/b", "map", "self", "split", "thumbnail_start", "[/red]"])
-def test_a_field_may_have_any_name(field):
+def test_a_field_may_have_any_name():
     """Names that files, functions and the bundle's own columns have, too."""
+    fields = ("a/b", "map", "self", "split", "thumbnail_start", "[/red]")
     queries = [{"query_id": f"q{i}", "query": f"mug {i}"} for i in range(8)]
-    products = [{"product_id": f"p{i}", "title": f"mug {i}", field: f"kind {i % 3}"} for i in range(8)]
+    products = [
+        {"product_id": f"p{i}", "title": f"mug {i}", **dict.fromkeys(fields, f"kind {i % 3}")} for i in range(8)
+    ]
     pairs = [
         {"query_id": f"q{q}", "product_id": f"p{p}", "score": 1.0 + (q * p) % 7} for q in range(8) for p in range(8)
     ]

@@ -148,15 +148,19 @@ def test_the_metric_and_peoples_judgements_count(files, tmp_path, capsys):
     assert "0.0 of bad, 0.0 of good" in lines[1]
 
 
-def test_the_gate_fails_with_1_and_says_why_and_errors_are_2(files, tmp_path):
+def test_the_gate_fails_with_1_and_says_why_and_errors_are_2(files, tmp_path, capsys):
     options = ("--qrels", "qrels.txt", "--products", "products.csv", "--out", str(tmp_path))
-    gcl(files, "compare-runs", "good.trec", "bad.trec", *options, "--fail-if-worse", "0.005")
+    assert compared(capsys, files, "good.trec", "bad.trec", *options, "--fail-if-worse", "0.005")[1] == 0
     err = gcl(files, "compare-runs", "bad.trec", "good.trec", *options, "--fail-if-worse", "0.005", code=1)
     overall, *slices = err.splitlines()
     assert overall.startswith("gcl: bad may be worse than good by more than 0.005 over all queries: NDCG@10 ")
     assert slices[0].startswith("gcl: bad may be worse than good by more than 0.005 where category is shoe: NDCG@10 ")
-    err = gcl(files, "compare-runs", "bad.trec", "good.trec", "--qrels", "good.trec", code=2)
-    assert err == "gcl: good.trec: its lines are 'query_id Q0 product_id rank score tag': this is a run, not qrels\n"
+    _, status, err = compared(capsys, files, "bad.trec", "good.trec", "--qrels", "good.trec")
+    assert status == 2
+    assert (
+        err.replace(f"{files}/", "")
+        == "gcl: good.trec: its lines are 'query_id Q0 product_id rank score tag': this is a run, not qrels\n"
+    )
 
 
 def test_a_gate_that_could_never_fail_is_refused(files, tmp_path, capsys):

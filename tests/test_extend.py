@@ -1,12 +1,12 @@
 """One of each from outside, as CONTRIBUTING.md says: a weighting, a metric, a source, a figure and an app tab, each
 found everywhere. A method: tests/test_methods.py."""
 
-import subprocess
 import sys
 import types
 
 import pytest
 from conftest import ranked
+from forks import forks
 from test_cli import gcl
 
 from gcl_toolkit import GCLModel, UserError, evaluate, four_way_split, load, train
@@ -93,8 +93,7 @@ print(page.content(app.open_service(sys.argv[1]), {"tab": "counts", "split": "in
 def test_an_app_tab(small_study):
     """In its own process, since gradio starts threads and event loops."""
     pytest.importorskip("gradio")
-    command = [sys.executable, "-c", TAB, str(small_study / "bundle")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert "<p>24 products of in_domain</p>" in done.stdout, done.stderr
-    assert 'aria-current="page">Counts</a>' in done.stdout
-    assert 'data-url="?tab=counts&amp;split=in_domain"' in done.stdout
+    printed = forks("gcl_toolkit.app.app").run(TAB, str(small_study / "bundle"))
+    assert "<p>24 products of in_domain</p>" in printed
+    assert 'aria-current="page">Counts</a>' in printed
+    assert 'data-url="?tab=counts&amp;split=in_domain"' in printed

@@ -91,10 +91,9 @@ print(hashlib.sha256(whole.tobytes()).hexdigest())
 
 
 def test_rankings_with_duplicates_are_the_same_from_every_path_and_instruction_set():
-    digests = set()
-    for capability in ("default", "avx2", ""):
+    best, digests = torch.backends.cpu.get_cpu_capability(), set()
+    for capability in {"default", "avx2", best.lower()}:
         environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"}
-        environment = {name: value for name, value in environment.items() if value}
         done = subprocess.run([sys.executable, "-c", RANKINGS], capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
         digests.add(done.stdout)

@@ -242,7 +242,7 @@ def test_all_queries_are_counted_as_all(folder):
 def test_training_takes_torchs_own_steps_and_does_not_import_the_compiler():
     code = """
 import sys, torch
-from gcl_toolkit.training.adamw import AdamW
+from gcl_toolkit.training.engine import AdamW
 def weights(optimizer):
     torch.manual_seed(0)
     decayed, plain = torch.nn.Parameter(torch.randn(5, 4)), torch.nn.Parameter(torch.randn(7))

@@ -1,9 +1,4 @@
-"""The Triton kernels of the tiled losses: in its interpreter, compiled for Hopper, and on a GPU if one is there."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The Triton kernels of the tiled losses on a GPU, if one is there; without one: test_triton.py."""
 
 import pytest
 import torch
@@ -41,31 +36,6 @@ def half_precision_case(rows, columns, scale, device="cpu", dimension=72):
     return zip(*out, strict=True)
 
 
-def run_alone(code, **environment):
-    """Python code in a process of its own; Triton reads its environment when it is imported."""
-    pytest.importorskip("triton", reason="Triton comes with torch for CUDA on Linux")
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}", **environment}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_triton_kernels_in_the_interpreter():
-    """With small blocks, and strips of 64 rows."""
-    code = """
-import torch
-from gcl_toolkit.losses.fast import kernels, log_sum_exps, rival_kernels, tiled
-from test_tiled_gpu import half_precision_case
-kernels.BLOCK, kernels.STRIP_BYTES, rival_kernels.CELLS = (32, 32), 2 * 32 * 40, 8
-log_sum_exps.has_kernels = tiled.has_kernels = lambda embeddings: embeddings.dtype == torch.bfloat16
-for *case, tma in ((50, 40, 10.0, True), (40, 50, 100.0, False), (40, 40, 3000.0, True)):
-    kernels.has_tma = lambda _, tma=tma: tma
-    for found, expected in half_precision_case(*case):
-        assert (found - expected).norm() <= 1e-2 * expected.norm(), (case, found, expected)
-"""
-    run_alone(code, TRITON_INTERPRET="1")
-
-
 WAITS = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2"}
 
 
@@ -92,57 +62,6 @@ def waits(known):
         loss = tiled_graded_loss(left, right, known, logit_scale=scale)
         (loss + tiled_gcl_loss(left, right, logit_scale=scale, excluded=cells)).backward()
     return seen.found
-
-
-def test_the_host_never_waits_for_the_gpu():
-    """Counted on a CPU. The cells of dense weights have to be searched for, which a GPU is waited for."""
-    code = """
-import torch
-from gcl_toolkit.losses.fast import kernels, log_sum_exps, tiled
-from test_tiled_gpu import waits
-log_sum_exps.has_kernels = tiled.has_kernels = lambda embeddings: embeddings.dtype == torch.bfloat16
-known = torch.eye(40) + torch.eye(40).roll(1, 0) / 2
-assert waits(known.to_sparse().coalesce()) == []
-assert waits(known) == ["nonzero"]
-"""
-    run_alone(code, TRITON_INTERPRET="1")
-
-
-def test_triton_kernels_compile_for_hopper(tmp_path):
-    """Without a GPU: with the matrix unit (wgmma), and with the copy engine where that is asked for."""
-    code = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from gcl_toolkit.losses.fast import kernels, rival_kernels
-cells = {"starts": "*i64", "cell_rows": "*i32", "cell_columns": "*i32"}
-numbers = dict.fromkeys(("in_rows", "in_columns", "rows", "columns", "first", "stride"), "i32")
-(R, C), D = kernels.BLOCK, kernels.BLOCK_D
-sizes = {"left": (R, D), "right": (C, D), "gradient": (R, C)}
-blocks = {name: f"tensordesc<bf16[{rows}, {columns}]>" for name, (rows, columns) in sizes.items()}
-diagonal, listed = {"DIAGONAL": True, **dict.fromkeys(cells)}, {"DIAGONAL": False}
-for tma, special, halves, warps in ((True, listed, blocks, 4), (False, diagonal, dict.fromkeys(blocks, "*bf16"), 8)):
-    for kernel in (kernels._sums_kernel, kernels._gradient_kernel):
-        names = kernel.arg_names
-        constants = {"R": R, "C": C, "BLOCK_D": D, "WIDTH": 512, "TMA": tma, **special}
-        kinds = {name: {**cells, **numbers, **halves}.get(name, "*fp32") for name in names}
-        kinds |= {name: "constexpr" for name in names if name in constants}
-        values = {(names.index(name),): value for name, value in constants.items() if name in names}
-        aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if "*" in kinds[name]}
-        source, options = ASTSource(kernel, kinds, values, aligned), {"num_warps": warps, "num_stages": 3}
-        made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-        assert "wgmma" in made.asm["ptx"], made.asm["ptx"]
-        assert ("cp.async.bulk.tensor" in made.asm["ptx"]) == tma, made.asm["ptx"]
-for kernel in (rival_kernels._rivals_kernel, rival_kernels._rivals_gradient_kernel):
-    for graded in (False, True):
-        names, constants = kernel.arg_names, {"GRADED": graded, "SIZE": rival_kernels.CELLS}
-        constants |= {} if graded else {"grades": None}
-        kinds = {name: "*i64" if name in ("order", "starts") else "*fp32" for name in names}
-        kinds |= {name: "constexpr" for name in constants}
-        source = ASTSource(kernel, kinds, {(names.index(name),): value for name, value in constants.items()})
-        triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
-"""
-    run_alone(code, TRITON_CACHE_DIR=str(tmp_path), TRITON_DEFAULT_FP_FUSION="1", TRITON_INTERPRET="0")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

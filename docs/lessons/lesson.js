@@ -41,6 +41,8 @@ for (const form of document.querySelectorAll("form[data-check]")) {
   form.insertAdjacentHTML("beforeend", '<button type="submit">Check</button><p class="result" role="status"></p>');
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
+    form.classList.remove("right", "wrong");
+    form.querySelector(".result").textContent = "Checking …"; // after other calls, which can take seconds on a phone
     try {
       const [right, words] = await python(form.dataset.check, [form.id, ...values(form)]);
       form.classList.toggle("right", right);

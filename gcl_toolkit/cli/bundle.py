@@ -86,7 +86,7 @@ def bundle_command(
         with console.status("reading the data") as status:
             (world,) = study_worlds(study, data, complete, most=1)
             path = write_bundle(study, world, out or study / "bundle", weights=weights, progress=status.update)
-    console.print(f"next: gcl app --bundle {path}", soft_wrap=True)
+    console.print(f"next: gcl app --bundle {path}")
 
 
 @app.command(name="app")
@@ -98,11 +98,11 @@ def app_command(
     judgements: Path | None = None,
     runs: RUNS = Runs(),
 ) -> None:
-    """Explore a bundle, or rankings (--run), in the browser, on 127.0.0.1; without either, a small shop is made.
+    """Explore a bundle, or rankings (--run), in the browser; without either, a small shop is made.
 
     Args:
         bundle: a folder made by gcl bundle; by default runs/app/bundle.
-        port: by default the first free port from 7860.
+        port: on 127.0.0.1; by default the first free port from 7860.
         open: open the browser, too.
         mcp: serve MCP as well, so that language models can search and compare; needs the extra mcp.
         judgements: the file of the grades that are given in the app; by default BUNDLE.judgements.jsonl.
@@ -143,7 +143,7 @@ def build(
     if check:
         with console.status("starting the Space in a clean environment"):
             console.print(f"the Space answered after {check_space(folder):.0f} s")
-    console.print(f"next: hf upload --repo-type space NAME {folder} .", soft_wrap=True)
+    console.print(f"next: hf upload --repo-type space NAME {folder} .")
 
 
 def _make_small_bundle(folder: Path) -> None:

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import pandas as pd
 import tyro
-from rich.table import Table
 
-from gcl_toolkit.cli.common import app, command, console, print_notes
+from gcl_toolkit.cli.common import app, command, console, print_notes, print_table
 from gcl_toolkit.cli.data import print_splits
 from gcl_toolkit.data.formats import write_trec_qrels
 from gcl_toolkit.data.sources import clicks, table
@@ -52,8 +51,7 @@ def clicks_command(
     writable_folder(out)
     with console.status(f"reading {log or 'ubi'}"):
         scored = clicks.read_clicks(log or clicks.Ubi(ubi, actions), columns, config)
-    report = scored.report()
-    report |= _taus(scored.table, judgements)
+    report = scored.report() | _taus(scored.table, judgements)
     scored.table.to_parquet(out / "scores.parquet")
     write_json(out / "report.json", {"command": command(), **report})
     _print_clicks(report)
@@ -91,7 +89,7 @@ def _write_qrels(scored: Clicks, path: Path, queries: Path | None) -> None:
         write_trec_qrels(graded, path)
     unknown = scored.table["query"].nunique() - len(graded)
     lacking = f"; {unknown:,} have no id" if unknown else ""
-    console.print(f"{path}: grades of {len(graded):,} queries{lacking}", soft_wrap=True)
+    console.print(f"{path}: grades of {len(graded):,} queries{lacking}")
 
 
 def _taus(table: pd.DataFrame, judgements: Path | None) -> dict[str, dict[str, float]]:
@@ -110,16 +108,15 @@ def _print_clicks(report: dict) -> None:
         f"{report['queries']:,} queries, {report['pairs']:,} scored pairs ({spread['0%']:.0f} to {spread['100%']:.0f} "
         f"a query, median {spread['50%']:g}), {report['share of pairs with an interaction']:.0%} with an interaction",
     )
-    shown = Table("position", "propensity", "95% interval", title="how likely a position is looked at")
-    for row in report["propensities"]:
-        shown.add_row(str(row["position"]), f"{row['value']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}")
-    console.print(shown)
-    above = [str(row["position"]) for row in report["propensities"] if row["value"] > 1]
-    if above:
+    rows = [
+        (row["position"], f"{row['value']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}")
+        for row in report["propensities"]
+    ]
+    print_table(("position", "propensity", "95% interval"), rows, title="how likely a position is looked at")
+    if above := [str(row["position"]) for row in report["propensities"] if row["value"] > 1]:
         console.print(
             f"note: positions {', '.join(above)} have a propensity above 1: products got more clicks there than "
-            "at position 1; check the log if that is not expected",
-            soft_wrap=True,
+            "at position 1; check the log if that is not expected"
         )
     for name, tau in report.get("Kendall's tau with the judgements", {}).items():
         console.print(f"Kendall's tau of {name} with the judgements: {tau:.3f}")

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.status import Status
+from rich.table import Column, Table
 from rich.text import Text
 
 from gcl_toolkit.errors import DataError, UserError
@@ -30,10 +31,13 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Terminal(Console):
-    """Prints every text as it is: no markup, emoji names or highlighting; control characters become spaces."""
+    """Prints texts as they are: no markup, emoji names, highlighting, line breaks; control characters become spaces."""
 
     def __init__(self, **options):
         super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def print(self, *objects, **options) -> None:  # type: ignore[override]
+        super().print(*objects, **{"soft_wrap": all(isinstance(each, str) for each in objects)} | options)
 
     def render_str(self, text: str, **options) -> Text:  # type: ignore[override]
         return super().render_str(_CONTROL.sub(" ", text), **options)
@@ -96,7 +100,20 @@ def reading(data: str) -> AbstractContextManager:
 def print_notes(data: RankedData) -> None:
     """What a source left out or changed while it read."""
     for note in data.card.get("notes", []):
-        console.print(f"note: {note}", soft_wrap=True)
+        console.print(f"note: {note}")
+
+
+def print_table(
+    header: Sequence[object], rows: Iterable[Sequence], *, numeric: bool = False, bold: Collection[str] = (), **options
+) -> None:
+    """numeric: all columns but the first hold numbers. bold: the first cells of the rows that stand out."""
+    columns = [Column(str(name), justify="right" if numeric else "left") for name in header]
+    if numeric:
+        columns[0] = Column(str(header[0]), no_wrap=True)
+    table = Table(*columns, **options)
+    for row in rows:
+        table.add_row(*map(str, row), style="bold" if row[0] in bold else "")
+    console.print(table)
 
 
 def study_worlds(folder: Path, data: str | None, complete: str | None, most: int | None = None) -> list[World]:

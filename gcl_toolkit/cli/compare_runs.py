@@ -34,7 +34,7 @@ def compare_runs_command(
     out: Path = Path("runs/compare-runs"),
     fail_if_worse: float | None = None,
 ) -> None:
-    """Compare the rankings of two to five systems, with a verdict and a report in one HTML file.
+    """Compare the rankings of two to five systems: a verdict and a report in HTML.
 
     Args:
         runs: files of rankings, or NAME=file: TREC, ranx or BEIR runs, or a table of query, product and rank or score.
@@ -58,7 +58,7 @@ def compare_runs_command(
     judged = _judged(data, lists, judge, qrels, judgements) if judge else None
     base, path = baseline or list(rankings)[-1], out / "verdict.html"
     verdicts, path = _compared(data, lists, base, parse(metric), path, judged)
-    console.print(f"report: {path}", soft_wrap=True)
+    console.print(f"report: {path}")
     if fail_if_worse is not None and (failed := reasons(verdicts, fail_if_worse)):
         sys.exit("\n".join(f"gcl: {reason}" for reason in failed))
 
@@ -84,7 +84,7 @@ def _compared(
     for found in verdicts:
         _print(found)
     if groups:
-        console.print(f"not separated, best first: {'; '.join(', '.join(group) for group in groups)}", soft_wrap=True)
+        console.print(f"not separated, best first: {'; '.join(', '.join(group) for group in groups)}")
     by_judge = [corrected(lists, judged, found.a, baseline, metric) for found in verdicts] if judged else []
     for found in by_judge:
         _print(found)
@@ -118,19 +118,19 @@ def _worse(found: Verdict, allowed: float) -> str:
 
 
 def _print(found: Verdict) -> None:
-    console.print(found.sentence, soft_wrap=True)
+    console.print(found.sentence)
     missing = ", ".join(f"{mean:.1f} of {name}" for name, mean in found.unjudged.items())
     low, high = found.bounds
     bounds = (
         f"; whatever they are, the difference is within [{short(low, '+')}, {short(high, '+')}]" if low == low else ""
     )
     if missing:
-        console.print(f"  unjudged among the first {found.metric.cutoff or 10}: {missing}{bounds}", soft_wrap=True)
+        console.print(f"  unjudged among the first {found.metric.cutoff or 10}: {missing}{bounds}")
     for name, variant in found.variants.items():
-        console.print(f"  {name}: {variant}", soft_wrap=True)
+        console.print(f"  {name}: {variant}")
     for warning in found.warnings:
-        console.print(f"  warning: {warning}", soft_wrap=True)
+        console.print(f"  warning: {warning}")
     for row in found.slices[found.slices["regressed"]].itertuples():
         few = ", too few queries to trust" if row.few else ""
         about = f"{row.difference}; p = {short(row.p_corrected)} after Holm's correction{few}"
-        console.print(f"  regressed where {row.way} is {row.slice}: {about}", soft_wrap=True)
+        console.print(f"  regressed where {row.way} is {row.slice}: {about}")

@@ -38,10 +38,10 @@ def curate_command(
             card = curate(config, stage)
     for name in ("queries", "pictures", "products", "judge", "splits", "spent, over all restarts"):
         for what, value in card.get(name, {}).items():
-            console.print(f"  {name}: {what}: {value}", soft_wrap=True)
+            console.print(f"  {name}: {what}: {value}")
     for problem in card.get("problems", ()):
-        console.print(f"problem: {problem}", style="red", soft_wrap=True)
+        console.print(f"problem: {problem}", style="red")
     if "splits" in card:
-        console.print(f"next: gcl data check {config.out}; gcl compare --data {config.out}", soft_wrap=True)
+        console.print(f"next: gcl data check {config.out}; gcl compare --data {config.out}")
     else:
         console.print(f"{config.out}/queries.csv; search them elsewhere and continue with --search results.csv")

@@ -13,7 +13,7 @@ import tyro
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from gcl_toolkit.cli.common import app, console, progress
+from gcl_toolkit.cli.common import app, console, print_table, progress
 from gcl_toolkit.data.fields import is_missing
 from gcl_toolkit.data.ranked_data import RankedData
 from gcl_toolkit.errors import UserError
@@ -29,14 +29,11 @@ def list_() -> None:
     """List the sources and public data sets, with sizes, licences and what their scores mean."""
     from gcl_toolkit.data.sources.sets import CARDS
 
-    if not console.is_terminal:
-        for name, card in CARDS.items():
-            print(name, card.about, card.size, card.licence, card.scores, sep="\t")
-        return
-    shown = Table("source", "what", "size", "licence", "scores", show_lines=True)
-    for name, card in CARDS.items():
-        shown.add_row(name, card.about, card.size, card.licence, card.scores)
-    console.print(shown)
+    rows = [(name, card.about, card.size, card.licence, card.scores) for name, card in CARDS.items()]
+    if console.is_terminal:
+        print_table(("source", "what", "size", "licence", "scores"), rows, show_lines=True)
+    else:
+        print(*("\t".join(row) for row in rows), sep="\n")
 
 
 @data_app.command(name="check")
@@ -134,7 +131,7 @@ def fetch(
         show = partial(_show, bars, bars.add_task(subset, total=None))
         folder, note = tars.fetch(subset, writable_folder(out), show, queries, seed, titles_only, base or tars.BASE)
     right = " --right title=1" if titles_only else ""
-    console.print(f"{note}; next: gcl train --data {join_options(str(folder), options)}{right}", soft_wrap=True)
+    console.print(f"{note}; next: gcl train --data {join_options(str(folder), options)}{right}")
 
 
 def _show(bars: Progress, bar: TaskID, name: str, at: int, size: int) -> None:
@@ -144,14 +141,14 @@ def _show(bars: Progress, bar: TaskID, name: str, at: int, size: int) -> None:
 def print_splits(splits: dict[str, RankedData], *commands: str) -> None:
     for split in splits.values():
         console.print(f"  {split}")
-    console.print(f"next: {'; '.join(commands)}", soft_wrap=True)
+    console.print(f"next: {'; '.join(commands)}")
 
 
 def _print_findings(facts: list[str], problems: list[str]) -> None:
     for fact in facts:
-        console.print(f"  {fact}", soft_wrap=True)
+        console.print(f"  {fact}")
     for problem in problems:
-        console.print(f"problem: {problem}", soft_wrap=True, style="red")
+        console.print(f"problem: {problem}", style="red")
     if facts or problems:
         console.print(f"problems: {len(problems)}" if problems else "no problem found")
 

@@ -27,7 +27,7 @@ def embed_command(
     fields: tuple[str, ...] = (),
     imported: Path | None = None,
 ) -> None:
-    """Compute vectors of texts and pictures once, or import them, to train adapters on: --encoder vectors.
+    """Compute vectors of texts and pictures once, or import them, to train adapters on.
 
     Args:
         data: as in gcl train.
@@ -53,7 +53,7 @@ def embed_command(
             f"{name}: {rows:,} vectors of {about['shards'][0]['dimension']} numbers, by {about['encoder']['name']}"
         )
     option = "," if ":" in data and "=" in data else ":"
-    console.print(f"Next: gcl compare --encoder vectors --data {data}{option}vectors={out} --seeds 3", soft_wrap=True)
+    console.print(f"Next: gcl compare --encoder vectors --data {data}{option}vectors={out} --seeds 3")
 
 
 def _sides(splits: dict[str, RankedData], fields: tuple[str, ...], pictures: bool) -> list[tuple[str, str]]:

@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 import numpy as np
 import pandas as pd
 import tyro
-from rich.table import Table
 
-from gcl_toolkit.cli.common import app, console, data_of, model_folder, splits_of
+from gcl_toolkit.cli.common import app, console, data_of, model_folder, print_table, splits_of
 from gcl_toolkit.data.fields import Fields
 from gcl_toolkit.data.ranked_data import SPLITS, RankedData
 from gcl_toolkit.errors import UserError
@@ -98,21 +97,13 @@ def _evaluate(title: str, model: GCLModel, parts: dict[str, RankedData], divisio
     with console.status("evaluating"):
         ranked = rankings(model, scored)
         tables = {name: measure_ranking(rows, part, METRICS).assign(split=name) for name, part, rows in ranked}
-    _print_tables(title, tables)
+    means = [(name, len(table), *(interval(table[str(each)]) for each in METRICS)) for name, table in tables.items()]
+    print_table(("split", "queries", *METRICS), means, title=title, numeric=True)
     if empty := [name for name in parts if name not in scored]:
         console.print(f"without scored {division} queries: {', '.join(empty)}")
     if out:
         writable_folder(out.parent)
         pd.concat(tables.values()).to_parquet(out)
-
-
-def _print_tables(title: str, tables: dict[str, pd.DataFrame]) -> None:
-    shown = Table(title=title)
-    for column in ("split", "queries", *map(str, METRICS)):
-        shown.add_column(column, justify="right", no_wrap=column == "split")
-    for name, table in tables.items():
-        shown.add_row(name, str(len(table)), *(str(interval(table[str(metric)])) for metric in METRICS))
-    console.print(shown)
 
 
 def _evaluate_officially(
@@ -135,10 +126,8 @@ def _evaluate_officially(
     if not columns:
         ours = "" if isinstance(model, GCLModel) else " that the ranking has"
         raise UserError(f"{title}: none{ours} is scored in {', '.join(parts)}; choose other --data or --division")
-    shown = Table("metric", *columns, title=f"{title}, official form")
-    for metric in next(iter(columns.values())):
-        shown.add_row(metric, *(column[metric] for column in columns.values()))
-    console.print(shown)
+    rows = [(metric, *(column[metric] for column in columns.values())) for metric in next(iter(columns.values()))]
+    print_table(("metric", *columns), rows, title=f"{title}, official form")
     if left_out := [name for name in parts if name not in columns]:
         console.print(f"not measured: {', '.join(left_out)}")
     console.print(f"{out}/SPLIT/output.json, output.csv")

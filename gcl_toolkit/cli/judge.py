@@ -33,7 +33,7 @@ def judge_command(
     for_human: int = 0,
     config: Annotated[ModelConfig, tyro.conf.arg(name="")] = ModelConfig(),  # noqa: B008 - frozen
 ) -> None:
-    """Let a language model grade the products that two to five systems show and the qrels leave unjudged.
+    """Let a language model grade the unjudged products that two to five systems show.
 
     The grades are appended to a file of judgements; gcl compare-runs --judge corrects them by those of people.
 
@@ -68,7 +68,7 @@ def _write_for_people(found: list[Open], path: Path) -> None:
     writable_folder(path.parent)
     write_open(found, path)
     size = f"{sum(len(one.products) for one in found):,} products of {len(found):,} queries"
-    console.print(f"{path}: {size} to grade from 0 to 4, in the app or here, to import in the app", soft_wrap=True)
+    console.print(f"{path}: {size} to grade from 0 to 4, in the app or here, to import in the app")
 
 
 def _fill(found: list[Open], path: Path, config: ModelConfig) -> None:
@@ -81,7 +81,7 @@ def _fill(found: list[Open], path: Path, config: ModelConfig) -> None:
     pairs = sum(len(one.products) for one in found)
     caps = f"caps: {config.max_requests:,} requests, cost {config.max_cost:g}"
     size = f"{pairs:,} unjudged products of {len(found):,} queries"
-    console.print(f"{size}; {requests:,} requests, if every answer is usable; {caps}", soft_wrap=True)
+    console.print(f"{size}; {requests:,} requests, if every answer is usable; {caps}")
     file, ledger_path = Judgements(path), path.with_suffix(".ledger.sqlite")
     writable_folder(ledger_path.parent)
     try:
@@ -91,10 +91,8 @@ def _fill(found: list[Open], path: Path, config: ModelConfig) -> None:
                 count = fill(found, file, name, language, lambda: bar.advance(task))
             spent = ledger.spent().get("judge", {"requests": 0, "cost": 0.0})
     except sqlite3.Error as error:
-        raise DataError(
-            f"{ledger_path}: can't be read or written ({error}); free disk space, or move it away"
-        ) from None
+        raise DataError(f"{ledger_path}: can't be read or written ({error}); free disk space, or move it") from None
     about = f"{spent['requests']:,} requests, cost {spent['cost']:g} over all restarts"
-    console.print(f"{path}: {count:,} new grades by {name}; {about}", soft_wrap=True)
+    console.print(f"{path}: {count:,} new grades by {name}; {about}")
     following = f"let people grade some queries (--for-human 100), then gcl compare-runs ... --judge {name}"
-    console.print(f"next: {following}", soft_wrap=True)
+    console.print(f"next: {following}")

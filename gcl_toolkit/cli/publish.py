@@ -50,8 +50,8 @@ def export_command(
         usage = f"GCLModel.load({str(out)!r}) (open_clip doesn't know the encoder {encoder})"
     elif encoder.startswith("text:"):
         usage = f"transformers.AutoModel.from_pretrained({str(out)!r})"
-    console.print(f"load it with {usage}", soft_wrap=True)
-    console.print(f"next: read {out}/README.md; gcl push {out} OWNER/NAME --dry-run", soft_wrap=True)
+    console.print(f"load it with {usage}")
+    console.print(f"next: read {out}/README.md; gcl push {out} OWNER/NAME --dry-run")
 
 
 @app.command(name="push")
@@ -73,13 +73,13 @@ def push_command(
     if not dry_run:
         with console.status(f"uploading {folder}"):
             address = hub.push(folder, repo, private=private)
-        console.print(address, soft_wrap=True)
+        console.print(address)
         return
     files = hub.exported_files(folder)
     hub.check_name(repo)
     _print_files(folder, files)
     kind = "private" if private else "public"
-    console.print(f"destination: {repo} ({kind} if it is new); nothing was uploaded", soft_wrap=True)
+    console.print(f"destination: {repo} ({kind} if it is new); nothing was uploaded")
     if not get_token():
         console.print("there is no token yet: set HF_TOKEN, or log in with hf auth login")
 
@@ -136,7 +136,7 @@ def index_command(
             dtype = "float16" if name == "parquet16" else "float32"
             write_vectors(products, part.product_ids, out / "vectors.parquet", dtype)
     write_json(out / "parity.json", {"command": command(), "machine": machine(), **asdict(report)})
-    console.print(str(report), highlight=False)
+    console.print(str(report))
     console.print(f"{place}, {out / 'parity.json'}")
 
 

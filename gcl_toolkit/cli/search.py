@@ -6,9 +6,8 @@ import gc
 from pathlib import Path
 
 import tyro
-from rich.table import Table
 
-from gcl_toolkit.cli.common import app, console, data_of, model_folder, splits_of
+from gcl_toolkit.cli.common import app, data_of, model_folder, print_table, splits_of
 
 
 @app.command(name="search")
@@ -47,7 +46,8 @@ def search_command(
     products, vectors = stored_products(folder, model, source, split, lambda: splits_of(source, [split])[split].corpus)
     scores, rows = top_k(queries, vectors, k, device=model.device)
     columns = ["product_id", *(name for name in products.column_names if name in ("title", "category"))]
-    shown = Table("rank", "cosine", *columns)
-    for rank, (score, row) in enumerate(zip(scores[0], rows[0], strict=True), start=1):
-        shown.add_row(str(rank), f"{score:.3f}", *(products[name][int(row)].as_py() or "" for name in columns))
-    console.print(shown)
+    ranked = [
+        (rank, f"{score:.3f}", *(products[name][int(row)].as_py() or "" for name in columns))
+        for rank, (score, row) in enumerate(zip(scores[0], rows[0], strict=True), start=1)
+    ]
+    print_table(("rank", "cosine", *columns), ranked)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.table import Table
 
-from gcl_toolkit.cli.common import app, command, console, progress, study_worlds
+from gcl_toolkit.cli.common import app, command, console, print_table, progress, study_worlds
 from gcl_toolkit.machine import machine
 from gcl_toolkit.studies.markdown import stages_as_markdown, stages_table
 from gcl_toolkit.studies.stages import StagesConfig, stages
@@ -49,11 +48,7 @@ def stages_command(
     (folder / "stages.md").write_text(stages_as_markdown(result))
     quality_against_latency(result.systems, result.metric).write_html(folder / "stages.html", config=CONFIG)
     header, rows = stages_table(result)
-    table = Table(title=f"{result.metric} on {config.division} queries of {config.split}, 95% intervals")
-    table.add_column(header[0], no_wrap=True)
-    for column in header[1:]:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(*row, style="" if "+" in row[0] else "bold")
-    console.print(table, result.finding, sep="\n")
+    title = f"{result.metric} on {config.division} queries of {config.split}, 95% intervals"
+    print_table(header, rows, title=title, numeric=True, bold=[row[0] for row in rows if "+" not in row[0]])
+    console.print(result.finding)
     console.print(f"{folder / 'stages.json'}, {folder / 'stages.html'}")

@@ -12,10 +12,19 @@ from typing import Literal
 import pandas as pd
 import tyro
 from rich.progress import TaskID
-from rich.table import Table
 
 from gcl_toolkit import machine
-from gcl_toolkit.cli.common import Source, app, command, console, print_notes, progress, reading, study_worlds
+from gcl_toolkit.cli.common import (
+    Source,
+    app,
+    command,
+    console,
+    print_notes,
+    print_table,
+    progress,
+    reading,
+    study_worlds,
+)
 from gcl_toolkit.data.fields import Fields
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.files import writable_folder
@@ -58,7 +67,7 @@ def demo(out: Path = Path("runs/demo"), recipe: str = "shop", jobs: int = 0) -> 
     console.print(chosen.about)
     worlds = _opened(chosen.worlds)
     for line in first_look(worlds[0].evaluated()["in_domain"], chosen.study, out / "first_look.png"):
-        console.print(line, soft_wrap=True)
+        console.print(line)
     _run_study(worlds, chosen.study, out, jobs)
     for line in chosen.missed(read_study(out)):
         console.print(f"not as expected: {line}", style="yellow")
@@ -146,7 +155,7 @@ def report_command(
         raise UserError(f"{folder} holds no study; --data is for the folder of a study")
     else:
         path = write_run_report(folder, path=out)
-    console.print(str(path), soft_wrap=True)
+    console.print(str(path))
 
 
 @app.command(name="slices")
@@ -160,7 +169,9 @@ def slices_command(
     division: str = "test",
     category: str | None = None,
 ) -> None:
-    """Where a method of a study gains over its control: head and tail, categories, judged products, query length.
+    """Where a method of a study gains over its control: head and tail, categories, query length.
+
+    Also by the number of judged products.
 
     Args:
         folder: folder of a study; of several worlds, the first is taken.
@@ -179,13 +190,13 @@ def slices_command(
     control = control or strongest_control(table, metric)
     part = study_worlds(folder, data, None)[0].evaluated()[split]
     a, b = (per_query(table, name, split, metric, division=division) for name in (method, control))
-    shown = Table("by", "slice", "queries", method, control, "difference", "p (Holm)")
+    rows = []
     for row in by_slice(a, b, slices(part, category), metric).itertuples():
         gap = Interval(row.difference.difference, row.difference.low, row.difference.high)
         p_value = f"{row.difference.p_value:.3f} (uncorrected)" if row.way == "all" else f"{row.p_corrected:.3f}"
-        shown.add_row(row.way, row.slice, str(row.queries), str(row.a), str(row.b), str(gap), p_value)
+        rows.append((row.way, row.slice, row.queries, row.a, row.b, gap, p_value))
     console.print(f"{metric}, {split}, {division} queries, 95% intervals over queries")
-    console.print(shown)
+    print_table(("by", "slice", "queries", method, control, "difference", "p (Holm)"), rows)
     console.print(detectable(a, b))
 
 
@@ -258,18 +269,10 @@ def _reached(run: Path) -> str:
 
 
 def _print_study(results: Results) -> None:
-    shown = Table(title=f"NDCG@10 on {results.division} queries, 95% intervals")
-    shown.add_column("method", no_wrap=True)
-    for split in results.splits:
-        shown.add_column(split, justify="right")
-    for method, row in results.averages["NDCG@10"].items():
-        shown.add_row(method, *map(str, row.values()), style="bold" if method == DEFAULT else "")
-    console.print(shown)
-    header, rows = order_and_recall(results)
-    shown = Table(*header, title=f"Order and recall, mean of the splits; gains over {results.control}")
-    for cells in rows:
-        shown.add_row(*cells)
-    console.print(shown)
+    means = [(method, *row.values()) for method, row in results.averages["NDCG@10"].items()]
+    title = f"NDCG@10 on {results.division} queries, 95% intervals"
+    print_table(["method", *results.splits], means, title=title, numeric=True, bold=[DEFAULT])
+    print_table(*order_and_recall(results), title=f"Order and recall, mean of the splits; gains over {results.control}")
     for method, control in ((DEFAULT, results.control), ("gcl-linear", "clip")):
         if gains := results.gains_of(method, control, "NDCG@10"):
             console.print(f"{method} over {control} ({meaning(control)}):")

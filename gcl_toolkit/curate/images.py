@@ -68,7 +68,7 @@ class Pictures:
                 if response.has_redirect_location:
                     return _REDIRECT + response.headers["location"].encode(), 0.0
                 if response.status_code != 200:
-                    raise Fault.of_status(response, "never")
+                    raise Fault.of_status(response)
                 return _body(response), 0.0
         except (httpx2.TransportError, httpx2.StreamError) as error:
             raise Fault(f"no answer ({type(error).__name__})") from None

@@ -90,8 +90,7 @@ class Language:
             cause = type(error.__cause__ or error).__name__
             raise Fault(f"{self._host} doesn't answer ({cause})", charged=True) from None
         except openai.APIStatusError as error:
-            text = " ".join(error.response.text.split())[:300]
-            raise Fault.of_status(error.response, "stop", f"{self._host} returns {error.status_code}: {text}") from None
+            raise Fault.of_status(error.response, self._host) from None
         try:
             usage = json.loads(body)["usage"]
             return body, self._cost(int(usage["prompt_tokens"]), int(usage["completion_tokens"]))

@@ -58,15 +58,16 @@ class Fault(Exception):
         return self.then == "again" and self.after <= PATIENCE
 
     @classmethod
-    def of_status(cls, response: Any, otherwise: Literal["never", "stop"], reason: str = "") -> Fault:
-        """Of a response with an error status. otherwise: what follows unless the error is temporary."""
+    def of_status(cls, response: Any, host: str = "") -> Fault:
+        """Of a response with an error status. host: of a service without which the run can't go on."""
         status = response.status_code
         temporary = status in (408, 409, 429) or status >= 500
         try:
             after = max(0.0, float(response.headers.get("retry-after", 0)))
         except ValueError:  # a date
             after = 0.0
-        return cls(reason or f"status {status}", "again" if temporary else otherwise, after)
+        reason = f"{host} returns {status}: {' '.join(response.text.split())[:300]}" if host else f"status {status}"
+        return cls(reason, "again" if temporary else "stop" if host else "never", after)
 
 
 class Bad(Exception):

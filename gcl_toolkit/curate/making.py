@@ -79,8 +79,6 @@ class Making:
         write_json(out / "card.json", self.card)
         return self.card
 
-    # -- the stages ---------------------------------------------------------------------------------------------------
-
     def _queries(self) -> list[Query]:
         if isinstance(self.finder, Results) and not self.config.tree:
             queries = [Query(text) for text in self.finder.queries[: self.config.queries]]

@@ -65,10 +65,9 @@ class Shopping:
             response = self._client.get(url)
         except (httpx2.RequestError, httpx2.StreamError) as error:
             raise Fault(f"{self._host} doesn't answer ({type(error).__name__})", charged=True) from None
-        if response.status_code == 200:
-            return response.content
-        text = " ".join(response.text.split())[:300]
-        raise Fault.of_status(response, "stop", f"{self._host} returns {response.status_code}: {text}")
+        if response.status_code != 200:
+            raise Fault.of_status(response, self._host)
+        return response.content
 
 
 class _Signed(httpx2.HTTPTransport):

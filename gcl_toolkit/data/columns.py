@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -62,15 +63,16 @@ def numbers(column: pa.ChunkedArray) -> np.ndarray:
     try:
         values = pc.cast(column, pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        values = pa.array(map(_number, column.to_pylist()), pa.float64())
+        values = pa.array(map(number, column.to_pylist()), pa.float64())
     return pc.fill_null(values, np.nan).to_numpy()
 
 
-def _number(value: object) -> float | None:
+def number(value: object) -> float:
+    """A value as float; NaN if it is not a number."""
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        return None
+        return math.nan
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -96,26 +98,23 @@ def as_images(column: pa.ChunkedArray, folder: Path) -> pa.ChunkedArray:
 
     Raises pa.ArrowException for other types.
     """
-    data, path = pa.nulls(len(column)), pa.nulls(len(column))
+    data = path = pa.chunked_array([pa.nulls(len(column))])
     if pa.types.is_struct(column.type):
         known = [field.name for field in column.type if field.name in ("bytes", "path")] or ["bytes"]
-        data, path = (
-            pc.cast(pc.struct_field(column, field.name) if field.name in known else data, field.type) for field in IMAGE
-        )
-        column = pa.chunked_array([pa.StructArray.from_arrays(map(_combined, (data, path)), fields=[*IMAGE])])
+        data, path = (pc.struct_field(column, name) if name in known else data for name in ("bytes", "path"))
+        column = _images(data, path)
     elif is_text(column):
         path = pc.cast(column, pa.string())
         relative = pc.invert(pc.match_substring_regex(path, r"^(/|[A-Za-z]:\\|[a-z0-9]+://)"))
         path = pc.if_else(relative, pc.binary_join_element_wise(f"{folder}/", path, ""), path)
     else:
         data = column
-    missing = pa.array(~present(column))
-    parts = (_combined(pc.cast(part, field.type)) for part, field in zip((data, path), IMAGE, strict=True))
-    return pa.chunked_array([pa.StructArray.from_arrays([*parts], fields=[*IMAGE], mask=missing)], IMAGE)
+    return _images(data, path, mask=pa.array(~present(column)))
 
 
-def _combined(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+def _images(data: pa.ChunkedArray, path: pa.ChunkedArray, mask: pa.Array | None = None) -> pa.ChunkedArray:
+    parts = [pc.cast(part, field.type).combine_chunks() for part, field in zip((data, path), IMAGE, strict=True)]
+    return pa.chunked_array([pa.StructArray.from_arrays(parts, fields=[*IMAGE], mask=mask)], IMAGE)
 
 
 def as_vectors(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -141,8 +140,7 @@ def as_vectors(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def vector_parts(column: pa.ChunkedArray) -> list[np.ndarray]:
-    """The numbers of a vector column, an array (rows x D) for each chunk, not copied; those of missing rows mean
-    nothing."""
+    """The numbers of a vector column, rows x D for each chunk, not copied; those of missing rows mean nothing."""
     size = column.type.list_size
     arrays = (chunk.values.slice(chunk.offset * size, len(chunk) * size) for chunk in column.chunks)
     return [numbers.to_numpy(zero_copy_only=False).reshape(-1, size) for numbers in arrays]

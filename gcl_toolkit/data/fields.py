@@ -16,9 +16,9 @@ class Fields(Mapping[str, float]):
     """The fields of a side with their weights (> 0): `Fields(image=0.9, title=0.1)`. Immutable, prints as typed."""
 
     def __init__(self, /, **weights: float):
-        if not weights or any(not 0 < weight < math.inf for weight in weights.values()):
-            raise UserError(f"{_typed(weights)}: at least one field with a weight > 0, and finite, is expected")
         self._weights = weights
+        if not weights or any(not 0 < weight < math.inf for weight in weights.values()):
+            raise UserError(f"{self}: at least one field with a weight > 0, and finite, is expected")
 
     def __getitem__(self, name: str) -> float:
         return self._weights[name]
@@ -33,7 +33,7 @@ class Fields(Mapping[str, float]):
         return hash(tuple(self._weights.items()))
 
     def __repr__(self) -> str:
-        return _typed(self._weights)
+        return f"Fields({', '.join(f'{name}={weight:g}' for name, weight in self.items())})"
 
     @classmethod
     def parse(cls, text: str) -> Fields:
@@ -47,10 +47,6 @@ class Fields(Mapping[str, float]):
             if names.count(name) > 1:
                 raise UserError(f"fields {text!r}: {name!r} appears twice; give each name once")
         return cls(**dict(pairs))
-
-
-def _typed(weights: Mapping[str, float]) -> str:
-    return f"Fields({', '.join(f'{name}={weight:g}' for name, weight in weights.items())})"
 
 
 def is_missing(value: object) -> bool:

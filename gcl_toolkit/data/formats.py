@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gcl_toolkit.data.columns import number
 from gcl_toolkit.data.ranked_data import RankedData
 from gcl_toolkit.data.tabular import lines
 from gcl_toolkit.errors import DataError
@@ -68,26 +69,21 @@ def write_trec_run(run: Grades, path: str | Path, tag: str = "gcl") -> None:
 
 def write_trec_qrels(qrels: Grades, path: str | Path) -> None:
     """Grades that are not integers are written too, though trec_eval doesn't read them."""
-    _write_lines(
-        path, (f"{_word(q)} 0 {_word(p)} {grade:.17g}" for q, graded in qrels.items() for p, grade in graded.items())
-    )
+    pairs = ((query, product, grade) for query, graded in qrels.items() for product, grade in graded.items())
+    _write_lines(path, (f"{_word(query)} 0 {_word(product)} {grade:.17g}" for query, product, grade in pairs))
 
 
 def _read_trec(path: Path, layout: str, column: int, is_bad: Callable[[float], bool], expected: str) -> Run:
     run: Run = {}
-    for number, line in lines(path):
+    for at, line in lines(path):
         parts = line.split()
         if len(parts) != len(layout.split()):
-            raise DataError(f"{path} line {number}: {len(parts)} columns, {line!r}; {layout!r} is expected")
-        query, product = parts[0], parts[2]
-        try:
-            value = float(parts[column])
-        except ValueError:
-            value = math.nan
+            raise DataError(f"{path} line {at}: {len(parts)} columns, {line!r}; {layout!r} is expected")
+        query, product, value = parts[0], parts[2], number(parts[column])
         if is_bad(value):
-            raise DataError(f"{path} line {number}: {layout.split()[column]} {parts[column]!r}; {expected} is expected")
+            raise DataError(f"{path} line {at}: {layout.split()[column]} {parts[column]!r}; {expected} is expected")
         if product in run.setdefault(query, {}):
-            raise DataError(f"{path} line {number}: query {query!r} lists product {product!r} twice; keep one line")
+            raise DataError(f"{path} line {at}: query {query!r} lists product {product!r} twice; keep one line")
         run[query][product] = value
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gcl_toolkit.data.columns import as_text, as_vectors, is_numbers, vector_faults, vector_parts
+from gcl_toolkit.data.columns import as_text, as_vectors, is_numbers, number, vector_faults, vector_parts
 from gcl_toolkit.data.tabular import json_lines, lines, read_file
 from gcl_toolkit.errors import DataError, first_line
 
@@ -32,8 +33,12 @@ def read_vectors(path: str | Path) -> tuple[pa.ChunkedArray, np.ndarray, str]:
         column = as_vectors(lists)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
-    for fault in (*vector_faults(column, f"{path}: row"), *_repeated(ids, f"{path}")):
+    for fault in vector_faults(column, f"{path}: row"):
         raise DataError(fault)
+    counts = ids.value_counts()
+    if len(counts) < len(ids):
+        most = max(counts.to_pylist(), key=lambda entry: entry["counts"])
+        raise DataError(f"{path}: id {most['values']!r} has {most['counts']} vectors; one for each id is expected")
     if lists.null_count:
         raise DataError(f"{path}: {lists.null_count:,} rows have no vector; leave them out of the file")
     vectors = np.concatenate(vector_parts(column)).astype(np.float32)
@@ -42,20 +47,13 @@ def read_vectors(path: str | Path) -> tuple[pa.ChunkedArray, np.ndarray, str]:
     return ids, vectors, f"{again}{ids[int(first[count.argmax()])].as_py()!r}" if (count > 1).any() else ""
 
 
-def _repeated(ids: pa.ChunkedArray, where: str) -> Iterator[str]:
-    counts = ids.value_counts()
-    if len(counts) < len(ids):
-        most = max(counts.to_pylist(), key=lambda entry: entry["counts"])
-        yield f"{where}: id {most['values']!r} has {most['counts']} vectors; one for each id is expected"
-
-
 def _json(path: Path) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     ids, vectors = [], []
-    for number, entry in json_lines(path):
+    for at, entry in json_lines(path):
         key, found = next((name for name in IDS if name in entry), None), [*_lists(entry)]
         if key is None or len(found) != 1:
             raise DataError(
-                f"{path} line {number}: {', '.join(entry)}; an id ({', '.join(IDS)}) and one list of numbers are "
+                f"{path} line {at}: {', '.join(entry)}; an id ({', '.join(IDS)}) and one list of numbers are "
                 f"expected, {len(found)} lists are there"
             )
         ids.append(str(entry[key]))
@@ -65,18 +63,11 @@ def _json(path: Path) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
 
 def _lists(value: Any) -> Iterator[list]:
     """The lists of numbers in a JSON value."""
-    if isinstance(value, list) and value and all(isinstance(one, str) and _is_number(one) for one in value):
+    if isinstance(value, list) and value and all(isinstance(one, str) and not math.isnan(number(one)) for one in value):
         yield value
     elif isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _lists(part)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return text == text.strip() and float(text) is not None
-    except ValueError:
-        return False
 
 
 def _table(path: Path) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
@@ -106,7 +97,5 @@ def _matrix(path: Path) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
         raise DataError(
             f"{path}: it has {shape} numbers and {names.name} has {len(ids):,} ids; a row for each id is expected"
         )
-    flat = pa.array(np.ascontiguousarray(matrix).ravel())
-    return pa.chunked_array([pa.array(ids, pa.string())]), pa.chunked_array(
-        [pa.FixedSizeListArray.from_arrays(flat, matrix.shape[1])]
-    )
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).ravel()), matrix.shape[1])
+    return pa.chunked_array([pa.array(ids, pa.string())]), pa.chunked_array([vectors])

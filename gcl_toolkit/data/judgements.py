@@ -200,9 +200,6 @@ class Judgements:
         self._last[key] = one
 
 
-# -- helpers -----------------------------------------------------------------------------------------------------------
-
-
 def _line(one: Judgement) -> bytes:
     values = {name: value for name, value in asdict(one).items() if name != "undo" or value}
     return (json.dumps(values, ensure_ascii=False) + "\n").encode()

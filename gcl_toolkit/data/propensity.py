@@ -99,9 +99,6 @@ def relevance(
     return expected_P / examined_P * (clicked_P + shape) / (expected_P + shape)
 
 
-# -- helpers -----------------------------------------------------------------------------------------------------------
-
-
 def _prior(query_P: np.ndarray, clicked_P: np.ndarray, examined_P: np.ndarray, log_place_P: np.ndarray) -> np.ndarray:
     """Mean gamma of each pair before its own clicks: query's level * place^power, by Poisson regression."""
     clicks_Q, power = np.bincount(query_P, clicked_P), 0.0

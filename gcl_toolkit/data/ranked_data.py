@@ -30,18 +30,6 @@ from gcl_toolkit.data.findings import DIVISIONS, NOT_FIELDS, findings
 from gcl_toolkit.errors import DataError, UserError, unknown
 
 SPLITS = ("in_domain", "novel_query", "novel_document", "zero_shot")
-__all__ = [
-    "IMAGE",
-    "SPLITS",
-    "Pairs",
-    "RankedData",
-    "divide",
-    "four_way_split",
-    "is_image",
-    "leaks",
-    "query_folds",
-    "stated_splits",
-]
 
 
 class Pairs(NamedTuple):
@@ -151,18 +139,14 @@ class RankedData:
 
     def sample_queries(self, count: int, seed: int = 0) -> RankedData:
         """At most `count` queries, drawn uniformly, each with its full spread of scores; the corpus is kept."""
-        rng = np.random.default_rng(seed)
-        chosen = np.sort(rng.permutation(self.queries.num_rows)[:count])
-        return self.take_queries(chosen)
+        shuffled = np.random.default_rng(seed).permutation(self.queries.num_rows)
+        return self.take_queries(np.sort(shuffled[:count]))
 
 
 def divide(data: RankedData, seed: int = 0) -> RankedData:
     """Assign each query to "dev" or "test", half each, by a seeded hash of its id (the same in every split)."""
     half = ["dev" if hash64(f"{seed}/{q}") % 2 else "test" for q in data.queries["query_id"].to_pylist()]
-    queries = data.queries
-    if "division" in queries.column_names:
-        queries = queries.drop_columns(["division"])
-    return replace(data, queries=queries.append_column("division", pa.array(half, pa.string())))
+    return replace(data, queries=put(data.queries, "division", pa.array(half, pa.string())))
 
 
 def four_way_split(
@@ -244,14 +228,11 @@ def leaks(splits: dict[str, RankedData]) -> list[str]:
     """
     if "in_domain" not in splits:
         return []
-    train = splits["in_domain"]
-    shared: list[str] = []
-    for name, side in (("novel_query", "queries"), ("novel_document", "corpus"), ("zero_shot", "both")):
-        if name not in splits:
-            continue
-        if side in ("queries", "both"):
+    train, shared = splits["in_domain"], list[str]()
+    for name in SPLITS[1:]:
+        if name in splits and name != "novel_document":
             shared += _shared(train.queries, splits[name].queries, "query_id", name)
-        if side in ("corpus", "both"):
+        if name in splits and name != "novel_query":
             shared += _shared(train.corpus, splits[name].corpus, "product_id", name)
     return shared
 
@@ -259,9 +240,6 @@ def leaks(splits: dict[str, RankedData]) -> list[str]:
 def normalise_text(text: str) -> str:
     """Lower case and single spaces: queries that are equal after this count as one."""
     return " ".join(text.lower().split())
-
-
-# -- helpers -----------------------------------------------------------------------------------------------------------
 
 
 def _rows_of(ids: pa.ChunkedArray, table_ids: pa.ChunkedArray) -> np.ndarray:
@@ -303,8 +281,8 @@ def _shared(train: pa.Table, held_out: pa.Table, id_column: str, split: str) -> 
             at = pc.fill_null(pc.index_in(held_out[column], value_set=train[column].combine_chunks()), -1).to_numpy()
             hits = [(row, int(at[row])) for row in np.flatnonzero(at >= 0).tolist()]
         else:
-            known = {key: row for row, key in _keys(train[column], column == "query")}
-            hits = [(row, known[key]) for row, key in _keys(held_out[column], column == "query") if key in known]
+            known = {key: row for row, key in _keys(train[column])}
+            hits = [(row, known[key]) for row, key in _keys(held_out[column]) if key in known]
         if hits:
             row, train_row = hits[0]
             yield (
@@ -313,12 +291,13 @@ def _shared(train: pa.Table, held_out: pa.Table, id_column: str, split: str) -> 
             )
 
 
-def _keys(column: pa.ChunkedArray, is_text: bool) -> Iterator[tuple[int, int]]:
+def _keys(column: pa.ChunkedArray) -> Iterator[tuple[int, int]]:
+    """The row and the hash of each picture, or of each text, normalised."""
     for row, scalar in enumerate(column):
         value = scalar.as_py()
-        if is_image(column):
-            value = (value or {}).get("bytes") or (value or {}).get("path")
-        elif is_text and value:
+        if value and is_image(column):
+            value = value["bytes"] or value["path"]
+        elif value:
             value = normalise_text(value)
         if value:
-            yield row, hash64(value if isinstance(value, bytes) else str(value))
+            yield row, hash64(value)

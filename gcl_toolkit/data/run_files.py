@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from gcl_toolkit.data.columns import as_text
+from gcl_toolkit.data.columns import as_text, number
 from gcl_toolkit.data.findings import field_fault
 from gcl_toolkit.data.formats import Run, read_trec_qrels, read_trec_run
 from gcl_toolkit.data.tabular import FORMATS, lines, read_file
@@ -25,23 +25,15 @@ from gcl_toolkit.errors import DataError, UserError, first_line
 
 QUERY = ("query_id", "query-id", "qid", "q_id", "query", "search_term", "_id", "id")
 PRODUCT = (
-    "product_id",
-    "corpus-id",
-    "docid",
-    "doc_id",
-    "docno",
-    "document_id",
-    "item_id",
-    "asin",
-    "sku",
-    "product",
-    "_id",
-    "id",
-)
+    "product_id", "corpus-id", "docid", "doc_id", "docno", "document_id", "item_id", "asin", "sku", "product",
+    "_id", "id",
+)  # fmt: skip
 RANK = ("rank", "position")
 SCORE = ("score", "similarity", "_score")
 GRADE = ("grade", "rating", "relevance", "judgment", "judgement", "label", "score", "rel")
 """Names of columns; the first that a table has is taken."""
+LISTS = ("judgmentRatings", "judgmentScores", "requests", "queries")
+"""Keys of judgement lists in JSON."""
 RUN_FORMS = "query_id Q0 product_id rank score tag, or a table with a query, a product and a rank or score"
 QRELS_FORMS = "query_id 0 product_id grade, or a table with a query, a product and a grade"
 
@@ -54,9 +46,7 @@ def read_run(path: str | Path) -> Run:
     path = Path(path)
     kind = kind_of(path)
     if kind in ("trec qrels", "quepid"):
-        raise DataError(
-            f"{path}: its lines are a query, a product and a grade: these are qrels; give them with --qrels"
-        )
+        raise DataError(f"{path}: lines of a query, a product and a grade: these are qrels; give them with --qrels")
     run = _trec_run(path) if kind == "trec run" else _json_run(path) if kind == "json" else _table_run(path, kind)
     if not run:
         raise DataError(f"{path}: the run is empty; {RUN_FORMS} are expected")
@@ -74,7 +64,7 @@ def _check_order(path: Path, rows: Iterable[tuple[str, Any, Any]]) -> None:
     """A run whose scores rise with its ranks would be read upside down."""
     rising, pairs, last = 0, 0, ("", 0.0, 0.0)
     for query, rank, score in rows:
-        here = (query, _number(rank), _number(score))
+        here = (query, number(rank), number(score))
         if here[0] == last[0] and here[1] > last[1] and here[2] != last[2]:
             rising, pairs = rising + (here[2] > last[2]), pairs + 1
         last = here
@@ -86,7 +76,8 @@ def _json_run(path: Path) -> Run:
     found = _json(path)
     if not isinstance(found, dict) or not found or not all(isinstance(v, dict) for v in found.values()):
         keys = f"an object with {', '.join(map(str, islice(found, 3)))}" if isinstance(found, dict) else "a list"
-        hint = "; this is a judgement list, give it with --qrels" if _has_judgements(found) else ""
+        is_list = isinstance(found, dict) and {*LISTS, "hits"} & {*found}
+        hint = "; this is a judgement list, give it with --qrels" if is_list else ""
         raise DataError(f"{path}: it holds {keys}; a run is {{query: {{product: score}}}}{hint}")
     return _checked(path, ((q, p, s) for q, row in found.items() for p, s in row.items()), lambda x: x == x, "a score")
 
@@ -150,12 +141,6 @@ def _quepid(path: Path) -> Iterable[tuple[Any, Any, Any]]:
                 yield row[0], row[1], row[2] if len(row) > 2 else None
 
 
-def _has_judgements(found: Any) -> bool:
-    return isinstance(found, dict) and bool(
-        {"judgmentRatings", "judgmentScores", "requests", "queries", "hits"} & {*found}
-    )
-
-
 def _judgements(path: Path, found: Any) -> Iterable[tuple[Any, Any, Any]]:
     """The rows of a judgement list: ranx, Quepid, OpenSearch's workbench (old and new form), rank_eval."""
     if isinstance(found, dict) and "hits" in found:  # the answer of OpenSearch when it is asked for the list
@@ -164,16 +149,16 @@ def _judgements(path: Path, found: Any) -> Iterable[tuple[Any, Any, Any]]:
             raise DataError(f"{path}: it holds {len(hits)} judgement lists; give a file with one")
         found = hits[0].get("_source", {})
     if isinstance(found, dict):
-        key = next((k for k in ("judgmentRatings", "judgmentScores", "requests", "queries") if k in found), None)
+        key = next((k for k in LISTS if k in found), None)
         found = found[key] if key else found
     if isinstance(found, dict):
         found = [{"query": query, "ratings": ratings} for query, ratings in found.items()]
-    for number, entry in enumerate(found if isinstance(found, list) else [None]):
+    for at, entry in enumerate(found if isinstance(found, list) else [None]):
         ratings = entry.get("ratings") if isinstance(entry, dict) else None
         query = entry.get("query", entry.get("id")) if isinstance(entry, dict) else None
         if not isinstance(ratings, dict | list) or query is None:
             expected = "{query: {product: grade}}, or a list of {query, ratings: [{docId, rating}]}"
-            raise DataError(f"{path}: entry {number} is not a judged query; {expected} is expected")
+            raise DataError(f"{path}: entry {at} is not a judged query; {expected} is expected")
         if isinstance(ratings, dict):
             yield from ((query, product, grade) for product, grade in ratings.items())
             continue
@@ -207,9 +192,9 @@ def kind_of(path: Path) -> str:
     if first.strip().lower() == "query,docid,rating":
         return "quepid"
     parts = first.split()
-    if len(parts) == 6 and not math.isnan(_number(parts[4])):
+    if len(parts) == 6 and not math.isnan(number(parts[4])):
         return "trec run"
-    if len(parts) == 4 and not math.isnan(_number(parts[3])) and "," not in first:
+    if len(parts) == 4 and not math.isnan(number(parts[3])) and "," not in first:
         return "trec qrels"
     return path.suffix.lower() if path.suffix.lower() in FORMATS else ".csv"
 
@@ -270,7 +255,7 @@ def ids_of(path: Path, table: pa.Table, name: str) -> list[str]:
 def _checked(path: Path, rows: Iterable[tuple[Any, Any, Any]], good: Any, expected: str) -> Run:
     found: Run = {}
     for row, (query, product, value) in enumerate(rows):
-        score = _number(value)
+        score = number(value)
         if not good(score):
             where = f"row {row} (query {query!r}, product {product!r})"
             raise DataError(f"{path}: {where}: {value!r} is not a valid number; {expected} is expected")
@@ -279,10 +264,3 @@ def _checked(path: Path, rows: Iterable[tuple[Any, Any, Any]], good: Any, expect
             raise DataError(f"{path}: row {row}: query {query!r} lists product {product!r} twice; keep one row")
         products[str(product)] = score
     return found
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan

@@ -18,7 +18,6 @@ from gcl_toolkit.data.run_files import PRODUCT, QUERY, column, ids_of, read_qrel
 from gcl_toolkit.data.sources.rows import usable_fields
 from gcl_toolkit.errors import DataError, UserError, unknown
 
-__all__ = ["grade_scale", "named", "read_qrels", "read_run", "read_systems", "systems", "with_judgements"]
 DEPTH = 1000
 """Ranks of a query that are compared; those below are left out."""
 MOST = 5
@@ -121,24 +120,22 @@ def systems(
     rows, notes = _products(Path(products)) if products else (empty, ())
     known = set(rows["product_id"].to_pylist())
     judged = {product for graded in qrels.values() for product in graded}
-    if products:
-        _check_alike("product", judged, "the qrels", known, "the product table")
+    _check_alike("product", judged, "the qrels", known, "the product table")
     for system, run in runs.items():
         _check_alike("query", run, f"the run {system}", qrels, "the qrels")
         if not any(query in run for query in qrels):
             shown = f"{_some(run)} in the run {system}, {_some(qrels)} in the qrels"
             raise DataError(f"no query is in both: {shown}; ids must agree")
-        ranked = {product for query in run if query in qrels for product in run[query]}
-        _check_alike("product", ranked, f"the run {system}", known | judged, "the qrels and the product table")
-        if not ranked & judged:
-            raise DataError(f"the run {system} ranks no judged product: {_some(ranked)}, in the qrels {_some(judged)}")
+        found = {product for query in run if query in qrels for product in run[query]}
+        _check_alike("product", found, f"the run {system}", known | judged, "the qrels and the product table")
+        if not found & judged:
+            raise DataError(f"the run {system} ranks no judged product: {_some(found)}, in the qrels {_some(judged)}")
     kept = [query for query in qrels if any(query in run for run in runs.values())]
-    ids = dict.fromkeys([*rows["product_id"].to_pylist(), *sorted(judged)])
-    ids |= dict.fromkeys(product for run in runs.values() for query in kept for product in run.get(query, ()))
-    extra = pa.table({"product_id": pa.array([p for p in ids if p not in known], pa.string())})
+    ranked = dict.fromkeys(product for run in runs.values() for query in kept for product in run.get(query, ()))
+    others = [product for product in dict.fromkeys(sorted(judged)) | ranked if product not in known]
+    extra = pa.table({"product_id": pa.array(others, pa.string())})
     corpus = pa.concat_tables([rows, extra], promote_options="default")
-    found = [*notes, *_notes(runs, qrels, kept, known, products, texts)]
-    data = _ranked_data(kept, qrels, corpus, texts, name, found)
+    data = _ranked_data(kept, qrels, corpus, texts, name, [*notes, *_notes(runs, qrels, kept, known, ranked, texts)])
     return data, {system: _rows(run, kept, data) for system, run in runs.items()}
 
 
@@ -223,7 +220,7 @@ def _notes(
     qrels: Grades,
     kept: list[str],
     known: Collection[str],
-    products: object,
+    ranked: Collection[str],
     texts: Mapping[str, str],
 ) -> list[str]:
     notes = [f"{len(qrels) - len(kept):,} judged queries are in no run and are left out"] * (len(kept) < len(qrels))
@@ -236,10 +233,8 @@ def _notes(
             notes.append(f"{unjudged:,} queries of {system} are not judged and are left out")
         if any(len(row) > DEPTH for row in run.values()):
             notes.append(f"of {system}, ranks below {DEPTH:,} are left out")
-    if products:
-        absent = {p for run in runs.values() for query in kept for p in run.get(query, ()) if p not in known}
-        if absent:
-            notes.append(f"{len(absent):,} ranked products are not in the product table, such as {min(absent)!r}")
+    if known and (absent := [product for product in ranked if product not in known]):
+        notes.append(f"{len(absent):,} ranked products are not in the product table, such as {min(absent)!r}")
     return notes
 
 

@@ -11,7 +11,7 @@ import csv
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -64,7 +64,9 @@ def open_file(
         if kind == ".parquet":
             opened = _open_parquet(path, columns)
         elif kind == ".jsonl":
-            opened = _as_opened(json_table(entry for _, entry in json_lines(path)), columns)
+            table = json_table(entry for _, entry in json_lines(path))
+            chosen = table.select([name for name in table.column_names if columns is None or name in columns])
+            opened = Opened(table.column_names, chosen.schema, chosen.to_batches())
         else:
             opened = _open_csv(path, "\t" if kind == ".tsv" else ",", columns, header)
     return opened._replace(batches=_guarded(path, kind, opened.batches))
@@ -89,16 +91,16 @@ def _errors_of(path: Path, kind: str = "") -> Iterator[None]:
 
 
 def _line_not_utf8(path: Path) -> int | None:
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    line.decode()
-                except UnicodeDecodeError:
-                    return number
-    except OSError:
-        pass
+    with suppress(OSError), path.open("rb") as file:
+        bad = (at for at, line in enumerate(file, start=1) if line.decode(errors="ignore").encode() != line)
+        return next(bad, None)
     return None
+
+
+def check_columns(have: Collection[str], needed: Iterable[str], where: object) -> None:
+    """Raise DataError if a table lacks a column; where: the table's name in the message."""
+    if missing := [name for name in needed if name not in have]:
+        raise DataError(f"{where}: column {', '.join(map(repr, missing))} is missing; it has {', '.join(have)}")
 
 
 def _check_names(path: Path, names: list[str]) -> None:
@@ -192,8 +194,3 @@ def _json_text(value: object) -> object:
     if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:  # an image, as Hugging Face datasets write it
         return value.get("path")
     return value
-
-
-def _as_opened(table: pa.Table, columns: Collection[str] | None) -> Opened:
-    chosen = table.select([name for name in table.column_names if columns is None or name in columns])
-    return Opened(table.column_names, chosen.schema, chosen.to_batches())

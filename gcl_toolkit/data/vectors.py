@@ -33,9 +33,6 @@ def origin_of(table: pa.Table, name: str) -> dict[str, Any]:
     return json.loads((table.schema.field(name).metadata or {}).get(ORIGIN, b"{}"))
 
 
-# -- folders -----------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class VectorFolder:
     """A folder of vectors: `fields` says of each its side, what it was computed from, and its shards."""

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from gcl_toolkit.data.weighting import is_top, to_weights
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.losses.fast.ranks import gather, own_share, ranks
+from gcl_toolkit.losses.matrix import Scale
 from gcl_toolkit.methods import DEFAULT, METHODS, Batch, KnownPairs, Method, as_method, name_of
 from gcl_toolkit.methods.known import plain
 from gcl_toolkit.methods.matrix import Matrix
@@ -40,13 +41,7 @@ class BatchLoss(nn.Module):
         return weights * is_top(scores) if self.method.top_only else weights
 
     def forward(
-        self,
-        queries: Tensor,
-        products: Tensor,
-        query_ids: Iterable,
-        product_ids: Iterable,
-        *,
-        logit_scale: Tensor | float,
+        self, queries: Tensor, products: Tensor, query_ids: Iterable, product_ids: Iterable, *, logit_scale: Scale
     ) -> Tensor:
         """The loss of N queries against M products, a scalar, in which every known pair among them has its weight.
 

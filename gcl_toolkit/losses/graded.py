@@ -9,20 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from gcl_toolkit.losses.matrix import ROWS, shares
+from gcl_toolkit.losses.matrix import ROWS, Scale, shares
 
 NEVER = -1e30
 """A logit that adds nothing; logcumsumexp has no gradient at -inf."""
 
 
 def graded_loss(
-    queries: Tensor,
-    documents: Tensor,
-    weights: Tensor,
-    *,
-    logit_scale: Tensor | float,
-    r: float = ROWS,
-    recall: float = 0.0,
+    queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Scale, r: float = ROWS, recall: float = 0.0
 ) -> Tensor:
     """`matrix_loss`, except that in its row each known pair competes with lower weights only; a scalar >= 0.
 

@@ -13,11 +13,10 @@ from __future__ import annotations
 from torch import Tensor
 
 ROWS = 2 / 3
+Scale = Tensor | float
 
 
-def matrix_loss(
-    queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Tensor | float, r: float = ROWS
-) -> Tensor:
+def matrix_loss(queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Scale, r: float = ROWS) -> Tensor:
     """The loss of N queries against M documents, a scalar >= 0; 0 where all weights are.
 
     queries: N x D, documents: M x D, L2-normalised. weights: N x M, >= 0. r: the share of the rows, 0..1.

@@ -10,16 +10,11 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, kl_div
 
 from gcl_toolkit.losses.graded import lower_odds
-from gcl_toolkit.losses.matrix import matrix_loss
+from gcl_toolkit.losses.matrix import Scale, matrix_loss
 
 
 def siglip_loss(
-    queries: Tensor,
-    documents: Tensor,
-    weights: Tensor,
-    *,
-    logit_scale: Tensor | float,
-    logit_bias: Tensor | float | None = None,
+    queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Scale, logit_bias: Scale | None = None
 ) -> Tensor:
     """SigLIP (arXiv 2303.15343): is this a pair, yes or no? Scalar >= 0, mean over documents of the sum over queries.
 
@@ -30,12 +25,7 @@ def siglip_loss(
 
 
 def bixse_loss(
-    queries: Tensor,
-    documents: Tensor,
-    weights: Tensor,
-    *,
-    logit_scale: Tensor | float,
-    logit_bias: Tensor | float | None = None,
+    queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Scale, logit_bias: Scale | None = None
 ) -> Tensor:
     """BiXSE (arXiv 2508.06781): binary cross-entropy with the grade, 0..1, as probability; unknown pairs are 0.
 
@@ -60,7 +50,7 @@ def fitted_bias(logits: Tensor, targets: Tensor, halvings: int = 40) -> Tensor:
     return (low + high) / 2
 
 
-def cosent_loss(queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Tensor | float) -> Tensor:
+def cosent_loss(queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Scale) -> Tensor:
     """CoSENT (Su 2022, kexue.fm/archives/8847): log [ 1 + sum over pairs of cells, W_a > W_b, of exp(S_b - S_a) ].
 
     Ours: cells are compared within their row and within their column, not over the whole batch (known cells of
@@ -76,12 +66,7 @@ def _out_of_order(logits_NxM: Tensor, grades_NxM: Tensor) -> Tensor:
 
 
 def kl_loss(
-    queries: Tensor,
-    documents: Tensor,
-    weights: Tensor,
-    *,
-    logit_scale: Tensor | float,
-    temperature: float = 0.1,
+    queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Scale, temperature: float = 0.1
 ) -> Tensor:
     """Distillation of scores, or soft targets: KL of softmax(score / temperature) over a query's known documents to the
     model's softmax over all documents of the step; the same by columns; the mean of both. weights: scores, 0..1."""
@@ -96,7 +81,7 @@ def _divergence(logits_NxM: Tensor, scores_NxM: Tensor) -> Tensor:
     return kl_div(logits_NxM[some].log_softmax(1), targets, reduction="sum") / some.sum().clamp(min=1)
 
 
-def rankclip_loss(queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Tensor | float) -> Tensor:
+def rankclip_loss(queries: Tensor, documents: Tensor, weights: Tensor, *, logit_scale: Scale) -> Tensor:
     """As RankCLIP (arXiv 2404.09387): a contrastive loss of the known pairs, here by `matrix_loss`, plus the likelihood
     of an order (ListMLE, Plackett-Luce), here that of the weights instead of the model's own similarities.
 

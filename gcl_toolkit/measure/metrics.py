@@ -5,7 +5,6 @@ Every metric is in 0..1, larger is better, and 0 for a query without a product o
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -99,21 +98,13 @@ class Metric:
         return replace(self, parameter=float(parameter))
 
     def __matmul__(self, cutoff: int) -> Metric:
-        try:
-            k = operator.index(cutoff)
-        except TypeError:
-            k = 0
-        if k < 1:
+        if not isinstance(cutoff, int | np.integer) or cutoff < 1:
             raise UserError(f"{self}@{cutoff}: the cut-off must be an integer >= 1, as in {self.name} @ 10")
-        return replace(self, cutoff=k)
+        return replace(self, cutoff=int(cutoff))
 
     def __repr__(self) -> str:
         parameter = "" if self.parameter is None else f"({str(self.parameter).removesuffix('.0')})"
         return self.name + parameter + ("" if self.cutoff is None else f"@{self.cutoff}")
-
-    def values(self, ranked: Ranked) -> np.ndarray:
-        """One float64 a query."""
-        return self.formula(ranked, self.cutoff, self.parameter)
 
 
 # -- the formulas ------------------------------------------------------------------------------------------------------
@@ -270,10 +261,8 @@ def measure_ranked(
     order = np.argsort(-qrel_grade)
     order = order[_stable_order(qrel_query[order])]
     ranked = Ranked(*_relevant(gains_QxK), qrel_query[order], qrel_grade[order])
-    return pd.DataFrame({str(metric): metric.values(ranked) for metric in metrics}, index=range(len(gains_QxK)))
-
-
-# -- helpers -----------------------------------------------------------------------------------------------------------
+    values = {str(metric): metric.formula(ranked, metric.cutoff, metric.parameter) for metric in metrics}
+    return pd.DataFrame(values, index=range(len(gains_QxK)))
 
 
 def _order_given(scores: Mapping) -> np.ndarray:

@@ -104,11 +104,7 @@ def stored_truth(path: str | Path, data: RankedData, division: str) -> Grades | 
     return _read_grades(file) if file.is_file() else None
 
 
-def ground_truth(
-    data: RankedData,
-    protocol: Protocol = Protocol(),
-    fields: Sequence[str] = (),
-) -> Grades:
+def ground_truth(data: RankedData, protocol: Protocol = Protocol(), fields: Sequence[str] = ()) -> Grades:
     """What the script computes: grades rescaled to integers 1..100 over the split, `top_q` queries drawn in proportion
     to their sums of grades (the same ones), and the best `top_k` pairs of each. A pair that the source lists twice
     counts twice in the sum and has its last, worst grade."""

@@ -258,21 +258,12 @@ def _scores_at(queries_QxD: Tensor, part_CxD: Tensor, begin_Q1: Tensor, place_P:
         return torch.sparse.sampled_addmm(wanted, queries_QxD, part_CxD.T, beta=0.0).values()
 
 
-# -- helpers -----------------------------------------------------------------------------------------------------------
-
-
 def _product(queries_QxD: Tensor, part_CxD: Tensor) -> Tensor:
     """Q x C; for one query in one thread by numpy, which reads the rows as fast as memory gives them."""
     if len(queries_QxD) > 1 or queries_QxD.device.type != "cpu" or torch.get_num_threads() > 1:
         return queries_QxD @ part_CxD.T
     with np.errstate(all="ignore"):
         return torch.from_numpy(np.vecdot(part_CxD.numpy(), queries_QxD.numpy())[None])
-
-
-def _products(queries_QxD: Tensor, part_CxD: Tensor) -> Tensor:
-    if len(queries_QxD) == 1 and not part_CxD.is_cuda:  # numpy's library is nearer the memory's speed on AMD
-        return torch.from_numpy(part_CxD.numpy() @ queries_QxD[0].numpy())[None]
-    return queries_QxD @ part_CxD.T
 
 
 def _above(scores_QxC: Tensor, cut_Q: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ import pandas as pd
 from gcl_toolkit.data.ranked_data import RankedData
 from gcl_toolkit.errors import UserError, unknown
 from gcl_toolkit.measure.metrics import NDCG, Metric
-from gcl_toolkit.measure.statistics import holm, interval, minimal_detectable_effect, paired
+from gcl_toolkit.measure.statistics import holm, interval, minimal_detectable_effect, paired, short
 
 LEAST = 10
 """Categories with fewer queries are merged into "other"."""
@@ -96,22 +96,17 @@ def detectable(a: pd.DataFrame, b: pd.DataFrame, *, power: float = 0.8) -> str:
     effect = minimal_detectable_effect((a - b).mean(axis=1), power=power)
     mean = float(b.mean().mean())
     relative = f" ({effect / mean:.0%})" if mean > 0 else ""
-    return (
-        f"with {len(a):,} queries you can detect differences of {effect:.3f}{relative} with {power:.0%} power".replace(
-            "of 0.", "of ."
-        )
-    )
+    return f"with {len(a):,} queries you can detect differences of {short(effect)}{relative} with {power:.0%} power"
 
 
 def _row(way: str, name: str, a: pd.DataFrame, b: pd.DataFrame, metric: Metric | str, samples: int) -> dict:
-    means = (interval(side.mean(axis=1)) for side in (a, b))
-    named = [side.rename(columns=lambda _: str(metric)) for side in (a, b)]
     return {
         "way": way,
         "slice": name,
         "queries": len(a),
-        **dict(zip(("a", "b"), means, strict=True)),
-        "difference": paired(*named, samples=samples),
+        "a": interval(a.mean(axis=1)),
+        "b": interval(b.mean(axis=1)),
+        "difference": replace(paired(a, b, samples=samples), metric=str(metric)),
     }
 
 
@@ -132,9 +127,7 @@ def _ranges(values_Q: np.ndarray, count: int = 3) -> pd.Categorical:
 
 def _majority(query: np.ndarray, values: list[str], rows: int) -> list[str]:
     """The most frequent value of each query (of ties the first by name); rare ones become "other"."""
-    counts: list[Counter] = [Counter() for _ in range(rows)]
-    for row, value in zip(query, values, strict=True):
-        counts[row][value] += 1
-    chosen = [min(count, key=lambda value: (-count[value], value)) if count else "none" for count in counts]
-    sizes = Counter(chosen)
-    return [value if sizes[value] >= LEAST else "other" for value in chosen]
+    counts = pd.DataFrame({"query": query, "value": values}).value_counts().reset_index()
+    counts = counts.sort_values(["query", "count", "value"], ascending=[True, False, True])
+    chosen_Q = counts.drop_duplicates("query").set_index("query")["value"].reindex(range(rows), fill_value="none")
+    return chosen_Q.where(chosen_Q.map(chosen_Q.value_counts()) >= LEAST, "other").tolist()

@@ -146,9 +146,6 @@ def minimal_detectable_effect(differences: Any, *, power: float = 0.8, level: fl
     return float(z * differences_Q.std(ddof=1) / np.sqrt(len(differences_Q)))
 
 
-# -- helpers -----------------------------------------------------------------------------------------------------------
-
-
 def _pairs(a: Any, b: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     """(a, b) of each world as Q x S arrays with the same rows and columns."""
     a_worlds, b_worlds = (list(x) if isinstance(x, (list, tuple)) else [x] for x in (a, b))

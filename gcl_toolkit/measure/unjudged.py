@@ -146,8 +146,8 @@ def _largest(fixed_Q: np.ndarray, weights_QxU: np.ndarray, steps_QxL: np.ndarray
 def _ideal(qrels: Pairs, queries: int, k: int) -> np.ndarray:
     """Q x k: the largest grades of each query in descending order, padded with 0."""
     order = np.lexsort((-qrels.score, qrels.query))
-    query, counts_Q = qrels.query[order], np.bincount(qrels.query, minlength=queries)
-    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts_Q) - counts_Q, counts_Q)
-    ideal_Qxk = np.zeros((queries, k))
-    ideal_Qxk[query[rank < k], rank[rank < k]] = qrels.score[order[rank < k]]
+    query, grade = qrels.query[order], qrels.score[order]
+    rank = np.arange(len(query)) - np.searchsorted(query, query)
+    kept, ideal_Qxk = rank < k, np.zeros((queries, k))
+    ideal_Qxk[query[kept], rank[kept]] = grade[kept]
     return ideal_Qxk

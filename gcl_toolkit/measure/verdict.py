@@ -223,9 +223,6 @@ def outcome_of(difference: Difference) -> Literal["better", "worse", "open"]:
     return "better" if difference.low > 0 else "worse" if difference.high < 0 else "open"
 
 
-# -- helpers -----------------------------------------------------------------------------------------------------------
-
-
 def _rankings(lists: Lists, a: str, b: str) -> dict[str, np.ndarray]:
     if a == b:
         raise UserError(f"{a} is compared with itself; choose another system or baseline")
@@ -248,14 +245,10 @@ def _rounded(queries: float) -> int:
 
 
 def _variants(
-    lists: Lists,
-    rankings: Mapping[str, np.ndarray],
-    found_QxK: Mapping[str, np.ndarray],
-    metric: Metric,
-    level: float,
+    lists: Lists, rankings: Mapping[str, np.ndarray], grades: Mapping[str, np.ndarray], metric: Metric, level: float
 ) -> dict[str, Difference]:
-    condensed = (lists.measured(holes.condensed(found_QxK[name], rankings[name]), metric) for name in rankings)
-    bpref = (lists.by_query(holes.bpref(grades_QxK, lists.qrels), "bpref") for grades_QxK in found_QxK.values())
+    condensed = (lists.measured(holes.condensed(grades[name], rankings[name]), metric) for name in rankings)
+    bpref = (lists.by_query(holes.bpref(grades_QxK, lists.qrels), "bpref") for grades_QxK in grades.values())
     return {"condensed list": paired(*condensed, level=level), "bpref": paired(*bpref, level=level)}
 
 

@@ -13,7 +13,7 @@ from gcl_toolkit.errors import UserError
 from gcl_toolkit.losses.fast import Forms
 from gcl_toolkit.losses.fast.tiled import tiled_graded_loss, tiled_matrix_loss
 from gcl_toolkit.losses.graded import graded_loss
-from gcl_toolkit.losses.matrix import matrix_loss
+from gcl_toolkit.losses.matrix import Scale, matrix_loss
 from gcl_toolkit.methods.method import inseparable
 from gcl_toolkit.methods.samplers import Batch, MatrixSampler, training_weights
 
@@ -50,10 +50,12 @@ class Matrix:
         weights = training_weights(data, self.weighting, self.top_only)
         return MatrixSampler(data, weights, size=size, queries=self.queries, seed=seed)
 
-    def loss(
-        self, left: Tensor, right: Tensor, batch: Batch, *, logit_scale: Tensor | float, half: bool = False
-    ) -> Tensor:
-        return self.forms(left, right, batch.weights, logit_scale=logit_scale, half=half)
+    def loss(self, left: Tensor, right: Tensor, batch: Batch, *, logit_scale: Scale, half: bool = False) -> Tensor:
+        return self.forms(left, right, batch.weights, logit_scale=logit_scale, half=half, **self.settings(batch))
+
+    def settings(self, batch: Batch) -> dict[str, float]:
+        """Further arguments of the loss."""
+        return {}
 
     def without(self, what: str) -> Self:
         """Without "scores": every known pair with weight 1."""
@@ -83,11 +85,8 @@ class Graded(Matrix):
         if self.recall is not None and not 0 <= self.recall <= 1:
             raise UserError(f"recall is {self.recall}; it must be a number from 0 to 1")
 
-    def loss(
-        self, left: Tensor, right: Tensor, batch: Batch, *, logit_scale: Tensor | float, half: bool = False
-    ) -> Tensor:
-        recall = (RECALL if batch.grades else 0.0) if self.recall is None else self.recall
-        return self.forms(left, right, batch.weights, logit_scale=logit_scale, half=half, recall=recall)
+    def settings(self, batch: Batch) -> dict[str, float]:
+        return {"recall": (RECALL if batch.grades else 0.0) if self.recall is None else self.recall}
 
     @property
     def against(self) -> str:  # type: ignore[override]

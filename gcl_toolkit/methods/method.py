@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gcl_toolkit.data.ranked_data import RankedData
 from gcl_toolkit.errors import UserError
+from gcl_toolkit.losses.matrix import Scale
 from gcl_toolkit.methods.samplers import Batch
 
 Sampler = Callable[[int], Batch]
@@ -26,9 +27,7 @@ class Method(Protocol):
     def sampler(self, data: RankedData, size: int, seed: int) -> Sampler:
         """What step 0, 1, ... draws from `data`: `size` pairs or products."""
 
-    def loss(
-        self, left: Tensor, right: Tensor, batch: Batch, *, logit_scale: Tensor | float, half: bool = False
-    ) -> Tensor:
+    def loss(self, left: Tensor, right: Tensor, batch: Batch, *, logit_scale: Scale, half: bool = False) -> Tensor:
         """This rank's share of the loss of the whole batch, a scalar.
 
         left, right: the embeddings of this rank's rows of `batch.queries` and `batch.products`, L2-normalised.

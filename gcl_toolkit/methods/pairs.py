@@ -12,6 +12,7 @@ from gcl_toolkit.errors import UserError
 from gcl_toolkit.losses.fast import Forms
 from gcl_toolkit.losses.fast.tiled import tiled_gcl_loss
 from gcl_toolkit.losses.gcl import gcl_loss
+from gcl_toolkit.losses.matrix import Scale
 from gcl_toolkit.methods.method import inseparable
 from gcl_toolkit.methods.samplers import Batch, PairSampler, training_weights
 
@@ -43,9 +44,7 @@ class GCL:
         weights = training_weights(data, self.weighting, self.top_only)
         return PairSampler(data, weights, size=size, seed=seed, exclude_known=self.exclude_known)
 
-    def loss(
-        self, left: Tensor, right: Tensor, batch: Batch, *, logit_scale: Tensor | float, half: bool = False
-    ) -> Tensor:
+    def loss(self, left: Tensor, right: Tensor, batch: Batch, *, logit_scale: Scale, half: bool = False) -> Tensor:
         return FORMS(left, right, batch.weights, logit_scale=logit_scale, excluded=batch.excluded, half=half)
 
     def without(self, what: str) -> GCL:

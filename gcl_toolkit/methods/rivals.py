@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.losses import bixse_loss, cosent_loss, kl_loss, rankclip_loss, siglip_loss
 from gcl_toolkit.losses.fast import Forms
@@ -56,10 +54,8 @@ class KL(Matrix):
         if not self.temperature > 0:
             raise UserError(f"temperature is {self.temperature:g}; it must be a number > 0")
 
-    def loss(
-        self, left: Tensor, right: Tensor, batch: Batch, *, logit_scale: Tensor | float, half: bool = False
-    ) -> Tensor:
-        return self.forms(left, right, batch.weights, logit_scale=logit_scale, temperature=self.temperature)
+    def settings(self, batch: Batch) -> dict[str, float]:
+        return {"temperature": self.temperature}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -67,12 +66,9 @@ def merged(model: GCLModel) -> dict[str, Tensor]:
 
 def settle(model: GCLModel) -> None:
     """Add the adapters to their layers, remove them, and turn learnt field weights into numbers."""
-    with torch.no_grad():
-        for name, layer in list(_adapted(model)):
-            base = layer.base_layer
-            base.weight += layer.get_delta_weight(_LORA).to(base.weight.dtype)
-            parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, base)
+    for name, layer in list(_adapted(model)):
+        layer.merge()
+        model.set_submodule(name, layer.base_layer)
     model.requires_grad_(True)
     if model.log_field_weights is not None:
         model.settle_fields()
@@ -105,16 +101,13 @@ def _layers(encoder: Encoder) -> dict[str, tuple[str, int]]:
     layers: dict[str, tuple[str, int | None]] = {}
     for name, _ in encoder.named_parameters():
         numbered = re.search(r"\.(\d+)\.", name)
-        layers[name] = (_tower(encoder, name), int(numbered[1]) if numbered else -1 if _FIRST.search(name) else None)
+        tower = "image" if name.startswith(encoder.image_parts) else "text"
+        layers[name] = (tower, int(numbered[1]) if numbered else -1 if _FIRST.search(name) else None)
     last = {
         tower: max((n for t, n in layers.values() if t == tower and n is not None), default=-1)
         for tower, _ in layers.values()
     }
     return {name: (tower, 0 if n is None else last[tower] + 1 - n) for name, (tower, n) in layers.items()}
-
-
-def _tower(encoder: Encoder, name: str) -> str:
-    return "image" if name.startswith(encoder.image_parts) else "text"
 
 
 class Average:
@@ -133,17 +126,9 @@ class Average:
         for name, parameter in self.parameters.items():
             self.values[name].lerp_(parameter, 1 - kept)
 
-    @contextmanager
-    def in_place(self):
-        """Within this context the model has the averaged weights."""
-        self.swap()
-        try:
-            yield
-        finally:
-            self.swap()
-
     @torch.no_grad()
     def swap(self) -> None:
+        """Exchange the model's weights for the averaged ones, or back."""
         for name, parameter in self.parameters.items():
             current = parameter.clone()
             parameter.copy_(self.values[name])

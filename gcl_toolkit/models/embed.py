@@ -40,7 +40,7 @@ def _tower(encoder: str) -> Encoder:
         raise UserError(
             f"{options['name']} can't embed here, since its vectors were imported; import the new ones, too"
         )
-    return make_encoder(**options).eval().to(_device())
+    return make_encoder(**options).eval().to(default_device())
 
 
 class _MayMiss(Inputs):
@@ -59,7 +59,7 @@ def embed_field(
     side: "left" for queries, "right" for products; texts may have different prefixes.
     """
     rows, vectors = np.arange(table.num_rows) if rows is None else rows, []
-    inputs, device = _MayMiss(encoder, table, Fields(**{field: 1.0}), side=side, cache_bytes=0), _device()
+    inputs, device = _MayMiss(encoder, table, Fields(**{field: 1.0}), side=side, cache_bytes=0), default_device()
     with torch.inference_mode():
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK]
@@ -78,10 +78,8 @@ def embed_picture(encoder: Encoder, image: Image.Image) -> torch.Tensor:
     for name, about in encoder.inputs.items():
         if about.get("tower") == "image" and "encoder" in about:
             side, _, field = name.partition("_")
-            device = next(encoder.parameters()).device
-            return encoder.encode_vectors(embed_picture(tower(about["encoder"]), image)[None].to(device), side, field)[
-                0
-            ]
+            vector = embed_picture(tower(about["encoder"]), image).to(next(encoder.parameters()).device)
+            return encoder.encode_vectors(vector[None], side, field)[0]
     raise UserError("this adapter has no vectors of pictures whose encoder is known; search by text")
 
 
@@ -141,5 +139,5 @@ def distinct(splits: Mapping[str, RankedData], side: str, field: str) -> list[tu
     return tables
 
 
-def _device() -> torch.device:
+def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -9,6 +9,7 @@ import pickle
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,13 @@ def make_encoder(name: str, *, pretrained: str | None = None, folder: Path | Non
     kind, given = split_options(name)
     if pretrained and (kind in ("small", "vectors", "lite") or name.startswith("text:")):
         raise UserError(f"{name} takes no checkpoint ({pretrained!r}); leave it out or name an open_clip model")
-    if kind in ("small", "vectors"):
-        try:
-            return (SmallEncoder if kind == "small" else VectorEncoder)(**options, **given)
-        except TypeError as error:  # an unknown option, or a value that isn't a number
-            raise UserError(f"encoder {name!r}: {error}") from None
     name, folder = absolute_name(name), folder if folder and has_architecture(folder) else None
-    if kind == "lite":
+    ours: dict[str, Any] = {"small": SmallEncoder, "vectors": VectorEncoder}
+    ours["lite"] = partial(_lite_encoder, name, folder)
+    if kind in ours:
         try:
-            return _lite_encoder(name, folder, **{**options, **given})
-        except TypeError as error:
+            return ours[kind](**options, **given)
+        except TypeError as error:  # an unknown option, or a value that isn't a number
             raise UserError(f"encoder {name!r}: {error}") from None
     if name.startswith("text:"):
         return TextEncoder(name, folder=folder, **options)
@@ -109,11 +107,10 @@ class OpenClipEncoder(Encoder):
             _check_known(name, pretrained)
         if preprocess is None and pretrained and Path(pretrained).suffix:
             preprocess = _usual_preprocess(name)
-        options = {f"image_{key}": value for key, value in (preprocess or {}).items()}
+        options: dict[str, Any] = {f"image_{key}": value for key, value in (preprocess or {}).items()}
         try:
-            model, transform = self._load(
-                name, pretrained, folder, options | {"load_weights": weights or folder is None}
-            )
+            options["load_weights"] = weights or folder is None
+            model, transform = self._load(name, pretrained, folder, options)
         except Exception as error:  # the hub, a corrupt file, a wrong tag: one clear line
             checkpoint = pretrained or "no checkpoint"
             raise UserError(f"{name} ({checkpoint}) could not be loaded: {_reason(error, checkpoint)}") from error

@@ -166,8 +166,10 @@ class Inputs:
         read = np.array([reason is None for reason in reasons], bool)
         pixels[new[~read]] = 0
         for row, reason in zip(rows[new].tolist(), reasons, strict=True):
+            if reason and self.strict:
+                raise DataError(f"{reason}; replace it or leave strict out")
             if reason:
-                self._miss(name, row, reason)
+                self.broken[row], self._present[name][row] = reason, False
         if cache:
             cache.put(rows[new[read]], pixels[new[read]])
         return values
@@ -179,12 +181,6 @@ class Inputs:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return f"{name} of {self._name(row)} can't be read: {error}"
         return None
-
-    def _miss(self, name: str, row: int, reason: str) -> None:
-        if self.strict:
-            raise DataError(f"{reason}; replace it or leave strict out")
-        self.broken[row] = reason
-        self._present[name][row] = False
 
     def _pixels(self, value: dict) -> np.ndarray:
         return self.encoder.pixels(read(value))

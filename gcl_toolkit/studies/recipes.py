@@ -40,11 +40,6 @@ def _shops(count: int) -> list[WorldSpec]:
     return [WorldSpec(f"shop{seed}", f"shop:seed={seed}") for seed in range(count)]
 
 
-def _sparse_shops(count: int) -> list[WorldSpec]:
-    """Trained on MarqoGS's two pairs per product, evaluated on the whole lists."""
-    return [WorldSpec(f"sparse{seed}", f"shop:seed={seed}", pairs_per_product=2.0) for seed in range(count)]
-
-
 _EXPECTED = {
     ("graded", "graded-noscores", "in_domain", "NDCG@10"): 0.03,
     ("graded", "graded-noscores", "novel_query", "NDCG@10"): 0.01,
@@ -73,7 +68,7 @@ RECIPES = {
     "shop-sparse": Recipe(
         "gcl demo --recipe shop-sparse",
         "three shops with MarqoGS's two training pairs per product",
-        _sparse_shops(3),
+        [WorldSpec(f"sparse{seed}", f"shop:seed={seed}", pairs_per_product=2.0) for seed in range(3)],
         StudyConfig(encoder=_LARGER),
     ),
     "marqo-wfash": Recipe(

@@ -144,11 +144,10 @@ class SmallReranker(Reranker):
 
     def _products(self, corpus: pa.Table) -> Tensor:
         if self._stored is None or self._stored[0] is not corpus:
-            inputs, parts = Inputs(self.network.encoder, corpus, self.right), []
+            inputs = Inputs(self.network.encoder, corpus, self.right)
+            blocks = np.split(np.arange(corpus.num_rows), range(256, corpus.num_rows, 256))
             with torch.inference_mode():
-                for start in range(0, corpus.num_rows, 256):
-                    rows = np.arange(start, min(start + 256, corpus.num_rows))
-                    parts.append(self.network.side(*inputs.rows(rows), "right"))
+                parts = [self.network.side(*inputs.rows(rows), "right") for rows in blocks]
             self._stored = corpus, torch.cat(parts)
         return self._stored[1]
 
@@ -183,12 +182,8 @@ class _Joint(nn.Module):
     def __init__(self, left: Fields, right: Fields, dimension: int = 128):
         super().__init__()
         self.encoder = SmallEncoder(dimension=dimension)
-        self.sides = nn.ModuleDict(
-            {
-                side: nn.Linear(len(fields) * dimension, 2 * dimension)
-                for side, fields in (("left", left), ("right", right))
-            }
-        )
+        left_map, right_map = (nn.Linear(len(fields) * dimension, 2 * dimension) for fields in (left, right))
+        self.sides = nn.ModuleDict({"left": left_map, "right": right_map})
         self.mix = nn.Linear(dimension, dimension)
         self.score = nn.Sequential(
             nn.GELU(), nn.Linear(dimension, dimension), nn.GELU(), nn.Linear(dimension, 1, bias=False)
@@ -196,9 +191,7 @@ class _Joint(nn.Module):
 
     def side(self, inputs: dict[str, Tensor], present: dict[str, Tensor], side: str) -> Tensor:
         """N x C: the features of one side; zeros for a missing field."""
-        encoded = []
-        for name, values in inputs.items():
-            encoded.append(self.encoder.encode(values, side, name) * present[name][:, None])
+        encoded = [self.encoder.encode(values, side, name) * present[name][:, None] for name, values in inputs.items()]
         plain_NxD, factor_NxD = self.sides[side](torch.cat(encoded, 1)).chunk(2, 1)
         return torch.cat([plain_NxD, layer_norm(factor_NxD, factor_NxD.shape[1:])], 1)
 

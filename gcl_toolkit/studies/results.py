@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from gcl_toolkit.measure.statistics import Difference, Interval
 
 MACRO = "macro"
 """The mean over the splits."""
-NUMBERS = tuple(f.name for f in fields(Difference))
 
 
 @dataclass(frozen=True)
@@ -67,32 +65,26 @@ class Results:
         return list(next(iter(next(iter(self.averages.values())).values())))
 
     def write(self, path: Path) -> None:
-        written = {f.name: getattr(self, f.name) for f in fields(self)}
-        written["gains"] = [
+        gains = [
             {"method": g.method, "control": g.control, "split": g.split, **asdict(g.difference)} for g in self.gains
         ]
-        write_json(path, written)
+        write_json(path, {**vars(self), "gains": gains})
 
 
 def read_results(path: str | Path) -> Results:
     """A results.json; a UserError where it is missing or not one."""
     try:
-        return _from_json(json.loads(Path(path).read_text()))
+        written = json.loads(Path(path).read_text())
+        written["averages"] = {
+            metric: {name: {split: Interval(*cell) for split, cell in cells.items()} for name, cells in methods.items()}
+            for metric, methods in written["averages"].items()
+        }
+        written["gains"] = [
+            Gain(g["method"], g["control"], g["split"], Difference(**{f.name: g[f.name] for f in fields(Difference)}))
+            for g in written["gains"]
+        ]
+        return Results(**{f.name: written[f.name] for f in fields(Results) if f.name in written})
     except FileNotFoundError:
         raise UserError(f"{path} is missing; it is written by gcl demo, gcl compare and gcl lab") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} can't be read as the results of a study ({error})") from None
-
-
-def _from_json(written: Mapping[str, Any]) -> Results:
-    names = {f.name for f in fields(Results)}
-    averages = {
-        metric: {method: {split: Interval(*cell) for split, cell in cells.items()} for method, cells in methods.items()}
-        for metric, methods in written["averages"].items()
-    }
-    gains = [
-        Gain(gain["method"], gain["control"], gain["split"], Difference(**{name: gain[name] for name in NUMBERS}))
-        for gain in written["gains"]
-    ]
-    rest = {name: value for name, value in written.items() if name in names - {"averages", "gains"}}
-    return Results(**rest, averages=averages, gains=gains)

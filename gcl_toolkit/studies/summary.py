@@ -48,9 +48,9 @@ def gain(
     return replace(difference, metric=str(metric), worlds=cells.worlds)
 
 
-def strongest_control(table: pd.DataFrame, metric: Metric | str = NDCG @ 10, controls: Sequence[str] = CONTROLS) -> str:
+def strongest_control(table: pd.DataFrame, metric: Metric | str = NDCG @ 10) -> str:
     """The control with the best mean over the four splits on the *dev* queries: the one to report gains over."""
-    present = _controls(table["method"].unique(), controls)
+    present = _controls(table["method"].unique())
     dev = table[(table["division"] == "dev") & table["method"].isin(present)]
     if dev.empty:
         raise _no_dev_query(present)
@@ -63,15 +63,15 @@ def check_control(methods: Sequence[str], data: Sequence[RankedData], control: s
         if control not in methods:
             raise unknown("control", control, methods)
         return
-    present = _controls(methods, CONTROLS)
+    present = _controls(methods)
     if not any("dev" in split.queries["division"].to_pylist() for split in data):
         raise _no_dev_query(present)
 
 
-def _controls(methods: Sequence[str], controls: Sequence[str]) -> list[str]:
-    present = [name for name in controls if name in methods]
+def _controls(methods: Sequence[str]) -> list[str]:
+    present = [name for name in CONTROLS if name in methods]
     if not present:
-        raise UserError(f"the study has no control to report gains over; add one of {', '.join(controls)}")
+        raise UserError(f"the study has no control to report gains over; add one of {', '.join(CONTROLS)}")
     return present
 
 
@@ -148,10 +148,7 @@ def summarise(table: pd.DataFrame, *, control: str | None = None, division: str 
         division=division,
         control=control,
         strongest=strongest,
-        queries={
-            split: len(part[["data_set", "query_id"]].drop_duplicates())
-            for split, part in rows.groupby("split", sort=False)
-        },
+        queries=rows.drop_duplicates(["split", "data_set", "query_id"]).groupby("split", sort=False).size().to_dict(),
         seeds=int(table["seed"].nunique()),
         worlds=list(table["world"].unique()),
         averages=averaged,
@@ -164,14 +161,11 @@ def _reported(methods: Sequence[str], control: str) -> list[tuple[str, str, Metr
     every other method over the control of the headline."""
     default = [(DEFAULT, name) for name in CONTROLS]
     paper = [(method, "clip") for method in PAPER]
-    others = [(method, control) for method in methods if method not in CONTROLS and _is_trained(method)]
+    trained = [method for method in methods if method.split(":")[0] in METHODS]
+    others = [(method, control) for method in trained if method not in CONTROLS]
     return [
         (method, name, metric)
         for method, name in dict.fromkeys([*default, *paper, *others])
         for metric in (METRICS if (method, name) == (DEFAULT, control) else (NDCG @ 10, AP))
         if {method, name} <= set(methods) and method != name
     ]
-
-
-def _is_trained(method: str) -> bool:
-    return method.split(":")[0] in METHODS

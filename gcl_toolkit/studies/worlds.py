@@ -60,11 +60,8 @@ class WorldSpec:
             judged = judged or dict(splits)
             seed = spelt(self.source)[1].get("seed", 0)
             splits["in_domain"] = thin(splits["in_domain"], self.pairs_per_product, seed=seed)
-        return World(self.name, splits, judged, self.name.removesuffix(self._suffix), self)
-
-    @property
-    def _suffix(self) -> str:
-        return f"-fold{self.fold}" if self.fold else ""
+        data_set = self.name.removesuffix(f"-fold{self.fold}") if self.fold else self.name
+        return World(self.name, splits, judged, data_set, self)
 
 
 def specs_of(source: str, folds: int = 1, complete: Sequence[str] = ()) -> list[WorldSpec]:

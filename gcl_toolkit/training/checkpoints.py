@@ -21,6 +21,7 @@ from gcl_toolkit.files import sha256
 from gcl_toolkit.models.model import GCLModel
 
 STATE, MANIFEST = "state.safetensors", "manifest.json"
+Tensors = Mapping[str, Tensor]
 
 
 class NoRoom(UserError):
@@ -28,20 +29,14 @@ class NoRoom(UserError):
 
 
 def save_checkpoint(
-    folder: Path,
-    step: int,
-    model: GCLModel,
-    state: Mapping[str, Tensor],
-    before: int | None,
-    weights: Mapping[str, Tensor] | None = None,
+    folder: Path, step: int, model: GCLModel, state: Tensors, before: int | None, weights: Tensors | None = None
 ) -> Path:
     """Write folder/step_N: the model, with other `weights` if given, and its `state`.
 
     `before` is the step of the whole checkpoint to keep beside it; all other steps are removed.
     Raises NoRoom, with the older checkpoints intact, when the disk is full or the folder is gone.
     """
-    target = folder / f"step_{step}"
-    beside = folder / f"step_{step}.part"
+    target, beside = folder / f"step_{step}", folder / f"step_{step}.part"
     try:
         shutil.rmtree(beside, ignore_errors=True)
         model.save(beside, weights)

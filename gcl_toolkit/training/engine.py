@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.util import find_spec
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,21 @@ from gcl_toolkit.losses.fast.ranks import cached_backward, rank, ranks, sum_grad
 from gcl_toolkit.machine import fast_bfloat16
 from gcl_toolkit.models import adapt
 from gcl_toolkit.models.blocks import speed_up
+from gcl_toolkit.models.embed import default_device
 from gcl_toolkit.models.model import GCLModel
-from gcl_toolkit.training.adamw import AdamW
 from gcl_toolkit.training.checkpoints import STATE, load_state
 from gcl_toolkit.training.config import MachineConfig, TrainConfig
 
 FUSED = ("cuda",)
 """Devices on which the optimizer itself skips steps with a NaN, so that no launch waits for the loss."""
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's, without the wrappers of three methods that import torch._dynamo (seconds, 900 modules)."""
+
+    add_param_group = unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
 
 class Engine:
@@ -40,7 +49,7 @@ class Engine:
         self.model, self.config, self.machine = model, config, machine
         self.peak, tuning = config.learning_rate or model.encoder.learning_rate, config.tuning
         self.accelerator = _accelerator(machine, folder)
-        self.device = self.accelerator.device if self.accelerator else _device()
+        self.device = self.accelerator.device if self.accelerator else default_device()
         self._adapt()
         model.to(self.device)
         model.train()
@@ -141,9 +150,18 @@ class Engine:
         self.skipped, self.in_a_row = self.skipped + (not taken), 0 if taken else self.in_a_row + 1
         return value, taken
 
-    def averaged(self) -> AbstractContextManager:
+    @contextmanager
+    def averaged(self):
         """Inside, the model has its averaged weights, if there are any."""
-        return self.average.in_place() if self.average else nullcontext()
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        if self.average:
+            self.average.swap()
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -207,17 +225,12 @@ class Engine:
 
     def finish(self) -> None:
         """Make the averaged, merged weights the model's."""
-        if self.average:
-            self.average.swap()
+        self._swap()
         if not self.plain or self.config.tuning.lock:
             adapt.settle(self.model)
         if self.accelerator and self.machine.log:
             for tracker in self.accelerator.trackers:
                 tracker.finish()
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype | None:

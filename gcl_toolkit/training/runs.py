@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch import Tensor
-
 from gcl_toolkit.data.fields import Fields
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.files import writable_folder, write_json, write_text
@@ -18,6 +16,7 @@ from gcl_toolkit.models.encoders import has_architecture, public_name
 from gcl_toolkit.models.model import GCLModel
 from gcl_toolkit.training.checkpoints import (
     NoRoom,
+    Tensors,
     newest_checkpoint,
     reason,
     remove_checkpoints,
@@ -50,9 +49,7 @@ class Run:
         """Start the run: write config.json, or, to resume, check `config` against the one in the folder."""
         path = self.folder / "config.json"
         if self.resume and path.is_file():
-            was, now = (
-                _leaves(each) for each in (read_config(self.folder), json.loads(json.dumps(config, default=str)))
-            )
+            was, now = _leaves(read_config(self.folder)), _leaves(json.loads(json.dumps(config, default=str)))
             for name in sorted(was.keys() | now.keys()):
                 if not {*name.split(".")} & {*FREE_TO_CHANGE, *self.about} and was.get(name) != now.get(name):
                     raise UserError(
@@ -88,11 +85,7 @@ class Run:
             raise NoRoom(f"{self.folder / 'steps.jsonl'} could not be written ({reason(error)}); {kept}") from None
 
     def checkpoint(
-        self,
-        model: GCLModel,
-        step: int,
-        state: Mapping[str, Tensor] | None = None,
-        weights: Mapping[str, Tensor] | None = None,
+        self, model: GCLModel, step: int, state: Tensors | None = None, weights: Tensors | None = None
     ) -> Path:
         """Save the model, with other `weights` if given, and the state of its training as checkpoints/step_N; the
         checkpoint before it is kept too."""
@@ -101,9 +94,8 @@ class Run:
             with steps.open("a") as written:
                 os.fsync(written.fileno())
         before = step_of(self.whole) if self.whole else None
-        folder = save_checkpoint(self.folder / "checkpoints", step, model, state or {}, before, weights)
-        self.whole = folder
-        return folder
+        self.whole = save_checkpoint(self.folder / "checkpoints", step, model, state or {}, before, weights)
+        return self.whole
 
     def newest(self) -> Path | None:
         """The newest whole checkpoint to resume from, or None to start at step 0."""
@@ -168,14 +160,9 @@ def read_steps(run: str | Path) -> list[dict]:
     return records
 
 
-def _leaves(settings: Mapping) -> dict[str, object]:
+def _leaves(settings: Mapping, prefix: str = "") -> dict[str, object]:
     """Nested settings as name.name -> value."""
-
-    def walk(name: str, value: object) -> Iterator[tuple[str, object]]:
-        if isinstance(value, Mapping):
-            for key, inner in value.items():
-                yield from walk(f"{name}.{key}" if name else key, inner)
-        else:
-            yield name, value
-
-    return dict(walk("", settings))
+    leaves: dict[str, object] = {}
+    for name, value in settings.items():
+        leaves |= _leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return leaves

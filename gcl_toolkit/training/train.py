@@ -73,14 +73,9 @@ def train(
 
 
 def _steps(
-    engine: Engine,
-    method: Method,
-    batches: Batches,
-    start: int,
-    earlier_seconds: float,
-    run: Run | None,
-    watch: Watch | None,
+    engine: Engine, method: Method, batches: Batches, start: int, earlier: float, run: Run | None, watch: Watch | None
 ) -> Iterator[dict]:
+    """earlier: the seconds that the run took before it was stopped."""
     model, config, machine = engine.model, engine.config, engine.machine
     started = saved = time.perf_counter()
     prepared = batches.prepared(range(start * config.accumulate, config.steps * config.accumulate))
@@ -89,7 +84,7 @@ def _steps(
         with engine.randomness(seed_of(config, step) + (1 << 50)):
             values = _move(engine, method, islice(prepared, config.accumulate))
         value, taken = engine.settle(values)
-        record = _record(engine, step, value, earlier_seconds + time.perf_counter() - started)
+        record = _record(engine, step, value, earlier + time.perf_counter() - started)
         if watch and engine.main and watch.due(step + 1, config.steps):
             with engine.averaged():
                 record |= watch(model)
@@ -97,7 +92,11 @@ def _steps(
         if run and engine.main:
             run.record(record)
         if engine.in_a_row >= machine.patience:
-            raise UserError(_diverged(engine, step + 1, run))
+            kept = f"; the last good checkpoint is {run.whole}" if run and run.whole else ""
+            raise UserError(
+                f"{engine.in_a_row} steps in a row, up to step {step + 1}, had a NaN or infinite loss or gradient and "
+                f"were skipped{kept}; lower the learning rate, or train in float32"
+            )
         due = taken and time.perf_counter() - saved >= 60 * machine.save_minutes
         if run and engine.main and (due or step + 1 == config.steps):
             run.checkpoint(model, step + 1, engine.state(), engine.weights())
@@ -132,9 +131,8 @@ def _loss(engine: Engine, method: Method, batch: Batch, left: Tensor, right: Ten
     dimensions = engine.config.tuning.dimensions
     if not dimensions:
         return loss(left, right)
-    return torch.stack(
-        [loss(normalize(left[:, :d], dim=-1), normalize(right[:, :d], dim=-1)) for d in dimensions]
-    ).mean()
+    losses = [loss(normalize(left[:, :d], dim=-1), normalize(right[:, :d], dim=-1)) for d in dimensions]
+    return torch.stack(losses).mean()
 
 
 def _begin(engine: Engine, method: Method, data: RankedData, run: Run | None) -> tuple[int, float]:
@@ -152,14 +150,6 @@ def _begin(engine: Engine, method: Method, data: RankedData, run: Run | None) ->
     done = step_of(checkpoint) if checkpoint else 0
     records = run.rewind() if run.resume and engine.main else []
     return done, records[-1]["seconds"] if records else 0.0
-
-
-def _diverged(engine: Engine, step: int, run: Run | None) -> str:
-    kept = f"; the last good checkpoint is {run.whole}" if run and run.whole else ""
-    return (
-        f"{engine.in_a_row} steps in a row, up to step {step}, had a NaN or infinite loss or gradient and were "
-        f"skipped{kept}; lower the learning rate, or train in float32"
-    )
 
 
 def learn_vocabulary(model: GCLModel, data: RankedData) -> None:

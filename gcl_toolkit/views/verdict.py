@@ -33,12 +33,12 @@ def write_verdict(
     language model's grades (`measure.verdict.corrected`)."""
     first = verdicts[0]
     metric = str(first.metric)
+    terms = (metric, *TERMS, "corrected") if corrected else (metric, *TERMS)
+    several = f"{len(verdicts)} systems against {first.b}"
     return write_page(
         path,
         "verdict.html",
-        title=f"Is {first.a} better than {first.b}?"
-        if len(verdicts) == 1
-        else f"{len(verdicts)} systems against {first.b}",
+        title=several if len(verdicts) > 1 else f"Is {first.a} better than {first.b}?",
         verdicts=verdicts,
         holm=holm([found.difference.p_value for found in verdicts]).tolist(),
         groups=groups,
@@ -46,9 +46,7 @@ def write_verdict(
         corrected_means=GLOSSARY["corrected"],
         metric=metric,
         queries=_queries(data, lists, first),
-        glossary={
-            name: GLOSSARY[name] for name in (metric, *TERMS, *["corrected"][: len(corrected)]) if name in GLOSSARY
-        },
+        glossary={name: GLOSSARY[name] for name in terms if name in GLOSSARY},
         facts={
             "command": command,
             "queries": len(lists.query_ids),

@@ -6,9 +6,8 @@ Tests that need it are skipped, with the reason, where it is missing; with GCL_B
 import importlib.util
 import os
 import shutil
+import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -16,9 +15,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from forks import forks
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+APP = "gcl_toolkit.app.app"
+MAIN = f"from {APP} import main; main()"
 WAIT = 60_000
 """Milliseconds, for machines that do other things at the same time."""
 
@@ -35,29 +37,28 @@ def needed() -> None:
 
 
 @contextmanager
-def served(folder: Path, *options: str):
-    """The app on a free port: its address, its process id as `served.pid`."""
+def served(folder: Path, *options: str, code: str = MAIN, imported: tuple = (APP,)):
+    """The app on a free port: its address, its process id as `pid`. It finds these modules imported."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "gcl_toolkit.app.app", str(folder), "--port", str(port), *options]
-    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    server = forks(*imported)
     base = Address(f"http://127.0.0.1:{port}/")
-    base.pid = server.pid
+    base.pid, output = server.start(code, str(folder), "--port", str(port), *options)
     try:
         deadline = time.monotonic() + 300
-        while server.poll() is None and time.monotonic() < deadline:
+        while not server.ended(base.pid) and time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(base + "gcl/point/0", timeout=5) as answer:
                     answer.read()
                 break
             except OSError:
                 time.sleep(0.3)
-        assert server.poll() is None, "the app ended before it served a page"
+        assert not server.ended(base.pid), f"the app ended before it served a page: {output.read_text()}"
         yield base
     finally:
-        server.terminate()
-        server.wait(30)
+        os.kill(base.pid, signal.SIGTERM)
+        server.wait(base.pid)
 
 
 class Address(str):

@@ -5,13 +5,9 @@ import io
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 
 import chrome
 import pytest
@@ -151,23 +147,12 @@ def test_a_killed_server_keeps_every_grade_that_it_confirmed(url, path):
     assert kept == {f"p{number}": number % 5 for number in range(20)}
 
 
-@contextmanager
-def hosted(folder):
-    """The app as a Space starts it: without a file of judgements."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = "import sys; from gcl_toolkit.app.app import *; launch(open_service(sys.argv[1]), port=int(sys.argv[2]))"
-    with subprocess.Popen([sys.executable, "-c", code, str(folder), str(port)], stdout=subprocess.PIPE) as server:
-        server.stdout.readline()
-        try:
-            yield f"http://127.0.0.1:{port}/"
-        finally:
-            server.send_signal(signal.SIGTERM)
+HOSTED = "import sys; from gcl_toolkit.app.app import *; launch(open_service(sys.argv[1]), port=int(sys.argv[3]))"
+"""The app as a Space starts it: without a file of judgements."""
 
 
 def test_a_hosted_demo_keeps_grades_in_the_browser_and_saves_them(chromium, folder, tmp_path):
-    with hosted(folder) as address:
+    with chrome.served(folder, code=HOSTED) as address:
         page = chromium.new_page()
         visit(page, address, tab="compare", query="mug number 50")
         for grade in ("3", "1"):

@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(folder):
-    with served(folder) as address:
+    with served(folder, imported=()) as address:
         yield address
 
 

@@ -102,7 +102,7 @@ def _option_types(module: Any) -> dict[str, Any]:
         known = get_type_hints(module.load) | get_type_hints(getattr(module, "OPTIONS", object)) | {"vectors": Path}
     else:
         known = get_type_hints(module.tables) | {"seed": int, "quarantine": Path, "vectors": Path}
-    return {name: kind for name, kind in known.items() if name not in ("progress", "return")}
+    return {name: kind for name, kind in known.items() if name != "return"}
 
 
 def layout_of(path: str | Path) -> str:

@@ -21,7 +21,7 @@ from gcl_toolkit.data.findings import NOT_FIELDS
 from gcl_toolkit.data.ranked_data import RankedData
 from gcl_toolkit.data.sources.download import local_or_hub
 from gcl_toolkit.data.sources.rows import Tables, first_values, usable_fields
-from gcl_toolkit.data.tabular import json_lines, json_table, read_file
+from gcl_toolkit.data.tabular import check_columns, json_lines, json_table, read_file
 from gcl_toolkit.errors import DataError
 
 QRELS = ("query_id", "product_id", "score")
@@ -87,15 +87,9 @@ def write_beir(data: RankedData, folder: str | Path, split: str = "test") -> Non
         raise DataError(f"{data.name}: score {seen:g}; BEIR's grades are integers: use weighting.rescale first")
     folder = Path(folder)
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    for name, table, top in (
-        ("corpus", data.corpus, {"title": "title", "text": "text"}),
-        ("queries", data.queries, {"text": "query"}),
-    ):
-        with (folder / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in _json_lines(table, top))
-    rows = zip(
-        data.qrels["query_id"].to_pylist(), data.qrels["product_id"].to_pylist(), scores.astype(int), strict=True
-    )
+    _write_side(data.corpus, folder / "corpus.jsonl", {"title": "title", "text": "text"})
+    _write_side(data.queries, folder / "queries.jsonl", {"text": "query"})
+    rows = zip(*(data.qrels[name].to_pylist() for name in QRELS[:2]), scores.astype(int), strict=True)
     with (folder / "qrels" / f"{split}.tsv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter="\t", lineterminator="\n").writerows([("query-id", "corpus-id", "score"), *rows])
 
@@ -122,10 +116,8 @@ def _qrels(folder: Path, subset: str) -> list[str]:
     subsets = _parquet(folder)
     if len(subsets.get(subset, ())) < 3:
         others = [name for name, files in subsets.items() if len(files) == 3 and name]
-        cure = (
-            f"subset={' or subset='.join(others)} is expected" if others else "corpus, queries and qrels are expected"
-        )
-        raise DataError(f"{folder}: {cure}, as jsonl and tsv or as parquet")
+        expected = f"subset={' or subset='.join(others)} is" if others else "corpus, queries and qrels are"
+        raise DataError(f"{folder}: {expected} expected, as jsonl and tsv or as parquet")
     return [*subsets[subset]["qrels"]]
 
 
@@ -157,8 +149,7 @@ def _read(folder: Path, splits: list[str], subset: str = "", fields: str | None 
 
 def _parquet_qrels(files: list[Path]) -> pa.Table:
     table = _renamed(_concatenated(files), _NAMES)
-    if missing := [name for name in QRELS if name not in table.column_names]:
-        raise DataError(f"{files[0]}: no column for {missing[0]}; it has {_listed(table.column_names)}")
+    check_columns(table.column_names, QRELS, files[0])
     return put(table.select(QRELS), "query_id", as_text(table["query_id"]).cast(pa.string()))
 
 
@@ -170,9 +161,8 @@ def _parquet_side(
     table = _renamed(_concatenated(chain.from_iterable(files.values()), wanted), {"_id": key, "id": key, **renamed})
     table = table.select([name for name in table.column_names if name not in ("modality", "metadata")])
     if key not in table.column_names:
-        raise DataError(
-            f"{next(iter(files.values()))[0]}: column _id or id is expected; it has {_listed(table.column_names)}"
-        )
+        first = next(iter(files.values()))[0]
+        raise DataError(f"{first}: column _id or id is expected; it has {_listed(table.column_names)}")
     table, notes = usable_fields(table, Path())
     return (table if len(files) == 1 else first_values(table, key)[0]), notes
 
@@ -224,12 +214,12 @@ def _read_qrels(path: Path) -> pa.Table:
     return table if np.isnan(score).any() else put(table, "score", pa.chunked_array([np.maximum(score, 0)]))
 
 
-def _json_lines(table: pa.Table, top: dict[str, str]) -> Iterator[str]:
+def _write_side(table: pa.Table, path: Path, top: dict[str, str]) -> None:
     """top: BEIR's name -> our column."""
-    id_column = table.column_names[0]
-    kept = [name for name in table.column_names if not is_image(table[name])]
-    others = [name for name in kept[1:] if name not in (*top.values(), "division")]
-    for row in table.select(kept).to_pylist():
-        entry = {"_id": row[id_column], **{name: row.get(ours) or "" for name, ours in top.items()}}
-        extra = {name: row[name] for name in others if not is_missing(row[name])}
-        yield json.dumps({**entry, "metadata": extra}, ensure_ascii=False)
+    id_column, *kept = [name for name in table.column_names if not is_image(table[name])]
+    others = [name for name in kept if name not in (*top.values(), "division")]
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in table.select([id_column, *kept]).to_pylist():
+            entry = {"_id": row[id_column], **{name: row.get(ours) or "" for name, ours in top.items()}}
+            entry["metadata"] = {name: row[name] for name in others if not is_missing(row[name])}
+            file.write(f"{json.dumps(entry, ensure_ascii=False)}\n")

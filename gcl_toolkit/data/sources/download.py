@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
+from gcl_toolkit.data.tabular import check_columns
 from gcl_toolkit.errors import DataError, first_line
 
 
@@ -20,23 +21,17 @@ def local_or_hub(path: str | Path, patterns: list[str]) -> Path:
     if Path(path).is_dir():
         return Path(path)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        raise DataError(
-            f"{path}: no such folder; a folder, or a data set on the hub such as mteb/nfcorpus, is expected"
-        )
+        raise DataError(f"{path}: no such folder; a folder, or a data set on the hub, as mteb/nfcorpus, is expected")
     from huggingface_hub import constants, errors, snapshot_download
 
     from gcl_toolkit.data.sources.marqo_gs.remote import hub_errors
 
-    try:
-        with hub_errors(str(path)):
-            try:
-                folder = snapshot_download(str(path), repo_type="dataset", allow_patterns=[*patterns, "README.md"])
-            except errors.LocalEntryNotFoundError as error:
-                cause = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-                raise DataError(f"{path}: not in the cache, {constants.ENDPOINT} can't be reached ({cause})") from None
-    except OSError as error:
-        raise DataError(f"{path}: can't be stored ({first_line(error)}); set HF_HOME to a larger disk") from None
-    return Path(folder)
+    with hub_errors(str(path)):
+        try:
+            return Path(snapshot_download(str(path), repo_type="dataset", allow_patterns=[*patterns, "README.md"]))
+        except errors.LocalEntryNotFoundError as error:
+            cause = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            raise DataError(f"{path}: not in the cache, {constants.ENDPOINT} can't be reached ({cause})") from None
 
 
 def rows_of_queries(name: str, pattern: str, columns: list[str], queries: int, seed: int) -> Path:
@@ -54,8 +49,7 @@ def rows_of_queries(name: str, pattern: str, columns: list[str], queries: int, s
 
     def shard(file: str) -> Shard:
         footer = repository.footer(file)
-        if missing := {*columns} - {*footer.schema.to_arrow_schema().names}:
-            raise DataError(f"{name}, {file}: column {min(missing)!r} is missing")
+        check_columns(footer.schema.to_arrow_schema().names, columns, f"{name}, {file}")
         texts = repository.read(file, footer, [*range(footer.num_row_groups)], ["query"])
         return Shard("in_domain", file, footer, texts["query"])
 

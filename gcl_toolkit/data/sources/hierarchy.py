@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from gcl_toolkit.data.ranked_data import RankedData
-from gcl_toolkit.data.tabular import read_file
+from gcl_toolkit.data.tabular import check_columns, read_file
 from gcl_toolkit.errors import DataError
 
 LEVELS = ("fine_id", "coarse_id", "top")
@@ -55,9 +55,7 @@ def grade_matrix(query_QxL: np.ndarray, product_MxL: np.ndarray) -> np.ndarray:
 
 def _levels(path: Path, key: str, levels: tuple[str, ...]) -> pd.DataFrame:
     table = read_file(path)
-    missing = [c for c in (key, *levels) if c not in table.column_names]
-    if missing:
-        raise DataError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(table.column_names)}")
+    check_columns(table.column_names, (key, *levels), path)
     frame = table.select([key, *levels]).to_pandas()
     frame.index = pd.Index(frame.pop(key).astype(str), name=str(path))
     return frame.apply(lambda level: level.mask(level < 0) if pd.api.types.is_numeric_dtype(level) else level)

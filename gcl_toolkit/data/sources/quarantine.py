@@ -56,13 +56,11 @@ def _id(table: pa.Table, name: str, row: int) -> str:
 def _bad_pairs(qrels: pa.Table) -> Iterator[tuple[int, str]]:
     if not has_columns(qrels, *KEYS["qrels"]) or "score" not in qrels.column_names:
         return
-    score, pair = numbers(qrels["score"]), pair_codes(qrels)
-    order = np.argsort(pair, kind="stable")
-    is_first = np.diff(pair[order], prepend=-1) != 0
-    again, number = np.empty_like(is_first), np.empty_like(order)
-    again[order], number[order] = ~is_first, np.cumsum(is_first) - 1
-    starts = np.flatnonzero(is_first)
-    best, least = (each.reduceat(score[order], starts)[number] if len(pair) else score for each in (np.fmax, np.fmin))
+    import pandas as pd
+
+    score, pair = numbers(qrels["score"]), pd.Series(pair_codes(qrels))
+    of_pair = pd.Series(score).groupby(pair)
+    best, least, again = of_pair.transform("max"), of_pair.transform("min"), pair.duplicated()
     reasons = {
         "score is not a number": np.isnan(score),
         "score is infinite": np.isinf(score),

@@ -1,4 +1,4 @@
-"""Tables: what a source has read, not yet checked; and flat rows (query, product, score, fields) -> three tables."""
+"""Tables: what a source has read, not yet checked; and rows -> usable fields, one row for each id."""
 
 from __future__ import annotations
 
@@ -106,14 +106,6 @@ def usable_fields(rows: pa.Table, folder: Path, raw: Collection[str] = ()) -> tu
             notes.append(f"column {name!r} is not read: {fault}")
         rows = rows.drop_columns([name]) if fault else put(rows, name, column)
     return rows, tuple(notes)
-
-
-def from_rows(rows: pa.Table, name: str, query_columns: list[str], product_columns: list[str]) -> Tables:
-    """Three tables from one: of each query and product the first value that isn't missing is kept, in order."""
-    queries, query_conflicts = first_values(rows.select(["query_id", *query_columns]), "query_id")
-    corpus, corpus_conflicts = first_values(rows.select(["product_id", *product_columns]), "product_id")
-    qrels = rows.drop_columns(query_columns + product_columns)
-    return Tables(queries, corpus, qrels, name, {"conflicts": query_conflicts | corpus_conflicts})
 
 
 def first_values(rows: pa.Table, key: str) -> tuple[pa.Table, dict[str, dict]]:

@@ -193,38 +193,29 @@ def _one_row_each(key: str, parts: list[pa.Table], every: bool = False) -> pa.Ta
 # -- the sets ----------------------------------------------------------------------------------------------------------
 
 _READ = "README on the hub, 2026-11-28"
-_POSITIONS = "101 - place in a shop's list for the query, a product category; at least 1"
-_LISTED = "query, item_ID=product_id, title, image, position"
 _SQID, _ESCI = "crossingminds/shopping-queries-image-dataset", "tasksource/esci"
 _WANDS = "https://raw.githubusercontent.com/wayfair/WANDS/main/dataset"
 
+
+def _marqo(name: str, size: str, checked: str) -> PublicSet:
+    """A set of Marqo for evaluation; all have the same columns."""
+    scores = "101 - place in a shop's list for the query, a product category; at least 1"
+    card = Card(f"Marqo/{name}", size, "not stated", scores, checked)
+    return PublicSet(card, Files(card.about, "data/*.parquet", "query, item_ID=product_id, title, image, position"))
+
+
 SETS = {
-    "amazon_eval_100k": PublicSet(
-        Card(
-            "Marqo/amazon-products-eval-100k",
-            "100,000 pairs with pictures, about 2 GB",
-            "not stated",
-            _POSITIONS,
-            "rows by the hub's viewer, 2026-11-28; columns as in google-shopping-general-eval",
-        ),
-        Files("Marqo/amazon-products-eval-100k", "data/*.parquet", _LISTED),
+    "amazon_eval_100k": _marqo(
+        "amazon-products-eval-100k",
+        "100,000 pairs with pictures, about 2 GB",
+        "rows by the hub's viewer, 2026-11-28; columns as in google-shopping-general-eval",
     ),
-    "amazon_eval": PublicSet(
-        Card(
-            "Marqo/amazon-products-eval",
-            "3 million pairs with pictures, 105 files",
-            "not stated",
-            _POSITIONS,
-            "file names on the hub, 2026-11-28; item_ID, title and image by the authors' evaluation",
-        ),
-        Files("Marqo/amazon-products-eval", "data/*.parquet", _LISTED),
+    "amazon_eval": _marqo(
+        "amazon-products-eval",
+        "3 million pairs with pictures, 105 files",
+        "file names on the hub, 2026-11-28; item_ID, title and image by the authors' evaluation",
     ),
-    "google_shopping_eval": PublicSet(
-        Card(
-            "Marqo/google-shopping-general-eval", "982,700 pairs with pictures, 22 GB", "not stated", _POSITIONS, _READ
-        ),
-        Files("Marqo/google-shopping-general-eval", "data/*.parquet", _LISTED),
-    ),
+    "google_shopping_eval": _marqo("google-shopping-general-eval", "982,700 pairs with pictures, 22 GB", _READ),
     "sqid": PublicSet(
         Card(
             "SQID: ESCI's US test queries (small version), with CLIP ViT-L-14 vectors and addresses of pictures",
@@ -241,9 +232,7 @@ SETS = {
         ),
         (
             Files(
-                _SQID,
-                "query_features.parquet data/query_features.parquet",
-                "query_id, clip_text_features=query_clip",
+                _SQID, "query_features.parquet data/query_features.parquet", "query_id, clip_text_features=query_clip"
             ),
         ),
         (

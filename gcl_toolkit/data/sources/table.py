@@ -14,7 +14,7 @@ from pyarrow import parquet
 from gcl_toolkit.data.columns import numbers, put
 from gcl_toolkit.data.findings import bad_choices, bad_scores
 from gcl_toolkit.data.ranked_data import SPLITS, RankedData
-from gcl_toolkit.data.sources.rows import Tables, from_rows, usable_fields
+from gcl_toolkit.data.sources.rows import Tables, first_values, usable_fields
 from gcl_toolkit.data.tabular import FORMATS, read_file
 from gcl_toolkit.errors import DataError
 
@@ -66,9 +66,6 @@ def write(data: RankedData | Mapping[str, RankedData], folder: str | Path) -> No
     for name in STEMS:
         parquet.write_table(getattr(data, name), folder / f"{name}.parquet")
     (folder / "card.json").write_text(json.dumps({"name": data.name, "card": data.card}, indent=1), "utf-8")
-
-
-# -- reading -----------------------------------------------------------------------------------------------------------
 
 
 def _tables(path: Source, columns: dict[str, str], score: Score) -> dict[str, Tables]:
@@ -146,7 +143,10 @@ def _read_flat(file: Path, columns: dict[str, str], score: Score) -> Tables:
             raise DataError(f"{file}: {next(note for note in notes if repr(name) in note)}")
     of_query = [c for c in rows.column_names if c in ("query", "division") or (c.startswith("query_") and c not in ids)]
     of_product = [c for c in rows.column_names if c not in (*ids, *of_query, *of_pair)]
-    return replace(from_rows(rows, file.name, of_query, of_product), problems=problems, notes=notes)
+    queries, query_conflicts = first_values(rows.select(["query_id", *of_query]), "query_id")
+    corpus, conflicts = first_values(rows.select(["product_id", *of_product]), "product_id")
+    qrels, card = rows.drop_columns(of_query + of_product), {"conflicts": query_conflicts | conflicts}
+    return Tables(queries, corpus, qrels, file.name, card, problems, notes)
 
 
 def _names(table: pa.Table) -> str:

@@ -93,7 +93,8 @@ class Tiles:
             gradient_RxC = self._gradient(tile, a_N[tile.rows], b_M[tile.columns], kept_RxC, scratch)
             place, by_cell = self.sorted.place[tile.cells], by_cell_K[tile.cells].to(gradient_RxC)
             gradient_RxC.view(-1).index_fill_(0, place, 0).index_add_(0, place, by_cell)
-            self._add_products(tile, gradient_RxC, by_left, by_right)
+            by_left[tile.rows].addmm_(gradient_RxC, self.right[tile.columns])
+            by_right[tile.columns].addmm_(gradient_RxC.T, self.left[tile.rows])
         return by_left, by_right
 
     def _gradient(self, tile: Tile, a_R: Tensor, b_C: Tensor, kept_RxC: Tensor | None, memory: Tensor) -> Tensor:
@@ -103,10 +104,6 @@ class Tiles:
             exp_PxC = self._exponentiate(out_RxC[part]) if kept_RxC is None else kept_RxC[part]
             torch.mul(exp_PxC, a_R[part, None] + b_C, out=out_RxC[part])
         return out_RxC
-
-    def _add_products(self, tile: Tile, gradient_RxC: Tensor, by_left: Tensor, by_right: Tensor) -> None:
-        by_left[tile.rows].addmm_(gradient_RxC, self.right[tile.columns])
-        by_right[tile.columns].addmm_(gradient_RxC.T, self.left[tile.rows])
 
     def _area(self, tile: Tile) -> int:
         return (tile.rows.stop - tile.rows.start) * (tile.columns.stop - tile.columns.start)

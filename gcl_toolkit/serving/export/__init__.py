@@ -23,6 +23,8 @@ from gcl_toolkit.serving.index import write_vectors
 from gcl_toolkit.training.checkpoints import newest_checkpoint, step_of
 from gcl_toolkit.training.runs import load_model, read_config
 
+Splits = dict[str, RankedData]
+
 
 def export(
     run: str | Path,
@@ -30,7 +32,7 @@ def export(
     *,
     onnx: bool = True,
     merge: bool = False,
-    data: dict[str, RankedData] | None = None,
+    data: Splits | None = None,
     license: str | None = None,
 ) -> dict:
     """Write the model of a finished run to a new folder; returns the manifest, which is saved there as export.json.
@@ -70,13 +72,7 @@ def _check_finished(run: Path) -> None:
 
 
 def _write(
-    model: GCLModel,
-    run: Path,
-    folder: Path,
-    onnx: bool,
-    merge: bool,
-    data: dict[str, RankedData] | None,
-    license: str | None,
+    model: GCLModel, run: Path, folder: Path, onnx: bool, merge: bool, data: Splits | None, license: str | None
 ) -> dict:
     if not model.encoder.publish(folder, model.logit_scale.detach()):
         model.save(folder)
@@ -101,7 +97,7 @@ def _write(
     return manifest
 
 
-def _write_vectors(model: GCLModel, data: dict[str, RankedData], path: Path) -> int:
+def _write_vectors(model: GCLModel, data: Splits, path: Path) -> int:
     """The fused vector of every product of some splits, each once; returns their number."""
     ids, vectors = np.empty(0, object), []
     for part in data.values():

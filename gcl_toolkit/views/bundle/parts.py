@@ -83,19 +83,9 @@ def write_runs(
         systems = {}
         for name, rows_QxK in rankings.items():
             depth = write_ranking(part / "systems" / name, parts, {"all": rows_QxK})
-            systems[name] = {
-                "about": "",
-                "kind": "run",
-                "depth": depth,
-                "vectors": None,
-                "history": False,
-                "config": {},
-            }
+            systems[name] = {"about": "", "kind": "run", "depth": depth} | NO_MODEL
         write_manifest(part, parts, systems, control=control, unlisted="unjudged", world=data.name)
     return out
-
-
-# -- tables ------------------------------------------------------------------------------------------------------------
 
 
 def write_tables(folder: Path, parts: Mapping[str, Part], category: str | None = None) -> None:
@@ -141,9 +131,6 @@ def _thumbnails(corpus: pa.Table) -> Iterator[bytes]:
         yield out.getvalue()
 
 
-# -- rankings ----------------------------------------------------------------------------------------------------------
-
-
 def write_ranking(folder: Path, parts: Mapping[str, Part], rankings: Mapping[str, np.ndarray]) -> int:
     """Write a system's ranking.npy from its ranking of each split (rows of that split's corpus); returns its depth."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,15 +161,12 @@ def _opening(folder: Path, parts: Mapping[str, Part], a: str, b: str) -> dict[st
             ((gains_QxK > 0) & pictured_N[rows_QxK[queries]])[:, :5].mean(1)
             for gains_QxK, rows_QxK in zip(gains, rankings, strict=True)
         ]
-        division = data.queries["division"].to_numpy() if "division" in data.queries.column_names else None
-        chosen_Q = (
-            division == "test" if division is not None and (division == "test").any() else np.ones(len(values[0]))
-        )
+        reported_Q = _reported(data)
         sides = (("win", values[0] - values[1], shows[0]), ("loss", values[1] - values[0], shows[1]))
         opening[split] = {
-            kind: int((gap_Q * (0.2 + shown_Q) * chosen_Q).argmax()) + queries.start
+            kind: int((gap_Q * (0.2 + shown_Q) * reported_Q).argmax()) + queries.start
             for kind, gap_Q, shown_Q in sides
-            if (gap_Q * chosen_Q).max(initial=0) > 0
+            if (gap_Q * reported_Q).max(initial=0) > 0
         }
     return opening
 
@@ -193,9 +177,6 @@ def _reported(data: RankedData) -> np.ndarray:
         return np.ones(data.queries.num_rows, bool)
     test_Q = data.queries["division"].to_numpy() == "test"
     return test_Q | (not test_Q.any())
-
-
-# -- manifest ----------------------------------------------------------------------------------------------------------
 
 
 def write_manifest(

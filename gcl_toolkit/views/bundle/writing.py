@@ -100,15 +100,12 @@ def _baseline(name: str, study: Study, parts: dict[str, Part], seed: int) -> dic
         return {split: random_top_k(*size, DEPTH, seed) for split, size in sizes.items()}
     if name == "oracle":
         return {split: oracle_top_k(part.data, DEPTH) for split, part in parts.items()}
-    starts = list({part.items.start for part in parts.values()})
-    indices = {s: BM25(texts(c, study.config.right)) for s, c in zip(sorted(starts), corpora(parts), strict=True)}
+    corpus_at = {items.start: data.corpus for data, items, _ in parts.values()}
+    indices = {start: BM25(texts(corpus, study.config.right)) for start, corpus in corpus_at.items()}
     return {
-        split: indices[part.items.start].top_k(texts(part.data.queries, study.config.left), DEPTH)
-        for split, part in parts.items()
+        split: indices[items.start].top_k(texts(data.queries, study.config.left), DEPTH)
+        for split, (data, items, _) in parts.items()
     }
-
-
-# -- models ------------------------------------------------------------------------------------------------------------
 
 
 def _write_model(
@@ -147,10 +144,10 @@ def _write_vectors(
     products_NxD = np.sum([weight * fields[name].astype(np.float32) for name, weight in model.right.items()], axis=0)
     products_NxD /= np.linalg.norm(products_NxD, axis=1, keepdims=True).clip(1e-9)
     plane = lay_out(products_NxD, queries_QxD, like)
-    arrays = {"gram": gram_NxFxF, "queries": queries_QxD, "map": np.concatenate([plane.products, plane.queries])}
-    named = {f"{name}.npy": array for name, array in arrays.items()}
-    for name, array in (named | {file: fields[field] for field, file in field_files(fields).items()}).items():
-        np.save(folder / name, array, allow_pickle=False)
+    points_Mx2 = np.concatenate([plane.products, plane.queries])
+    arrays = {"gram.npy": gram_NxFxF, "queries.npy": queries_QxD, "map.npy": points_Mx2}
+    for file, array in (arrays | {file: fields[field] for field, file in field_files(fields).items()}).items():
+        np.save(folder / file, array, allow_pickle=False)
     weights = [*model.right.values()]
     return plane, {
         split: ranked([f[items] for f in fields.values()], gram_NxFxF[items], queries_QxD[rows], weights, DEPTH)
@@ -158,18 +155,18 @@ def _write_vectors(
     }
 
 
-def _field_embeddings(model: GCLModel, table: pa.Table, *, batch: int = 256) -> dict[str, np.ndarray]:
+def _field_embeddings(model: GCLModel, table: pa.Table) -> dict[str, np.ndarray]:
     """Field -> L2-normalised embeddings of every product: N x D float16, zero where the field is missing."""
     inputs = Inputs(model.encoder, table, model.right, side="right")
-    parts: dict[str, list[np.ndarray]] = {field: [] for field in model.right}
+    embedded = {field: np.empty((table.num_rows, model.dimension), np.float16) for field in model.right}
     with torch.inference_mode():
-        for start in range(0, table.num_rows, batch):
-            values, present = inputs.rows(np.arange(start, min(start + batch, table.num_rows)))
+        for rows in np.split(np.arange(table.num_rows), range(256, table.num_rows, 256)):
+            values, present = inputs.rows(rows)
             for field, value in values.items():
-                encoded_NxD = model.encoder.encode(value.to(model.device), "right", field)
-                vectors_NxD = normalize(encoded_NxD.float(), dim=-1).cpu()
-                parts[field].append((vectors_NxD * present[field][:, None]).numpy().astype(np.float16))
-    return {field: np.concatenate(part) for field, part in parts.items()}
+                encoded_BxD = model.encoder.encode(value.to(model.device), "right", field)
+                vectors_BxD = normalize(encoded_BxD.float(), dim=-1).cpu()
+                embedded[field][rows] = vectors_BxD * present[field][:, None]
+    return embedded
 
 
 def _check_agreement(measured: dict[str, pd.DataFrame], run: Path) -> None:
@@ -186,9 +183,6 @@ def _check_agreement(measured: dict[str, pd.DataFrame], run: Path) -> None:
             raise DataError(
                 f"{run}: NDCG@10 in {split} is {mean:.3f} on this data, {expected:.3f} in the study; {advice}"
             )
-
-
-# -- the baseline ------------------------------------------------------------------------------------------------------
 
 
 def _control(runs: dict[str, Path]) -> str | None:

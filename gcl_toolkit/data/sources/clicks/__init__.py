@@ -24,10 +24,8 @@ from gcl_toolkit.data.ranked_data import RankedData, four_way_split, normalise_t
 from gcl_toolkit.data.sources.clicks.log import LogConfig, read_log
 from gcl_toolkit.data.sources.clicks.ubi import Ubi
 from gcl_toolkit.data.sources.rows import Tables, unmatched, usable_fields
-from gcl_toolkit.data.tabular import read_file
+from gcl_toolkit.data.tabular import check_columns, read_file
 from gcl_toolkit.errors import DataError, UserError
-
-__all__ = ["ClickConfig", "Clicks", "Ubi", "agreement", "as_splits", "grades", "read_clicks", "read_judgements"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Clicks:
     def report(self) -> dict:
         """Counts, propensities and what was left out, ready for JSON."""
         per_query = self.table.groupby("query").size()
-        theta = self.propensities
+        theta, positions = self.propensities, range(1, len(self.propensities.value_K) + 1)
         return {
             "rows": self.rows,
             "pairs left out": self.left_out,
@@ -78,12 +76,9 @@ class Clicks:
             "pairs": len(self.table),
             "pairs per query": {f"{q:.0%}": float(per_query.quantile(q)) for q in (0.0, 0.25, 0.5, 0.75, 1.0)},
             "share of pairs with an interaction": float((self.table["interactions"] > 0).mean()),
-            "propensities": [
-                {"position": k, "value": value, "low": low, "high": high}
-                for k, (value, low, high) in enumerate(
-                    zip(theta.value_K.tolist(), theta.low_K.tolist(), theta.high_K.tolist(), strict=True), start=1
-                )
-            ],
+            "propensities": pd.DataFrame(
+                {"position": positions, "value": theta.value_K, "low": theta.low_K, "high": theta.high_K}
+            ).to_dict("records"),
             "pairs that propensities were estimated from": theta.pairs,
         }
 
@@ -134,8 +129,7 @@ def as_splits(clicks: Clicks, products: str | Path, seed: int = 0) -> dict[str, 
     counts them, and its notes name one."""
     file = Path(products)
     rows, notes = usable_fields(read_file(file), file.parent)
-    if "product_id" not in rows.column_names:
-        raise DataError(f"{file}: column 'product_id' is missing; it has {', '.join(rows.column_names)}")
+    check_columns(rows.column_names, ["product_id"], file)
     pairs = pa.Table.from_pandas(clicks.table.rename(columns={"query": "query_id"}), preserve_index=False)
     known, note = unmatched(pairs["product_id"], rows["product_id"], "pairs have products that", "the catalogue")
     if not known.any():
@@ -166,9 +160,7 @@ def grades(clicks: Clicks, query_ids: Mapping[str, str] | None = None) -> Run:
 def read_judgements(path: str | Path) -> pd.DataFrame:
     """A table with query, product_id and score."""
     table = read_file(path)
-    missing = [name for name in ("query", "product_id", "score") if name not in table.column_names]
-    if missing:
-        raise DataError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(table.column_names)}")
+    check_columns(table.column_names, ("query", "product_id", "score"), path)
     judged, notes = usable_fields(table.select(["query", "product_id"]), Path())
     if faults := [*notes, *bad_scores(table)]:
         raise DataError(f"{path}: {faults[0]}")
@@ -184,9 +176,7 @@ def agreement(table: pd.DataFrame, judgements: pd.DataFrame, column: str = "rele
     both = table.merge(judged, on=["query", "product_id"], suffixes=("", "_judged"))
     if both.empty:
         first, ours = (tuple(rows[["query", "product_id"]].iloc[0]) for rows in (judged, table))
-        raise DataError(
-            f"no judged pair, such as {first}, is among the scored pairs, such as {ours}; are the ids equal?"
-        )
+        raise DataError(f"no judged pair, such as {first}, is among the scored pairs, as {ours}; are the ids equal?")
     taus = [
         kendalltau(rows[column], rows["score_judged"]).statistic
         for _, rows in both.groupby("query")

@@ -26,6 +26,8 @@ BOT_ROWS = 20
 
 DEEPEST = 32_767
 """Positions are kept in two bytes."""
+_TYPES = dict.fromkeys(COLUMNS, "double") | dict.fromkeys(("query", "product_id", "session"), "varchar")
+_TYPES["timestamp"] = "timestamp"
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,9 @@ def _load(engine, path: Path, columns: dict[str, str]) -> list[str]:
         names = ", ".join(opened.names)
         raise DataError(f"{path}: column {missing[0]!r} is missing; it has {names}; name it with columns")
     present = [name for name in COLUMNS if theirs[name] in opened.names]
-    types = {name: _type(name) for name in present}
-    columns_sql = ", ".join(f'"{name}" {kind}' for name, kind in types.items())
+    columns_sql = ", ".join(f'"{name}" {_TYPES[name]}' for name in present)
     engine.execute(f"create temp table log ({columns_sql})")
-    casts = ", ".join(_cast(name, kind) for name, kind in types.items())
+    casts = ", ".join(map(_cast, present))
     for batch in opened.batches:
         part = pa.table({name: _as_text(batch[theirs[name]], path, name) for name in present})
         engine.register("part", part)
@@ -134,15 +135,9 @@ def _load(engine, path: Path, columns: dict[str, str]) -> list[str]:
     return present
 
 
-def _type(name: str) -> str:
-    if name == "timestamp":
-        return "timestamp"
-    return "varchar" if name in ("query", "product_id", "session") else "double"
-
-
 def _as_text(column: pa.Array, path: Path, name: str) -> pa.Array:
     """Texts as text; times, numbers and truth values keep the type that the file states."""
-    if _type(name) != "varchar":
+    if _TYPES[name] != "varchar":
         return column
     try:
         return as_text(column)
@@ -150,10 +145,10 @@ def _as_text(column: pa.Array, path: Path, name: str) -> pa.Array:
         raise DataError(f"{path}: column {name!r} holds values of type {column.type}; text is expected") from None
 
 
-def _cast(name: str, kind: str) -> str:
+def _cast(name: str) -> str:
     if name == "session":
         return "nullif(session, '')"
-    cast = f'try_cast("{name}" as {kind})'
+    cast = f'try_cast("{name}" as {_TYPES[name]})'
     return f'coalesce({cast}, try_cast("{name}"::varchar as boolean)::double)' if name in INTERACTIONS else cast
 
 
@@ -168,13 +163,9 @@ def _check(engine, path: str | Path | Ubi, present: list[str]) -> None:
         faults[name] = f"{name} is null or {name} < 0 or not isfinite({name})", "a number >= 0"
     for name in present:
         bad, expected = faults.get(name, ("false", ""))  # a session may be unknown
-        count, row = _row(engine, f"select count(*), min(rowid) from log where {bad}")
+        count, row = ubi.one_row(engine, f"select count(*), min(rowid) from log where {bad}")
         if count:
             raise DataError(f"{path} row {row + 1}: {name} is not {expected} ({count:,} such rows); fix or drop them")
-
-
-def _row(engine, question: str) -> tuple:
-    return engine.execute(question).fetchall()[0]
 
 
 def _clean(engine, present: list[str], config: LogConfig) -> dict[str, int]:
@@ -192,7 +183,7 @@ def _clean(engine, present: list[str], config: LogConfig) -> dict[str, int]:
         {"epoch(timestamp)::double" if "timestamp" in present else "0.0::double"} as time
         from log where position <= {config.positions} and not ({impossible})"""
     )
-    read, deep, excess, first = _row(
+    read, deep, excess, first = ubi.one_row(
         engine,
         f"""select count(*), count_if(position > {config.positions}),
         count_if(position <= {config.positions} and {impossible}), min(case when {impossible} then rowid end)
@@ -203,7 +194,7 @@ def _clean(engine, present: list[str], config: LogConfig) -> dict[str, int]:
         having count(*) > {config.session_rows}
         or (count(*) >= {BOT_ROWS} and avg((value > 0)::int) > {config.session_clicks})"""
     )
-    (bots,) = _row(engine, "select count(*) from events where session in (from bots)")
+    (bots,) = ubi.one_row(engine, "select count(*) from events where session in (from bots)")
     rows = {"read": read, f"below position {config.positions}": deep, "of bots": bots}
     return rows | ({f"with more interactions than impressions (first: row {first + 1})": excess} if excess else {})
 

@@ -63,8 +63,8 @@ def simulate(data: RankedData, visitors: Visitors | None = None) -> pa.Table:
     parts = []
     for rows in np.split(order, np.flatnonzero(np.diff(query_N[order])) + 1):
         truth = np.log(101 - score_N[rows])  # what the shop's ranker would like to know
-        luck, liking = rng.standard_normal(len(rows)), _standard(liked_N[rows])
-        error = np.sqrt(1 - visitors.taste**2) * luck - visitors.taste * liking
+        luck, liking = rng.standard_normal(len(rows)), liked_N[rows] - liked_N[rows].mean()
+        error = np.sqrt(1 - visitors.taste**2) * luck - visitors.taste * (liking / max(liked_N[rows].std(), 1e-9))
         blurred = (1 - visitors.ranker) * truth + visitors.ranker * truth.std() * error
         rank_P = np.log1p(np.argsort(np.argsort(blurred)))
         noise_VxP = visitors.exploration * rng.standard_normal((visitors.visits, len(rows)))
@@ -95,11 +95,6 @@ def _tastes(data: RankedData, visitors: Visitors) -> np.ndarray:
     rng = np.random.default_rng((visitors.seed, 1))
     liking = {word: rng.standard_normal() for word in sorted({word for words in words_P for word in words})}
     return np.array([sum(liking[word] for word in words) for words in words_P])
-
-
-def _standard(values: np.ndarray) -> np.ndarray:
-    """Mean 0 and variance 1; zeros, if all are equal."""
-    return (values - values.mean()) / max(values.std(), 1e-9)
 
 
 def _clicks(appeal_VxK: np.ndarray, visitors: Visitors, rng: np.random.Generator) -> np.ndarray:

@@ -72,7 +72,7 @@ def load(engine, ubi: Ubi) -> tuple[list[str], dict[str, int]]:
         first(session order by action is not null, time) as session, min(time) as time
         from docs where id is not null and text is not null group by id"""
     )
-    zero = _one(engine, "select count(*) from docs where kind is not null and place = 0")[0] > 0
+    zero = one_row(engine, "select count(*) from docs where kind is not null and place = 0")[0] > 0
     engine.execute(
         f"""create temp table shown as
         with hit as (select id, time, unnest(hits) as product, generate_subscripts(hits, 1) as nth from docs
@@ -94,7 +94,7 @@ def load(engine, ubi: Ubi) -> tuple[list[str], dict[str, int]]:
         make_timestamp((time * 1e6)::bigint) as timestamp
         from shown join asked using (id) left join acted using (id, product)"""
     )
-    (undated,) = _one(engine, "select count(*) from log where timestamp is null")
+    (undated,) = one_row(engine, "select count(*) from log where timestamp is null")
     dated = [] if undated else ["timestamp"]
     return ["query", "product_id", "position", *KINDS[1:], "session", *dated], rows
 
@@ -137,7 +137,7 @@ def _documents(path: Path) -> str:
 
 def _counts(engine, ubi: Ubi) -> dict[str, int]:
     """How many documents there are, and what is left out. Raises DataError if no interaction is left."""
-    queries, events, nameless, empty = _one(
+    queries, events, nameless, empty = one_row(
         engine,
         """select count_if(action is null), count_if(action is not null),
         count_if(action is null and (id is null or text is null)),
@@ -147,7 +147,7 @@ def _counts(engine, ubi: Ubi) -> dict[str, int]:
         "select action, count(*) as n from docs where action is not null and kind is null group by all order by n desc"
     ).fetchall()
     others = ", ".join(f"{name} {count:,}" for name, count in actions[:3])
-    acted, *reasons, example, shown = _one(
+    acted, *reasons, example, shown = one_row(
         engine,
         """select count(*), count_if(id is null), count_if(id is not null and query is null),
         count_if(query <> '' and product is null), count_if(query <> '' and product <> '' and place is null),
@@ -173,5 +173,5 @@ def _counts(engine, ubi: Ubi) -> dict[str, int]:
     return {"queries": queries, "events": events, **kept}
 
 
-def _one(engine, question: str) -> tuple:
+def one_row(engine, question: str) -> tuple:
     return engine.execute(question).fetchall()[0]

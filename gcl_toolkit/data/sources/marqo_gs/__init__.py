@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from gcl_toolkit.data.sources.marqo_gs.cached import Progress, read_cached
+from gcl_toolkit.data.sources.marqo_gs.cached import read_cached
 from gcl_toolkit.data.sources.marqo_gs.hub import Folder, read_hub, shards
 from gcl_toolkit.data.sources.marqo_gs.rows import assemble
 from gcl_toolkit.data.sources.marqo_gs.tar import read_tar, tar_folder, tar_folders
@@ -27,7 +27,6 @@ def tables(
     fields: tuple[str, ...] | str = FIELDS,
     images: str | Path | None = None,
     max_gb: float = 20,
-    progress: Progress | None = None,
 ) -> dict[str, Tables]:
     """The splits of MarqoGS-10M: left field `query`; right fields `image` and `title`; score = score_linear.
 
@@ -52,7 +51,7 @@ def tables(
     elif kind:
         rows, corpora = read_hub(folder := Folder(path, queries, seed), folder.columns(fields))
     elif re.fullmatch(r"[\w-]+/[\w.-]+", str(path)) and not Path(path).exists():
-        rows, corpora, facts = read_cached(str(path), queries, seed, fields, max_gb, progress)
+        rows, corpora, facts = read_cached(str(path), queries, seed, fields, max_gb)
     else:
         raise DataError(
             f"{path}: neither in_domain.parquet (or data/in_domain-*.parquet) nor corpus_1.json found; "

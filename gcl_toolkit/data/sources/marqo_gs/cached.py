@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,18 +22,17 @@ from pyarrow import ipc, parquet
 from gcl_toolkit.data.ranked_data import SPLITS
 from gcl_toolkit.data.sources.marqo_gs.hub import numbered, read_hub, readable, with_images
 from gcl_toolkit.data.sources.marqo_gs.remote import Repository, in_threads
-from gcl_toolkit.data.sources.marqo_gs.rows import check_columns
+from gcl_toolkit.data.sources.marqo_gs.rows import NEEDED
 from gcl_toolkit.data.sources.marqo_gs.subset import Plan, Shard, in_bytes, plan
+from gcl_toolkit.data.tabular import check_columns
 from gcl_toolkit.errors import DataError, UserError, first_line
 
 PART_BYTES = 1 << 25
 """Bytes that are fetched at a time: what an interruption can lose."""
-Progress = Callable[[str, int, int], None]
-"""Called with what is read, and how much of it is done, and of all."""
 
 
 def read_cached(
-    name: str, queries: int | None, seed: int, fields: tuple[str, ...], max_gb: float, progress: Progress | None = None
+    name: str, queries: int | None, seed: int, fields: tuple[str, ...], max_gb: float
 ) -> tuple[dict, dict, dict]:
     """Rows by split, (corpus, conflicts) by half of the products, and facts for the card; arguments as in `tables`."""
     from huggingface_hub import cached_assets_path, constants
@@ -47,24 +46,22 @@ def read_cached(
     if not folder.exists():
         with WeakFileLock(cache / ".lock"):
             if not folder.exists():
-                _Fetch(name, cache, progress or _Bars()).into(folder, queries, seed, fields, max_gb)
+                _Fetch(name, cache).into(folder, queries, seed, fields, max_gb)
     return _mapped(folder)
 
 
 class _Fetch:
     """Reads a subset from the hub; first the texts of the queries, then the row groups of those that are chosen."""
 
-    def __init__(self, name: str, cache: Path, progress: Progress):
-        self.repository, self.progress = Repository.open(name), progress
+    def __init__(self, name: str, cache: Path):
+        self.repository = Repository.open(name)
         self.index = cache / self.repository.commit
         self.index.mkdir(exist_ok=True)
 
     def into(self, folder: Path, queries: int | None, seed: int, fields: tuple[str, ...], max_gb: float) -> None:
         shards = self._shards(with_queries=queries is not None)
-        have = (
-            (shard.footer.schema.to_arrow_schema().names, f"{self.repository.name}, {shard.file}") for shard in shards
-        )
-        columns = readable(have, fields)
+        name = self.repository.name
+        columns = readable(((s.footer.schema.to_arrow_schema().names, f"{name}, {s.file}") for s in shards), fields)
         chosen = plan(shards, queries, seed)
         self._check_costs(chosen, "image" in columns, max_gb, folder)
         work = folder.with_name(f"{folder.name}-{self.repository.commit[:8]}.part")
@@ -81,14 +78,14 @@ class _Fetch:
         name = self.repository.name
         files = numbered(self.repository.sizes, name)
         if missing := [split for split in self.repository.rows or SPLITS if split not in files]:
-            raise DataError(
-                f"{name}: no data/{missing[0]}-*.parquet; its files are {', '.join([*self.repository.sizes][:5])}"
-            )
+            have = ", ".join([*self.repository.sizes][:5])
+            raise DataError(f"{name}: no data/{missing[0]}-*.parquet; its files are {have}")
         tasks = [(split, file) for split in files for file in files[split]]
         read = {}
-        for shard in in_threads(lambda task: self._shard(task[0], task[1], with_queries), tasks):
-            read[shard.file] = shard
-            self.progress(f"{name}: queries", len(read), len(tasks))
+        with _bar(f"{name}: queries", len(tasks)) as bar:
+            for shard in in_threads(lambda task: self._shard(task[0], task[1], with_queries), tasks):
+                read[shard.file] = shard
+                bar.update()
         shards = [read[file] for _, file in tasks]
         for split, stated in self.repository.rows.items():
             rows = sum(shard.footer.num_rows for shard in shards if shard.split == split)
@@ -110,7 +107,7 @@ class _Fetch:
         if not with_queries:
             return Shard(split, file, footer, None)
         if not text_file.exists():
-            check_columns(footer.schema.to_arrow_schema().names, f"{self.repository.name}, {file}")
+            check_columns(footer.schema.to_arrow_schema().names, NEEDED, f"{self.repository.name}, {file}")
             table = self.repository.read(file, footer, [*range(footer.num_row_groups)], ["query"])
             _store(text_file, table)
         return Shard(split, file, footer, _open(text_file)["query"])
@@ -140,10 +137,9 @@ class _Fetch:
                 _store(part.path, table.filter(pc.is_in(table["query"], parts.chosen)) if parts.chosen else table)
             return part.size
 
-        done, total = 0, sum(part.size for part in parts)
-        for size in in_threads(fetch, [*parts]):
-            done += size
-            self.progress(self.repository.name, done, total)
+        with _bar(self.repository.name, sum(part.size for part in parts)) as bar:
+            for size in in_threads(fetch, [*parts]):
+                bar.update(size)
 
 
 class _Part(NamedTuple):
@@ -174,20 +170,11 @@ class _Parts(list[_Part]):
                 yield _open(part.path).select(columns)
 
 
-class _Bars:
-    """Progress bars of huggingface_hub, which its settings switch off."""
+def _bar(what: str, total: int):
+    """A progress bar of huggingface_hub, which its settings switch off."""
+    from huggingface_hub.utils import tqdm
 
-    def __init__(self):
-        self.bars = {}
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        from huggingface_hub.utils import tqdm
-
-        if what not in self.bars:
-            self.bars[what] = tqdm(desc=what, total=total, unit="", unit_scale=True)
-        self.bars[what].update(done - self.bars[what].n)
-        if done >= total:
-            self.bars[what].close()
+    return tqdm(desc=what, total=total, unit="", unit_scale=True)
 
 
 def _write(folder: Path, rows: dict, corpora: dict, facts: dict) -> None:
@@ -210,10 +197,8 @@ def _mapped(folder: Path) -> tuple[dict, dict, dict]:
         for part in (0, 1):
             if (file := folder / f"corpus-{part}.arrow").exists():
                 corpus, images = _open(file), folder / f"images-{part}.arrow"
-                corpora[part] = (
-                    (with_images(corpus, images) if images.exists() else corpus),
-                    facts.pop(f"conflicts-{part}"),
-                )
+                corpus = with_images(corpus, images) if images.exists() else corpus
+                corpora[part] = corpus, facts.pop(f"conflicts-{part}")
         return rows, corpora, facts
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise DataError(f"{folder}: can't be read ({first_line(error)}); delete it, to fetch it again") from None

@@ -17,9 +17,9 @@ from pyarrow import dataset, ipc
 
 from gcl_toolkit.data.columns import IMAGE, as_images, present
 from gcl_toolkit.data.ranked_data import SPLITS
-from gcl_toolkit.data.sources.marqo_gs.rows import NEEDED, OPTIONAL, PART, check_columns, choose
+from gcl_toolkit.data.sources.marqo_gs.rows import NEEDED, OPTIONAL, PART, choose
 from gcl_toolkit.data.sources.rows import first_values
-from gcl_toolkit.data.tabular import open_file
+from gcl_toolkit.data.tabular import check_columns, open_file
 from gcl_toolkit.errors import DataError, first_line
 
 _BATCH_ROWS = 1024
@@ -61,17 +61,16 @@ def readable(names: Iterable[tuple[Sequence[str], str]], fields: Iterable[str]) 
     """The columns to read, as far as every file has them; (its columns, its name) of each are given."""
     wanted = [*NEEDED, *OPTIONAL, *fields]
     for have, where in names:
-        check_columns(have, where)
+        check_columns(have, NEEDED, where)
         wanted = [column for column in wanted if column in have]
     return wanted
 
 
 def shards(folder: Path) -> dict[str, list[Path]]:
     """Split -> its parquet files, in the folder or its data/."""
-    in_data, in_folder = (
-        numbered(map(str, place.glob("*.parquet")), str(place)) for place in (folder / "data", folder)
-    )
-    files = in_data | in_folder
+    files = dict[str, list[str]]()
+    for place in (folder / "data", folder):
+        files |= numbered(map(str, place.glob("*.parquet")), str(place))
     return {name: [Path(file) for file in files[name]] for name in SPLITS if name in files}
 
 
@@ -102,16 +101,13 @@ def read_hub(source: Source, columns: list[str], images: Path | None = None) -> 
         for name in names:
             read = source.batches(name, columns)
             light = [*map(pictures.without_images, read)] if pictures else [*read]
-            rows[name] = pa.concat_tables(light) if light else _no_rows(columns)
+            none = pa.table({c: pa.array([], pa.string()) for c in columns if c != "image"})
+            rows[name] = pa.concat_tables(light) if light else none
         if names:
             titled = [c for c in ("product_id", "title") if c in columns]
             titles, conflicts = first_values(pa.concat_tables(rows[n].select(titled) for n in names), "product_id")
             corpora[part] = (pictures.join(titles) if pictures else titles), conflicts
     return {name: rows[name] for name in source.splits}, corpora
-
-
-def _no_rows(columns: list[str]) -> pa.Table:
-    return pa.table({c: pa.array([], pa.string()) for c in columns if c != "image"})
 
 
 class _Images:

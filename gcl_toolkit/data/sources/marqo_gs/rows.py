@@ -12,7 +12,6 @@ from gcl_toolkit.data.columns import numbers
 from gcl_toolkit.data.findings import pair_codes
 from gcl_toolkit.data.ranked_data import hash64
 from gcl_toolkit.data.sources.rows import Tables, first_values
-from gcl_toolkit.errors import DataError
 
 PART = {"in_domain": (0, 0), "novel_query": (1, 0), "novel_document": (0, 1), "zero_shot": (1, 1)}
 """Split -> (query part, product part), as the tar's file names count them."""
@@ -76,9 +75,3 @@ def choose(texts: Iterable[pa.ChunkedArray], count: int, seed: int) -> pa.Array:
     """The `count` distinct query texts with the smallest seeded hash."""
     distinct = {text for column in texts for text in pc.unique(column).to_pylist() if text}
     return pa.array(sorted(distinct, key=lambda text: hash64(f"{seed}/{text}"))[:count], pa.string())
-
-
-def check_columns(have: Iterable[str], where: str) -> None:
-    missing = [c for c in NEEDED if c not in have]
-    if missing:
-        raise DataError(f"{where}: column {', '.join(map(repr, missing))} is missing; it has {', '.join(have)}")

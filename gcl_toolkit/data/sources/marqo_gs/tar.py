@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gcl_toolkit.data.columns import as_images
-from gcl_toolkit.data.sources.marqo_gs.rows import NEEDED, OPTIONAL, PART, check_columns, choose
-from gcl_toolkit.data.tabular import open_file
+from gcl_toolkit.data.sources.marqo_gs.rows import NEEDED, OPTIONAL, PART, choose
+from gcl_toolkit.data.tabular import check_columns, open_file
 from gcl_toolkit.errors import DataError
 
 _TRUTH_SUFFIX = "_{!@#~}_"
@@ -53,9 +53,8 @@ def picture_names(folder: Path, queries: int | None, seed: int) -> set[str]:
 
 def _read_rows(folder: Path, queries: int | None, seed: int) -> tuple[dict[str, pa.Table], dict[str, dict]]:
     stems = {name: f"query_{q}_product_id_{d}" for name, (q, d) in PART.items()}
-    rows = {
-        name: _read_csv(folder / f"{stem}.csv") for name, stem in stems.items() if (folder / f"{stem}.csv").exists()
-    }
+    files = {name: file for name, stem in stems.items() if (file := folder / f"{stem}.csv").exists()}
+    rows = {name: _read_csv(file) for name, file in files.items()}
     if not rows:
         raise DataError(f"{folder}: no query_0_product_id_0.csv or other split; is the folder complete?")
     divisions = {name: division for name in rows if (division := _read_division(folder / stems[name], rows[name]))}
@@ -78,7 +77,7 @@ def _products(file: Path, kept: set | None) -> dict[str, dict]:
 
 def _read_csv(file: Path) -> pa.Table:
     opened = open_file(file, (*NEEDED, *OPTIONAL))
-    check_columns(opened.names, str(file))
+    check_columns(opened.names, NEEDED, file)
     return pa.Table.from_batches(opened.batches, opened.schema)
 
 
@@ -167,8 +166,8 @@ def _read_division(stem: Path, rows: pa.Table) -> dict[str, str]:
         if file.exists():
             divisions |= {key.removesuffix(_TRUTH_SUFFIX): division for key in _read_json(file)}
     if divisions and not divisions.keys() & set(pc.unique(rows["query"]).to_pylist()):
+        key = next(iter(divisions))
         raise DataError(
-            f"{stem}_gt_*.json: no key is a query of {stem.name}.csv, first key {next(iter(divisions))!r}; "
-            "the text of the query is expected"
+            f"{stem}_gt_*.json: no key is a query of {stem.name}.csv, as {key!r}; the text of the query is expected"
         )
     return divisions
