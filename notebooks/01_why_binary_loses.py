@@ -235,8 +235,8 @@ assert abs(binary["tau"].mean()) < 0.3, "w = 1 does not learn their order"
 assert weighted["tau"].median() > 0.7, "weights do"
 
 # %% [markdown]
-# Every start in this table finds all products. Other random starts (`GCL_SEED`) can get stuck, with two queries on each
-# other's side of the circle: of 800 starts, 16 with w = 1 and 35 with weights. So we compare medians, not the worst start.
+# Every start in this table finds all products: the smallest Precision@8 is 1. With other random starts (`GCL_SEED`) a few can
+# get stuck, with two queries on each other's side of the circle. So the checks above compare medians, not the worst start.
 #
 # ## Why, and how far
 #
@@ -290,7 +290,7 @@ def weight_ratio(gap, logit_scale):
 
 
 # %%
-for ratio in (1.0, 2.0, 5.0):
+for ratio in (0.5, 1.0, 5.0):
     learnt = learn_gaps(torch.tensor([ratio] + [1.0] * (PRODUCTS - 1)))[1].item()
     print(
         f"weights {ratio:g} to 1, gap {learnt:.4f}: ratio {weight_ratio(learnt, LOGIT_SCALE):.3f}"
@@ -319,6 +319,8 @@ print("gaps between neighbours:", gaps.numpy().round(4))
 assert (gaps - 0.05).abs().max() < 1e-3, "exercise: neighbours are 0.05 apart"
 gentler = learn_gaps(even_weights(position_N[:PRODUCTS], LOGIT_SCALE / 2)).diff()
 assert (gentler - 0.025).abs().max() < 1e-3, "exercise: another scale needs other weights"
+reversed_ = learn_gaps(even_weights(position_N[:PRODUCTS].flip(0), LOGIT_SCALE)).diff()
+assert (reversed_ + 0.05).abs().max() < 1e-3, "exercise: weights follow the positions"
 
 # %% [markdown]
 # **3.** The other products of a query are good answers too. Perhaps they should not count as wrong ones: **leave the other
@@ -347,6 +349,7 @@ for pairs_per_query, logit_scale in (
     ([1] * 24, 30.0),
 ):
     groups = torch.arange(len(pairs_per_query)).repeat_interleave(torch.tensor(pairs_per_query))
+    groups = groups[torch.randperm(len(groups), generator=generator)]
     mine = float(loss_without_own(left, right, weight_N, logit_scale, groups))
     masked = {"logit_scale": logit_scale, "excluded": same_id_cells(groups)}
     library = gcl_loss(left, right, weight_N, **masked).item()

@@ -345,7 +345,7 @@ for gap, temperature in ((0.05, 0.01), (0.02, 0.01), (0.05, 0.02)):
     assert abs(own_gap - gap) < 1e-3, "exercise: the gap that was asked for"
 
 # %% [markdown]
-# **2.** Now choose the gaps freely: product $k$ should be `gap_M[k]` further from the query than product 0. **Which weights
+# **2.** Now choose the gaps freely: product $k$ should be `gap_M[k]` further from the query than product 0, or nearer if the gap is negative. **Which weights
 # ask for that?** Give them a mean of 1.
 
 
@@ -359,7 +359,7 @@ def weights_for(gap_M, temperature):
 
 
 # %%
-for asked in ([0.0, 0.01, 0.02, 0.03], [0.0, 0.04, 0.01, 0.0], [0.0, 0.05]):
+for asked in ([0.0, 0.01, 0.02, 0.03], [0.0, 0.04, -0.01, 0.0], [0.0, 0.05]):
     for temperature in (0.01, 0.02):
         own_weights = weights_for(torch.tensor(asked, dtype=torch.float64), temperature)
         learnt = [learn_gap(own_weights[[0, k]], temperature) for k in range(1, len(asked))]

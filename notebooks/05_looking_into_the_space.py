@@ -291,7 +291,7 @@ assert own_kind > 0.8, "a query is nearer to other queries than to any picture"
 #
 # Shifting all pictures by $\mu$ changes all scores of a query by the same number. No ranking changes, so the loss has no reason to
 # close the gap. It shrinks in training all the same, here to .6 of the distance and in 20 smaller shops to .55 to .9, but
-# one plane still has 99 % of the points on their right side.
+# one plane still has 99% of the points on their right side.
 
 # %%
 moved = queries @ (pictures - pictures.mean(axis=0)).T - queries @ pictures.T
@@ -320,13 +320,14 @@ assert mixed[1] > mixed[0] + 0.01, "centred, they mix"
 #
 # ## Exercises
 #
-# **1.** A colleague's map keeps 2 % of the neighbours: `kept` = .02 with 10 neighbours and 500 points. **What do points in random
+# **1.** A colleague's map keeps 2% of the neighbours: `kept` = .02 with 10 neighbours and 500 points. **What do points in random
 # places keep**, on average, for any number of points and neighbours?
 
 
 # %%
 def by_chance(points, k):
-    """The average of (2) for `points` points in random places; a point isn't its own neighbour; 1 <= k < points."""
+    """The average of (2) for `points` points in random places; a point isn't its own neighbour;
+    1 <= k < points."""
     ### BEGIN SOLUTION
     return k / (points - 1)
     ### END SOLUTION
@@ -350,7 +351,8 @@ print("right")
 
 # %%
 def above_chance(vectors, values_N, k=10):
-    """(share - chance) / (1 - chance); share: that of `same_value`, chance: its average over all shuffles of the values."""
+    """(share - chance) / (1 - chance); share: that of `same_value`, chance: its average over
+    all shuffles of the values."""
     ### BEGIN SOLUTION
     count_C = np.unique(values_N, return_counts=True)[1]
     chance = (count_C * (count_C - 1)).sum() / (len(values_N) * (len(values_N) - 1))
@@ -376,7 +378,8 @@ print({name: f"{above_chance(pictures, v):.2f}" for name, v in attributes.items(
 
 # %%
 def counterexample():
-    """A query (D) and three pictures (3 x D), all of length 1; before and after, the first leads by more than 0.05."""
+    """A query (D) and three pictures (3 x D), all of length 1; before and after, the first
+    leads by more than 0.05."""
     ### BEGIN SOLUTION
     return np.array([1.0, 0.0]), np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
     ### END SOLUTION
@@ -422,5 +425,5 @@ assert scores["before"].argmax() != scores["centred"].argmax(), "exercise: anoth
 #
 # 1. A paper shows a map with six islands and silhouette .41, computed on the map. Which two numbers do you ask for?
 # 2. Why can `centred` never change the order of two pictures, if there are no others?
-# 3. The app's map keeps 40 % of the 10 nearest neighbours of 6,000 products. How many times chance is that?
+# 3. The app's map keeps 40% of the 10 nearest neighbours of 6,000 products. How many times chance is that?
 # 4. What would you see on the map if a model had learnt only the background colour of the pictures?

@@ -14,6 +14,7 @@
 
 # %%
 import os
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -103,9 +104,9 @@ figures.lines(
 
 # %%
 steeper = memory.iloc[-1] / memory.iloc[-2]
-matrices = memory["dense"].iloc[-1] / (4 * SIZES[-1] ** 2)
+matrices = (memory["dense"].iloc[-1] - 4 * 2 * SIZES[-1] * 64) / (4 * SIZES[-1] ** 2)
 print("memory with twice the pairs, as a multiple:", steeper.round(2).to_dict())
-print(f"dense: about {matrices:.1f} matrices of N x N numbers")
+print(f"c in (1), without the vectors: {matrices:.2f} matrices of N x N numbers")
 assert steeper["dense"] > 3.3, "the memory of the dense loss grows with the square"
 assert steeper["in tiles"] < 2.1, "in tiles it grows with the batch"
 
@@ -360,7 +361,7 @@ for gigabytes, matrices in ((8, 2), (32, 2), (0.004, 1), (1, 3), (1e-9, 1)):
 # %% [markdown]
 # **2.** The row half of the loss is $\frac{1}{2N} \sum_i w_i [\log \sum_j e^{S_{ij}} - S_{ii}]$, with the weights divided by their
 # mean. **Write its gradient with respect to the queries**, as the tiled loss does: tile after tile, with no tensor larger than
-# $N \times$ `tile` or $N \times D$. The sums come from `row_sums_in_tiles` above, so each tile of the softmax $P$ can be computed by
+# $N \times$ `tile` or $N \times D$, and without keeping the tiles. The sums come from `row_sums_in_tiles` above, so each tile of the softmax $P$ can be computed by
 # itself. Then follow equation (2) of notebook 2, the derivative with respect to $S$, and its equation (4), $s\,G R$.
 
 
@@ -379,29 +380,40 @@ def query_gradient(left, right, weight_N, logit_scale, tile):
 
 
 # %%
-class Largest(TorchDispatchMode):
-    """Inside a `with`, notes how many numbers the largest tensor has."""
+class Memory(TorchDispatchMode):
+    """Inside a `with`, notes the numbers of the largest tensor, and of all tensors that exist
+    at once."""
 
-    numbers = 0
+    def __init__(self):
+        super().__init__()
+        self.largest, self.most, self.storages = 0, 0, []
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor):
-            self.numbers = max(self.numbers, result.numel())
+            self.largest = max(self.largest, result.numel())
+            self.storages.append(weakref.ref(result.untyped_storage()))
+            alive = {s.data_ptr(): s.nbytes() for ref in self.storages if (s := ref())}
+            self.most = max(self.most, sum(alive.values()) // result.itemsize)
         return result
 
 
-for count, tile, logit_scale in ((333, 100, 20.0), (40, 7, 5.0), (5, 8, 1.0)):
-    queries, products, own_weights = left[:count], right[:count], uneven[:count]
-    with Largest() as largest:
+for count, tile, logit_scale in ((333, 100, 20.0), (333, 10, 20.0), (40, 7, 5.0), (5, 8, 1.0)):
+    queries, products, own_weights = (x[:count].clone() for x in (left, right, uneven))
+    with Memory() as memory_used:
         mine = query_gradient(queries, products, own_weights, logit_scale, tile)
     asked = queries.clone().requires_grad_()
     row_N = (logit_scale * asked @ products.T).log_softmax(dim=1).diagonal()
     (-(own_weights / own_weights.mean() * row_N).mean() / 2).backward()
-    difference = torch.as_tensor(mine) - asked.grad
-    print(f"{count} pairs, tile {tile}: largest tensor {largest.numbers:,} numbers")
-    assert difference.abs().max() < 1e-9, "exercise: the gradient of the queries"
-    assert largest.numbers <= count * max(tile, 16), "exercise: one tile at a time"
+    mine, one_tile = torch.as_tensor(mine), count * max(tile, 16)
+    print(
+        f"{count} pairs, tile {tile}: largest tensor {memory_used.largest:,} numbers, "
+        f"{memory_used.most:,} at once"
+    )
+    assert mine.shape == queries.shape, "exercise: a gradient for each number of the queries"
+    assert (mine - asked.grad).abs().max() < 1e-9, "exercise: the gradient of the queries"
+    assert memory_used.largest <= one_tile, "exercise: no tensor larger than a tile"
+    assert memory_used.most <= 12 * one_tile, "exercise: one tile at a time"
 
 # %% [markdown]
 # **3.** In a small batch a query meets its own product and $M - 1$ of the full batch's $N - 1$ wrong ones, drawn at random.
@@ -411,7 +423,8 @@ for count, tile, logit_scale in ((333, 100, 20.0), (40, 7, 5.0), (5, 8, 1.0)):
 
 # %%
 def log_sum_from_sample(S_M, full):
-    """S_M: similarities of one query, its own product first, M >= 2; full: N, the size of the full batch."""
+    """S_M: similarities of one query, its own product first, M >= 2; full: N, the size of the
+    full batch."""
     ### BEGIN SOLUTION
     wrong = S_M[1:].logsumexp(dim=0) + np.log((full - 1) / (len(S_M) - 1))
     return torch.logaddexp(S_M[0], wrong)
@@ -422,11 +435,13 @@ def log_sum_from_sample(S_M, full):
 for parts, wrong, shift in ((8, 63, 0.0), (3, 1, 0.0), (1, 20, 0.0), (4, 5, 990.0)):
     S_N = shift + 5 * torch.randn(1 + parts * wrong, dtype=torch.float64)
     small = [torch.cat([S_N[:1], part]) for part in S_N[1:].split(wrong)]
-    estimates = [torch.as_tensor(log_sum_from_sample(S_M, len(S_N))).double() for S_M in small]
-    mean, full_sum = (
-        torch.stack(estimates).logsumexp(dim=0) - np.log(parts),
-        S_N.logsumexp(dim=0),
-    )
+    estimates = [
+        torch.as_tensor(log_sum_from_sample(S_M, len(S_N)), dtype=torch.float64)
+        for S_M in small
+    ]
+    assert {e.shape for e in estimates} == {()}, "exercise: one number"
+    mean = torch.stack(estimates).logsumexp(dim=0) - np.log(parts)
+    full_sum = S_N.logsumexp(dim=0)
     print(f"{parts} batches: log of the mean estimate {mean:.4f}, full batch {full_sum:.4f}")
     assert abs(mean - full_sum) < 1e-9, "exercise: right on average"
 

@@ -305,7 +305,8 @@ for rows in (
 
 # %%
 def share_right(judge_N, judge_M, person_M):
-    """judge_N: its grades of all pairs; judge_M, person_M: its and your grades of the M that you graded."""
+    """judge_N: its grades of all pairs; judge_M, person_M: its and your grades of the M that
+    you graded."""
     ### BEGIN SOLUTION
     equal_M = judge_M == person_M
     grades = np.unique(judge_N)
@@ -315,7 +316,8 @@ def share_right(judge_N, judge_M, person_M):
 
 # %%
 def pairs_of(people, copies):
-    """The judge's and a person's grades; grade -> the person's grades of such pairs, and how many copies."""
+    """The judge's and a person's grades; grade -> the person's grades of such pairs, and how
+    many copies."""
     judge = [[g] * len(p) * copies[g] for g, p in people.items()]
     return np.concatenate(judge), np.concatenate([p * copies[g] for g, p in people.items()])
 
@@ -329,6 +331,8 @@ for people, copies in (
     ({0: [0, 1], 2: [2, 2]}, {0: 1, 2: 1}),
 ):
     everything, sample = pairs_of(people, copies), pairs_of(people, dict.fromkeys(copies, 1))
+    mixed = rng.permutation(len(sample[0]))
+    sample = sample[0][mixed], sample[1][mixed]
     mine, truth = share_right(everything[0], *sample), np.mean(everything[0] == everything[1])
     print(f"{len(everything[0])} pairs: estimate {mine:.3f}, truth {truth:.3f}")
     assert abs(mine - truth) < 1e-9, "exercise: the share of all pairs"

@@ -38,7 +38,8 @@ BADGES = """\
 [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/{repository}/{tag}?urlpath=lab/tree/{path})
 """
 SETUP = """\
-# Colab lacks the library; this takes a minute and keeps Colab's PyTorch and Jupyter. Elsewhere nothing happens here.
+# Colab lacks the library; this takes a minute and keeps Colab's PyTorch and Jupyter.
+# Elsewhere nothing happens here.
 import importlib.util
 
 if not importlib.util.find_spec("gcl_toolkit"):

@@ -3,6 +3,7 @@
 import ast
 import base64
 import functools
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import pytest
 import torch
 from IPython.core.inputtransformer2 import TransformerManager
 from packaging.requirements import Requirement
+from scipy.stats import wilcoxon
 from test_docs import inline_code, parse, shell_commands
 from test_docs import name_of as command_of
 from test_setup import PROJECT, name_of
@@ -32,6 +34,7 @@ from gcl_toolkit.losses.graded import lower_odds
 from gcl_toolkit.losses.matrix import ROWS, shares
 from gcl_toolkit.measure import statistics
 from gcl_toolkit.methods import CONTROLS, DEFAULT, GCL, Graded, Matrix, as_method, pairs
+from gcl_toolkit.training.train import train
 from gcl_toolkit.views import figures
 from notebooks import build, facts
 from notebooks.facts import SOURCES, code
@@ -72,11 +75,48 @@ def failed_facts(nodes, scope=None):
     return failed
 
 
+def two_steps(*arguments, **settings):
+    return itertools.islice(train(*arguments, **settings), 2)
+
+
+SHORT = {
+    "03_train_a_shop": (
+        "alone",
+        {"train": two_steps},
+        ("trained alone", "without augmentation", "what was seen is remembered", "new products gain far less"),
+    ),
+    "06_one_stage_or_two": (
+        "result",
+        {"RERANKER_STEPS": 2},
+        (
+            "a trained second stage",
+            "no second stage",
+            "a re-ranker of two thirds",
+            "a real second stage",
+            "deeper lifts",
+        ),
+    ),
+    "07_learning_from_clicks": (
+        "trained",
+        {"train": two_steps},
+        ("systematic errors that are not", "random errors do", "scores gain over clicked"),
+    ),
+}
+"""Notebook -> the name from whose statement on trainings are short; how; and the facts left to the slow tests."""
+
+
 @functools.cache
-def run_all(name):
+def run_all(name, whole=False):
     """The facts that fail, none, and the variables at the end."""
-    scope = {"__name__": "notebook"}
-    return failed_facts(statements(name), scope), scope
+    scope, nodes = {"__name__": "notebook"}, statements(name)
+    if whole or name not in SHORT:
+        return failed_facts(nodes, scope), scope
+    start, changes, left_out = SHORT[name]
+    place = next(place for place, node in enumerate(nodes) if start in bound_and_used(node)[0])
+    failed = failed_facts(nodes[:place], scope)
+    scope.update(changes)
+    failed += failed_facts(nodes[place:], scope)
+    return [fact for fact in failed if not fact.startswith(left_out)], scope
 
 
 def required(nodes, messages):
@@ -143,6 +183,22 @@ def tiny(monkeypatch):
 def test_every_fact_holds(name):
     failed, _ = run_all(name)
     assert failed == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHORT)
+def test_every_fact_of_a_long_training_holds(name):
+    failed, _ = run_all(name, whole=True)
+    assert failed == []
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_only_facts_of_long_trainings_are_left_to_the_slow_tests(name):
+    start, _, left_out = SHORT[name]
+    nodes = statements(name)
+    place = next(place for place, node in enumerate(nodes) if start in bound_and_used(node)[0])
+    later = [facts.message(node) for node in nodes[place:] if isinstance(node, ast.Assert) and node.msg is not None]
+    assert [sum(fact.startswith(words) for fact in later) for words in left_out] == [1] * len(left_out)
 
 
 def unweighted(left, right, weights=None, **settings):
@@ -335,21 +391,27 @@ def test_each_sabotage_changes_what_is_learnt(name, broken):
 
 # -- exercises ---------------------------------------------------------------------------------------------------------
 
+SWAPPED = "np.argsort(-score_M)[[{}, *range({}, len(score_M))]]"
 TOTAL = "row_sums_in_tiles(left, right, logit_scale, tile)[:, None]"
 SQUARES = "((np.arange(len(count_GxG))[:, None] - np.arange(len(count_GxG))) ** 2)"
 MARGINS = "count_GxG.sum({})[:, None] * count_GxG.sum({})"
 SPREAD = f"(count_GxG * {SQUARES}).sum()"
 LEFT = "(60 * minutes - 2 * steps * batch / pairs_a_second)"
 UNEVEN = "(weight_N / weight_N.sum())[:, None]"
+TILE = f"(logit_scale * left @ part.T - {TOTAL}).exp()"
 WRONG = {
     "01": [
-        ["1.0", "logit_scale * gap", "math.exp(gap)", "math.exp(gap / logit_scale)", "math.exp(-logit_scale * gap)"],
+        [
+            *("1.0", "logit_scale * gap", "math.exp(gap)", "math.exp(gap / logit_scale)"),
+            *("math.exp(-logit_scale * gap)", "math.exp(logit_scale * abs(gap))"),
+        ],
         [
             "torch.ones(8)",
             "1 / position_M",
             "torch.exp(-0.05 * position_M.double())",
             "torch.exp(-0.06 * logit_scale * position_M.double())",
             "torch.exp(-0.25 * position_M.double())",  # right at a scale of 5 only
+            "torch.exp(-0.05 * logit_scale * torch.arange(len(position_M)).double())",  # the order of the rows
             "1 - 0.05 * position_M",
         ],
         [
@@ -359,6 +421,8 @@ WRONG = {
             "gcl_loss(left, right, weights, logit_scale=5.0, excluded=same_id_cells(query_N))",
             "gcl_loss(left, right, weights / weights.mean() ** 2, logit_scale=logit_scale,"
             " excluded=same_id_cells(query_N), normalise_weights=False)",
+            # the pairs of a query side by side
+            "gcl_loss(left, right, weights, logit_scale=logit_scale, excluded=same_id_cells(query_N.sort().values))",
             "sum(gcl_loss(left[query_N == q], right[query_N == q], weights[query_N == q], logit_scale=logit_scale)"
             " for q in query_N.unique())",
         ],
@@ -368,6 +432,7 @@ WRONG = {
         [
             "torch.ones_like(gap_M)",
             "torch.exp(-gap_M / temperature)",  # the mean
+            "torch.exp(-gap_M.abs() / temperature) / torch.exp(-gap_M.abs() / temperature).mean()",
             "torch.exp(gap_M / temperature) / torch.exp(gap_M / temperature).mean()",
             "torch.exp(-gap_M / 0.01) / torch.exp(-gap_M / 0.01).mean()",
             "(1 - gap_M / temperature).clamp(min=0.1) / (1 - gap_M / temperature).clamp(min=0.1).mean()",
@@ -388,7 +453,9 @@ WRONG = {
             "next(v / np.linalg.norm(v) for v in vectors.values() if v is not None)",  # the first field only
             "sum(weights[n] * v / np.linalg.norm(v) for n, v in vectors.items() if v is not None)",  # any length
             "(lambda v: v / np.linalg.norm(v))(sum(weights[n] * v for n, v in vectors.items() if v is not None))",
-            "fuse_from_scratch({n: v for n, v in vectors.items() if v is not None}, {'image': 0.9, 'title': 0.1})",
+            "fuse_from_scratch({n: v for n, v in vectors.items() if v is not None},"
+            " {'image': 0.9, 'title': 0.1, 'back': 0.5})",
+            "fuse_from_scratch({n: vectors[n] for n in ('image', 'title') if vectors[n] is not None}, weights)",
         ],
         [
             "weight_F @ field_F",
@@ -415,6 +482,7 @@ WRONG = {
             "(1 - p) * (gains / gains.max()) @ p ** np.arange(len(gains))",
             "0.1 * (gains / best) @ 0.9 ** np.arange(len(gains))",
             "(1 - p) * (gains / best)[:10] @ p ** np.arange(len(gains[:10]))",  # a cut-off
+            "(1 - p) * (gains / 100) @ p ** np.arange(len(gains))",
         ],
         [
             "1.0",
@@ -422,6 +490,13 @@ WRONG = {
             "means(table, 'dev')[method] - means(table, 'dev').drop(method).max()",  # reported on dev
             "means(table, 'test')[method] - means(table, 'test')[means(table, 'dev').idxmax()]",  # its own control
             "means(table, 'test')[method] - means(table, 'test')['clip']",
+            # chosen by the median, or by the best query; at least 0
+            *(
+                "means(table, 'test')[method] - means(table, 'test')[table[(table['division'] == 'dev') &"
+                f" (table['method'] != method)].groupby('method')['NDCG@10'].{best}().idxmax()]"
+                for best in ("median", "max")
+            ),
+            "max(0, means(table, 'test')[method] - means(table, 'test')[means(table, 'dev').drop(method).idxmax()])",
             "means(table, 'test')[method] - means(table, 'test').drop(method).mean()",
             "means(table, 'test')[method] / means(table, 'test')[means(table, 'dev').drop(method).idxmax()] - 1",
         ],
@@ -435,6 +510,12 @@ WRONG = {
             "shuffled(W, lambda row: row[::-1])",
             "shuffled(W, np.random.default_rng(0).permutation)",
             "shuffled(W, lambda row: np.random.default_rng(seed).permutation(row))",  # all rows in the same order
+            "shuffled(W, lambda row, n=iter(range(99)): np.random.default_rng([seed, (next(n) + 1) // 2])"
+            ".permutation(row))",  # each two
+            "shuffled(W, lambda row, n=iter([1, -1] * 9): np.random.default_rng(seed).permutation(row)[:: next(n)])",
+            "shuffled(W, lambda row, rng=np.random.default_rng(seed): np.roll(row, rng.integers(len(row))))",
+            "shuffled(W, np.random.default_rng().permutation)",  # another one at each call
+            "(W.__setitem__(..., shuffled(W, np.random.default_rng(seed).permutation)), W)[1]",  # in place
         ],
     ],
     "05": [
@@ -466,6 +547,7 @@ WRONG = {
             "int((budget - fixed) / per_product)",  # below 0
             "max(0, int((budget - fixed) / per_product) - 1)",
             "max(1, int((budget - fixed) / per_product))",
+            "max(0, min(500, int((budget - fixed) / per_product)))",
         ],
         [
             "500",
@@ -474,15 +556,16 @@ WRONG = {
             "next(k for k in range(1, 501) if ceiling(ranked, k) > target)",
             "next(k for k in range(1, 501) if ceiling(ranked, k) >= target) + 1",
             "max(1, next(k for k in range(1, 501) if ceiling(ranked, k) >= target) - 1)",
+            "next((k for k in range(1, 201) if ceiling(ranked, k) >= target), 200)",
         ],
         [
             "np.argsort(-score_M), np.argsort(-score_M)",
             "np.argsort(-score_M), np.argsort(score_M)",
-            "np.arange(12), np.arange(12)[::-1]",
-            "np.argsort(-score_M)[[1, 0, *range(2, 12)]], np.argsort(-score_M)[[*range(9), 10, 9, 11]]",  # b and a
-            "np.argsort(-score_M)[[0, 11, *range(2, 11), 1]], np.argsort(-score_M)[[1, 0, *range(2, 12)]]",
-            "np.argsort(-score_M)[[*range(9), 10, 9, 11]], np.argsort(-score_M)[[2, 1, 0, *range(3, 12)]]",  # not at 2
-            "np.argsort(-score_M)[[*range(9), 10, 9, 11]][:10], np.argsort(-score_M)[[1, 0, *range(2, 12)]][:10]",
+            "np.arange(len(score_M)), np.arange(len(score_M))[::-1]",
+            f"{SWAPPED.format('1, 0', 2)}, {SWAPPED.format('*range(9), 10, 9', 11)}",  # b and a
+            f"{SWAPPED.format('10, *range(1, 10), 0', 11)}, {SWAPPED.format('1, 0', 2)}",
+            f"{SWAPPED.format('*range(9), 10, 9', 11)}, {SWAPPED.format('2, 1, 0', 3)}",  # not at 2
+            f"{SWAPPED.format('*range(9), 10, 9', 11)}[:10], {SWAPPED.format('1, 0', 2)}[:10]",
         ],
     ],
     "07": [
@@ -502,6 +585,7 @@ WRONG = {
             "gamma_K / other_theta_K",
             "gamma_K * theta_K / np.array([1.0, 0.9, 0.8, 0.7])[: len(gamma_K)]",  # right for the first
             "gamma_K * theta_K.sum() / other_theta_K.sum()",
+            "np.minimum(1, gamma_K * theta_K / other_theta_K)",
         ],
         [
             "0.5",
@@ -511,6 +595,7 @@ WRONG = {
             "np.divide(*(clicked_Px2[(shown_Px2 > 0).all(1)].sum(0) / shown_Px2[(shown_Px2 > 0).all(1)].sum(0))[::-1])",
             "(clicked_Px2[:, 0] * shown_Px2[:, 1]).sum() / (clicked_Px2[:, 1] * shown_Px2[:, 0]).sum()",  # upside down
             "(clicked_Px2[:, 1] * shown_Px2[:, 1]).sum() / (clicked_Px2[:, 0] * shown_Px2[:, 0]).sum()",
+            "min(1, (clicked_Px2[:, 1] * shown_Px2[:, 0]).sum() / (clicked_Px2[:, 0] * shown_Px2[:, 1]).sum())",
             "np.nanmean(clicked_Px2[:, 1] / np.maximum(shown_Px2[:, 1], 1) / np.where(clicked_Px2[:, 0] > 0,"
             " clicked_Px2[:, 0] / np.maximum(shown_Px2[:, 0], 1), np.nan))",  # counts products shown on top only
         ],
@@ -536,6 +621,7 @@ WRONG = {
             "(np.abs(flips(differences, repeats)) > abs(differences.mean())).mean()",
             "(np.random.default_rng(0).choice(differences, (repeats, len(differences))).mean(axis=1) <= 0).mean() * 2",
             "(np.abs(flips(differences, repeats)) >= differences.mean()).mean()",  # right for positive means
+            "wilcoxon(differences).pvalue if differences.any() else 1.0",
         ],
         [
             "0.05",
@@ -560,7 +646,10 @@ WRONG = {
         ],
         [
             "torch.zeros_like(left)",
-            # right, and dense
+            # right, but of another shape, with all tiles at once, and dense
+            f"(logit_scale * {UNEVEN} / 2 * (sum({TILE} @ part for part in right.split(tile)) - right))[None]",
+            f"logit_scale * {UNEVEN} / 2 * (sum(P @ part for P, part in zip([{TILE} for part in right.split(tile)],"
+            " right.split(tile), strict=True)) - right)",
             "logit_scale * (weight_N / weight_N.sum())[:, None]"
             " * ((logit_scale * left @ right.T).softmax(1) @ right - right) / 2",
             *(
@@ -580,6 +669,7 @@ WRONG = {
         ],
         [
             "S_M.logsumexp(0)",
+            "torch.logaddexp(S_M[:1], S_M[1:].logsumexp(0) + np.log((full - 1) / (len(S_M) - 1)))",  # an array
             "S_M.logsumexp(0) + np.log(full / len(S_M))",  # the right product, too
             "S_M.logsumexp(0) * full / len(S_M)",
             "torch.logaddexp(S_M[0], S_M[1:].logsumexp(0) + np.log(full / len(S_M)))",
@@ -598,6 +688,8 @@ WRONG = {
             "((A @ x) @ (B @ y) / (np.linalg.norm(A @ x) * np.linalg.norm(B @ y))) ** 2",
             "A @ x / np.linalg.norm(A @ x)",
             "np.mean(unit(A @ x) * unit(B @ y))",
+            "np.abs(unit(A @ x) @ unit(B @ y))",
+            "(unit(A @ x) @ unit(B @ y))[None]",
         ],
         [
             "1.0",
@@ -608,19 +700,26 @@ WRONG = {
             "np.sum(labels_N[np.argsort(-unit(vectors_NxD) @ unit(vectors_NxD).T, 1)[:, 1]] == labels_N)",
             "np.mean(labels_N[np.argsort(unit(vectors_NxD) @ unit(vectors_NxD).T, 1)[:, 1]] == labels_N)",
             "max(np.mean(labels_N == label) for label in labels_N)",
+            "np.mean(labels_N[(unit(vectors_NxD) @ unit(vectors_NxD).T * (1 - np.eye(len(labels_N)))).argmax(1)]"
+            " == labels_N)",  # 0 on the diagonal
+            # the second: itself, of two equal rows
+            "np.mean(labels_N[np.argsort(-unit(vectors_NxD) @ unit(vectors_NxD).T, 1)[:, 1]] == labels_N)",
         ],
         [
             "1.0",
-            "list(order)[1]",
-            "max(order, key=lambda s: order[s].mean())",
-            "max(recall, key=lambda s: recall[s].mean())",
-            "max(order, key=lambda s: order[s].mean() + recall[s].mean())",
-            "max((s for s in order if order[s].mean() >= max(v.mean() for v in order.values()) - 0.03),"
-            " key=lambda s: recall[s].mean())",
-            "max((s for s in order if order[s].mean() >= max(v.mean() - v.std(ddof=1) / len(v) ** 0.5"
-            " for v in order.values())), key=lambda s: recall[s].mean())",  # not paired
-            "(lambda best: max((s for s in order if (lost := order[best] - order[s]).mean() <= lost.std()),"
-            " key=lambda s: recall[s].mean()))(max(order, key=lambda s: order[s].mean()))",  # not the error of a mean
+            "list(ndcg)[1]",
+            "max(ndcg, key=lambda s: ndcg[s].mean())",
+            "max(ap, key=lambda s: ap[s].mean())",
+            "max(ndcg, key=lambda s: ndcg[s].mean() + ap[s].mean())",
+            "max((s for s in ndcg if ndcg[s].mean() >= max(v.mean() for v in ndcg.values()) - 0.03),"
+            " key=lambda s: ap[s].mean())",
+            "max((s for s in ndcg if ndcg[s].mean() >= max(v.mean() - v.std(ddof=1) / len(v) ** 0.5"
+            " for v in ndcg.values())), key=lambda s: ap[s].mean())",  # not paired
+            *(
+                f"(lambda best: max((s for s in ndcg if (lost := ndcg[best] - ndcg[s]).mean() <= {error}),"
+                " key=lambda s: ap[s].mean()))(max(ndcg, key=lambda s: ndcg[s].mean()))"
+                for error in ("lost.std()", "lost.std() / len(lost) ** 0.5")  # not of a mean; ddof
+            ),
         ],
     ],
     "09": [
@@ -653,6 +752,8 @@ WRONG = {
             "sum(np.sum(judge_N == g) * np.mean((judge_M == person_M)[judge_M == g]) for g in np.unique(judge_N))",
             "sum(np.mean(judge_N == g) * np.mean((judge_M == person_M) & (judge_M == g)) for g in np.unique(judge_N))",
             "kappa_from_scratch(judge_M, person_M)",
+            "np.average((judge_M == person_M).reshape(len(np.unique(judge_N)), -1).mean(1),"
+            " weights=np.unique(judge_N, return_counts=True)[1])",  # sorted by grade
         ],
     ],
     "10": [
@@ -673,6 +774,8 @@ WRONG = {
             "[q for q in np.unique(query_N) if group_N[query_N == q][0] in fetched]",
             "[q for q in np.unique(query_N) if np.isin(group_N[query_N == q], fetched).mean() >= 0.5]",
             "[q for q in np.unique(query_N) if not np.isin(group_N[query_N == q], fetched).all()]",
+            "[q for q in range(query_N.max() + 1) if np.isin(group_N[query_N == q], fetched).all()]",  # also no pairs
+            "[q for q in np.unique(query_N) if np.isin(group_N[query_N == q][[0, -1]], fetched).all()]",
         ],
         [
             "np.full((2, queries), 0.5)",
@@ -706,6 +809,9 @@ def flips(differences, repeats):
     return (np.random.default_rng(0).choice([-1, 1], (repeats, len(differences))) * differences).mean(axis=1)
 
 
+HELPERS = {"shuffled": shuffled, "means": means, "flips": flips, "wilcoxon": wilcoxon}
+
+
 @each_executed
 def test_a_wrong_answer_fails_the_check_of_the_exercise(name):
     codes = code(name)
@@ -715,7 +821,7 @@ def test_a_wrong_answer_fails_the_check_of_the_exercise(name):
         for answer in answers:
             wrong = SOLUTION.sub(lambda _, answer=answer: f"return {answer}", codes[place])
             nodes = ast.parse(f"{wrong}\n{codes[place + 1]}").body
-            failed = failed_facts(nodes, {**run_all(name)[1], "shuffled": shuffled, "means": means, "flips": flips})
+            failed = failed_facts(nodes, run_all(name)[1] | HELPERS)
             assert failed, answer
             assert all(fact.startswith("exercise") for fact in failed)
 
@@ -775,7 +881,7 @@ def test_what_colab_and_binder_install_has_what_the_notebooks_import_and_no_jupy
     nodes = [node for name in SOURCES for node in statements(name)]
     roots = {node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
     roots |= {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    assert roots - known - sys.stdlib_module_names == {"gcl_toolkit", "IPython"}
+    assert roots - known - sys.stdlib_module_names == {"gcl_toolkit"}
     assert not {name for name in lessons if "jupyter" in name or name in ("ipywidgets", "torch", "torchvision")}
     script = FOLDER.parent / "binder" / "postBuild"
     assert os.access(script, os.X_OK)

@@ -13,11 +13,13 @@ def table(head, rows):
 
 
 def circle(frames, positions):
-    """Two queries (squares) and their products (numbered circles) on a circle, moving from start to end."""
+    """Two queries (squares) and their products (numbered circles), moving from start to end. Only angles count: later
+    positions are drawn further inside, so that no product hides another."""
     parts = ['<circle class="rim" r="100"/>']
     for point in range(frames.shape[1]):
         query = point if point < 2 else (point - 2) // 4
-        x, y = 100 * np.cos(frames[:, point]), -100 * np.sin(frames[:, point])
+        radius = 100 if point < 2 else 100 - 13 * ((point - 2) % 4)
+        x, y = radius * np.cos(frames[:, point]), -radius * np.sin(frames[:, point])
         way = ";".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
         move = f'<animateTransform attributeName="transform" type="translate" values="{way}" {TIMING}/>'
         if point < 2:
