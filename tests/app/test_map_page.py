@@ -151,31 +151,28 @@ def test_colour_by_score_draws_listed_products_over_the_others(page, url, servic
     assert np.mean(seen) > 0.93, seen  # queries lie over some
 
 
-DRAWS = """() => {
-  window.draws = 0;
-  const points = WebGL2RenderingContext.prototype, draw = points.drawElements;
-  points.drawElements = function (...args) { window.draws++; return draw.apply(this, args); };
+DRAG = """([x, y, by]) => {
+  const points = document.querySelector(".points"), stage = points.parentElement;
+  for (let step = 1; step <= 12; step++)
+    stage.dispatchEvent(new PointerEvent("pointermove", { clientX: x + by * step, clientY: y, bubbles: true }));
+  return [points.style.transform, Number(stage.closest("[data-milliseconds]").dataset.milliseconds)];
 }"""
-"""Counts how often points are drawn."""
+"""12 moves of the pointer at once; the map has no time to rest between them."""
 
 
 def test_a_drag_moves_the_drawings_of_two_large_maps_and_ends_where_it_was_let_go(page, url, service):
     """The drawing is moved, and drawn anew at rest. Drawn anew at each of 12 moves, 100,000 points took 3 s."""
     open_map(page, url)
-    page.evaluate(DRAWS)
     box = box_of(page)
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    for sign in (1, -1, 1):
+    for by in (8, -8, 8):
         page.mouse.move(x, y)
         page.mouse.down()
-        page.evaluate("draws = 0")
-        for step in range(1, 13):
-            page.mouse.move(x + sign * 8 * step, y)
-        page.evaluate("new Promise(requestAnimationFrame)")
-        assert page.locator(".points").first.evaluate("points => points.style.transform")
-        assert page.evaluate("draws") == 0
+        moved, milliseconds = page.evaluate(DRAG, [x, y, by])
+        assert moved or milliseconds <= 30  # with a GPU it is drawn at once
+        page.mouse.move(x + by * 12, y)
         page.mouse.up()
-        page.wait_for_function("draws && !document.querySelector('.points').style.transform")
+        page.wait_for_function("!document.querySelector('.points').style.transform")
     places = service.vectors("a").map_Mx2[:POINTS]
     item = int(np.hypot(*(places - [-0.2, 1.0]).T).argmin())
     x, y = on_screen(page, places[item])
