@@ -13,12 +13,12 @@ def table(head, rows):
 
 
 def circle(frames, positions):
-    """Two queries (squares) and their products (numbered circles), moving from start to end. Only angles count: later
-    positions are drawn further inside, so that no product hides another."""
+    """Two queries (squares) and their products (numbered circles), moving from start to end. Only angles count: products
+    are drawn inside, later positions further, so that none hides another or its query."""
     parts = ['<circle class="rim" r="100"/>']
     for point in range(frames.shape[1]):
         query = point if point < 2 else (point - 2) // 4
-        radius = 100 if point < 2 else 100 - 13 * ((point - 2) % 4)
+        radius = 100 if point < 2 else 87 - 13 * ((point - 2) % 4)
         x, y = radius * np.cos(frames[:, point]), -radius * np.sin(frames[:, point])
         way = ";".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
         move = f'<animateTransform attributeName="transform" type="translate" values="{way}" {TIMING}/>'
