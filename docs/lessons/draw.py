@@ -13,8 +13,8 @@ def table(head, rows):
 
 
 def circle(frames, positions):
-    """Two queries (squares) and their products (numbered circles), moving from start to end. Only angles count: products
-    are drawn inside, later positions further, so that none hides another or its query."""
+    """Two queries (squares) and their products (numbered circles), moving from start to end. Only angles count:
+    products are drawn inside, later positions further, so that none hides another or its query."""
     parts = ['<circle class="rim" r="100"/>']
     for point in range(frames.shape[1]):
         query = point if point < 2 else (point - 2) // 4
