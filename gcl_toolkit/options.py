@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from gcl_toolkit.errors import UserError
 
@@ -26,6 +29,32 @@ def join_options(name: str, options: dict[str, Any]) -> str:
     """What `split_options` takes apart."""
     written = (f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in options.items())
     return f"{name}:{','.join(written)}" if options else name
+
+
+def checked(options: Mapping[str, Any], types: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """The options, an integer as a float where that is the type. A UserError for one that the owner doesn't have, and
+    for a value of another type."""
+    values = dict(options)
+    for option, value in sorted(options.items()):
+        if option not in types:
+            names = ", ".join(sorted(types.keys() - {"path"}))
+            raise UserError(f"{owner} has no option {option!r}; leave it out (known: {names})")
+        kinds = _kinds(types[option])
+        if type(value) is int and float in kinds and int not in kinds:
+            values[option] = float(value)
+        elif type(value) in (bool, int, float, str) and not {type(value), Path if type(value) is str else None} & kinds:
+            expected = " or ".join(kind.__name__ for kind in (bool, int, float, str, Path) if kind in kinds)
+            raise UserError(f"option {option} of {owner} is {value!r}; {expected or types[option]} is expected")
+    return values
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that a type hint allows."""
+    if get_origin(annotation) in (Union, UnionType):
+        return set().union(*map(_kinds, get_args(annotation)))
+    if get_origin(annotation) is Literal:
+        return set(map(type, get_args(annotation)))
+    return {get_origin(annotation) or annotation}
 
 
 def _value(text: str) -> Any:

@@ -14,6 +14,7 @@ from gcl_toolkit.cli import doctor as doctoring
 from gcl_toolkit.data.sources import load
 from gcl_toolkit.methods import RIVALS
 from gcl_toolkit.serving.export import export
+from gcl_toolkit.studies.candidates import best, read_choices
 from gcl_toolkit.studies.results import read_results
 from gcl_toolkit.studies.study import laboratory
 from gcl_toolkit.training.runs import read_steps
@@ -184,13 +185,25 @@ def test_what_evaluate_needs_is_said(capsys, table, tmp_path):
 def test_compare_writes_a_table_that_names_the_control(capsys, table, tmp_path):
     arguments = ("compare", "--data", table(), "--out", tmp_path / "study", *TITLES, "--steps", 2, "--jobs", 1)
     methods = ("--methods", "random", "clip", "clip-top", "graded")
-    status, out, error = gcl(capsys, *arguments, *methods, "--control", "clip")
+    status, out, error = gcl(capsys, *arguments, *methods, "--control", "clip", "--candidates", "dropout=0.5")
     assert status == 0, error
+    choices = read_choices(tmp_path / "study")
+    assert choices.keys() == {"clip", "clip-top", "graded"}
+    assert [*choices["clip"]] == ["", "dropout=0.5"]
+    assert "Settings, chosen by each method on the dev queries" in out
     assert "graded over clip (gcl-linear - scores: one known pair a row, with weight 1;" in out
     results = read_results(tmp_path / "study" / "results.json")
     assert results.control == "clip"
     assert results.machine["versions"]["torch"]
-    assert (tmp_path / "study" / "report.html").stat().st_size > 1_000_000
+    assert results.choices == choices
+    chosen = best(choices["graded"]) or "as given"
+    assert (
+        f"| graded | {choices['graded']['']:.3f} | {choices['graded']['dropout=0.5']:.3f} | {chosen} |"
+        in (tmp_path / "study" / "results.md").read_text()
+    )
+    report = (tmp_path / "study" / "report.html").read_text()
+    assert len(report) > 1_000_000
+    assert "settings chosen on dev queries" in report
     status, _, error = gcl(capsys, *arguments, "--methods", "random", "graded")
     assert (status, error) == (2, error)
     assert "the study has no control to report gains over" in error

@@ -153,9 +153,16 @@ def test_unlocking_needs_a_lock():
             Tuning(**settings)
 
 
-@pytest.mark.parametrize("name", ["lite:dimension=0", "lite:dimension=wide", "lite:width=3"])
-def test_wrong_options(name):
-    with pytest.raises(UserError, match=r"^encoder 'lite:"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lite:dimension=0", "^encoder 'lite:dimension=0': "),
+        ("lite:dimension=wide", "^option dimension of encoder lite is 'wide'; int is expected$"),
+        ("lite:width=3", "^encoder lite has no option 'width'; leave it out .known: dimension, features.$"),
+    ],
+)
+def test_wrong_options(name, message):
+    with pytest.raises(UserError, match=message):
         make_encoder(name)
 
 

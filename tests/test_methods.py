@@ -138,9 +138,12 @@ def test_settings_follow_a_colon():
     ("text", "words"),
     [
         ("grated", "unknown method 'grated'; known: bixse, clip,"),
-        ("graded:weight=log", "unknown setting of the method graded 'weight'; known: queries, recall, top_only"),
+        (
+            "graded:weight=log",
+            "method graded has no option 'weight'; leave it out .known: queries, recall, top_only, weighting.$",
+        ),
         ("graded:weighting=logg", "unknown weighting 'logg'; known: auto, constant"),
-        ("graded:queries=many", "queries is 'many', but int is expected"),
+        ("graded:queries=many", "option queries of method graded is 'many'; int is expected"),
         ("graded:queries=0", "queries is 0; it must be an integer >= 1"),
         ("graded:queries", "unknown method 'graded:queries'"),
         ("graded:recall=1.5", "recall is 1.5; it must be a number from 0 to 1"),

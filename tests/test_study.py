@@ -12,6 +12,7 @@ from conftest import ranked
 from gcl_toolkit import NDCG, Fields, GCLModel, TrainConfig, UserError, evaluate, four_way_split
 from gcl_toolkit.data.ranked_data import divide
 from gcl_toolkit.methods import Graded
+from gcl_toolkit.studies.candidates import best, read_choices
 from gcl_toolkit.studies.results import MACRO, read_results
 from gcl_toolkit.studies.study import STUDIED, StudyConfig, open_study, read_study, study
 from gcl_toolkit.studies.summary import averages, check_control, gain, strongest_control, summarise
@@ -257,3 +258,59 @@ assert "torch._dynamo" not in sys.modules
 assert torch.equal(ours, weights(torch.optim.AdamW))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- candidate settings ------------------------------------------------------------------------------------------------
+
+
+def test_each_method_takes_the_settings_that_are_best_on_its_dev_queries(tmp_path):
+    """A learning rate of 1e-9 leaves the network as it is, so that a candidate with a real one must win, and lose if
+    the other way round; the runs of the study are those of a study with these settings from the start."""
+    methods = ("graded", "graded:recall=0.5", "random")
+    slow = replace(CONFIG, methods=methods, train=TrainConfig(steps=12, batch=8, learning_rate=1e-9))
+    fast = replace(slow, train=replace(slow.train, learning_rate=0.01), encoder="small:dropout=0.0")
+    candidate = "learning_rate=0.01,dropout=0.0"
+    events = list(study([world()], replace(slow, candidates=(candidate,)), tmp_path / "chosen"))
+    choices = read_choices(tmp_path / "chosen")
+    assert {name: best(means) for name, means in choices.items()} == dict.fromkeys(methods[:2], candidate)
+    trained = {event.training for event in events if event.done < event.total}
+    assert trained == {("toy", name, 0, tried) for name in methods[:2] for tried in ("", candidate)} | {
+        ("toy", name, 1, None) for name in methods[:2]
+    }
+    for _ in study([world()], fast, tmp_path / "fast"):
+        pass
+    pd.testing.assert_frame_equal(read_study(tmp_path / "chosen"), read_study(tmp_path / "fast"))
+    dev = read_study(tmp_path / "fast").query("division == 'dev' and method == 'graded' and seed == 0")
+    assert choices["graded"][candidate] == pytest.approx(dev.groupby("split")["NDCG@10"].mean().mean(), abs=1e-6)
+    again = list(study([world()], replace(slow, candidates=(candidate,)), tmp_path / "chosen"))
+    assert all(event.whole for event in again)
+    for _ in study([world()], replace(fast, candidates=("learning_rate=1e-9",)), tmp_path / "kept"):
+        pass
+    assert {best(means) for means in read_choices(tmp_path / "kept").values()} == {""}
+
+
+@pytest.mark.parametrize(
+    ("candidate", "message"),
+    [
+        ("weight_decay", "candidate 'weight_decay' is not a list of settings; write name=value,name=value"),
+        ("steps=1.5", "option steps of training is 1.5; int is expected"),
+        ("weight_decay=-1", "weight_decay is -1.0; it must be a number >= 0"),
+        ("lora=two", "option lora of training is 'two'; int is expected"),
+        ("seed=3", "candidate 'seed=3': seed can't be chosen on dev queries"),
+    ],
+)
+def test_a_wrong_candidate_is_an_error_before_anything_is_trained(candidate, message):
+    with pytest.raises(UserError, match=message):
+        replace(CONFIG, candidates=(candidate,))
+
+
+def test_settings_can_not_be_chosen_without_dev_queries(tmp_path):
+    splits = {
+        name: replace(
+            data, queries=data.queries.drop_columns("division").append_column("division", pa.array(["test"] * n))
+        )
+        for name, data in world().splits.items()
+        for n in [data.queries.num_rows]
+    }
+    with pytest.raises(UserError, match="there is no dev query to choose settings on; leave --candidates out"):
+        list(study([World("toy", splits)], replace(CONFIG, candidates=("steps=1",)), tmp_path))

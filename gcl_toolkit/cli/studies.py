@@ -31,6 +31,7 @@ from gcl_toolkit.files import writable_folder
 from gcl_toolkit.measure.statistics import Interval
 from gcl_toolkit.methods import DEFAULT
 from gcl_toolkit.studies import recipes
+from gcl_toolkit.studies.candidates import CHOSEN, choices_table, read_choices
 from gcl_toolkit.studies.clock import Clock
 from gcl_toolkit.studies.glossary import meaning
 from gcl_toolkit.studies.markdown import as_markdown, order_and_recall
@@ -92,6 +93,9 @@ class Comparison(Source):
     queries_meta.parquet and products_meta.parquet, where the listed pairs are only a sample."""
     control: str | None = None
     """The control to report gains over; by default the strongest one on the dev queries."""
+    candidates: tuple[str, ...] = ()
+    """Other settings of training and encoder, such as weight_decay=5,dropout=0.6 learning_rate=1e-4: each method takes
+    those that are best for it on the dev queries, or keeps the study's own."""
     division: Literal["test", "all"] = "test"
     """Report test queries; or all, if nothing was chosen on the dev ones."""
     jobs: int = 0
@@ -105,7 +109,7 @@ class Comparison(Source):
         return specs_of(self.data, self.folds, self.complete.split(",") if self.complete else ())
 
     def study(self) -> StudyConfig:
-        names = ("methods", "seeds", "train", "machine", "encoder", "pretrained", "evaluate_every")
+        names = ("methods", "seeds", "train", "machine", "encoder", "pretrained", "evaluate_every", "candidates")
         settings = {name: getattr(self, name) for name in names}
         return StudyConfig(**settings, left=Fields.parse(self.left), right=Fields.parse(self.right))
 
@@ -229,6 +233,7 @@ def _run_study(
         machine=machine.machine(),
         minutes=round(sum(map(sum, training_seconds(out, table).values())) / 60, 1),
         data={world.name: dict(world.splits["in_domain"].card) for world in worlds},
+        choices=read_choices(out) if config.candidates else {},
     )
     results.write(out / "results.json")
     (out / "results.md").write_text(as_markdown(results))
@@ -240,16 +245,17 @@ def _run_study(
 
 def train_study(worlds: Sequence[World], config: StudyConfig, out: Path, jobs: int) -> None:
     """Run a study with a progress bar and the minutes left; a line for each training that is whole."""
-    trainings = len(worlds) * config.seeds * sum(method not in BASELINES for method in config.methods)
+    each = config.seeds + (1 + len(config.candidates) if config.candidates else 0)
+    trainings = len(worlds) * each * sum(method not in BASELINES for method in config.methods)
     with progress() as bars:
         tasks: dict[tuple, TaskID] = {}
         total, clock, first = bars.add_task("trainings", total=trainings), Clock(trainings), True
         for event in study(worlds, config, out, jobs=jobs):
             if event.method in BASELINES:
                 continue
-            key = (event.world, event.method, event.seed)
+            key, name = event.training, f"{event.world} {event.method} {event.candidate or event.seed}"
             if key not in tasks:
-                tasks[key] = bars.add_task(" ".join(map(str, key)), total=event.total)
+                tasks[key] = bars.add_task(name, total=event.total)
             bars.update(tasks[key], completed=event.done, visible=not event.whole)
             if minutes := clock(event):
                 bars.update(total, description=(left := f"trainings, {minutes:.1f} minutes left"))
@@ -258,7 +264,8 @@ def train_study(worlds: Sequence[World], config: StudyConfig, out: Path, jobs: i
                     first = False
             if event.whole:
                 bars.advance(total)
-                console.print(f"{' '.join(map(str, key))}: {_reached(run_folder(out, *key))}")
+                if event.candidate is None:
+                    console.print(f"{name}: {_reached(run_folder(out, event.world, event.method, event.seed))}")
 
 
 def _reached(run: Path) -> str:
@@ -269,6 +276,8 @@ def _reached(run: Path) -> str:
 
 
 def _print_study(results: Results) -> None:
+    if results.choices:
+        print_table(*choices_table(results.choices), title=CHOSEN)
     means = [(method, *row.values()) for method, row in results.averages["NDCG@10"].items()]
     title = f"NDCG@10 on {results.division} queries, 95% intervals"
     print_table(["method", *results.splits], means, title=title, numeric=True, bold=[DEFAULT])

@@ -10,17 +10,17 @@ dataclass with the members of `Method` and put it into `METHODS` (CONTRIBUTING.m
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 from gcl_toolkit.data.weighting import WEIGHTINGS, to_weights
-from gcl_toolkit.errors import UserError, unknown
+from gcl_toolkit.errors import unknown
 from gcl_toolkit.methods.known import KnownPairs
 from gcl_toolkit.methods.matrix import Graded, Matrix
 from gcl_toolkit.methods.method import Method, Sampler
 from gcl_toolkit.methods.pairs import GCL
 from gcl_toolkit.methods.rivals import KL, BiXSE, CoSENT, RankCLIP, SigLIP
 from gcl_toolkit.methods.samplers import Batch
-from gcl_toolkit.options import join_options, split_options
+from gcl_toolkit.options import checked, join_options, split_options
 
 DEFAULT = "graded"
 METHODS: dict[str, Method] = {
@@ -68,17 +68,9 @@ def as_method(method: Method | str) -> Method:
     if name not in METHODS:
         raise unknown("method", name, METHODS)
     found: Any = METHODS[name]
-    known = {field.name: field.type for field in fields(found)}
-    for option, value in options.items():
-        if option not in known:
-            raise unknown(f"setting of the method {name}", option, known)
-        current = getattr(found, option)
-        expected = float if current is None else type(current)
-        if expected is float and type(value) is int:
-            options[option] = float(value)
-        elif type(value) is not expected:
-            raise UserError(f"{method}: {option} is {value!r}, but {known[option]} is expected")
-    return replace(found, **options)
+    hints = get_type_hints(type(found))
+    types = {field.name: hints[field.name] for field in fields(found)}
+    return replace(found, **checked(options, types, f"method {name}"))
 
 
 def name_of(method: Method | str) -> str:

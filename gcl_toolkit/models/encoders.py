@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -25,7 +25,10 @@ from gcl_toolkit.models.adapter import VectorEncoder
 from gcl_toolkit.models.lite import PROJECTIONS, lite_folder
 from gcl_toolkit.models.small import Encoder, SmallEncoder
 from gcl_toolkit.models.texts import fast_tokenizer
-from gcl_toolkit.options import split_options
+from gcl_toolkit.options import checked, split_options
+
+OPTIONS = ("dimension", "image_size", "width", "words", "dropout", "map", "rank", "features")
+"""What a name may state after a colon."""
 
 
 def make_encoder(name: str, *, pretrained: str | None = None, folder: Path | None = None, **options) -> Encoder:
@@ -48,10 +51,15 @@ def make_encoder(name: str, *, pretrained: str | None = None, folder: Path | Non
     ours: dict[str, Any] = {"small": SmallEncoder, "vectors": VectorEncoder}
     ours["lite"] = partial(_lite_encoder, name, folder)
     if kind in ours:
+        types = get_type_hints(ours[kind].__init__ if isinstance(ours[kind], type) else _lite_encoder)
+        known = {option: types[option] for option in OPTIONS if option in types}
+        given = checked(given, known, f"encoder {kind}")
         try:
             return ours[kind](**options, **given)
-        except TypeError as error:  # an unknown option, or a value that isn't a number
-            raise UserError(f"encoder {name!r}: {error}") from None
+        except UserError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise UserError(f"encoder {name!r}: {first_line(error)}") from None
     if name.startswith("text:"):
         return TextEncoder(name, folder=folder, **options)
     return OpenClipEncoder(name, pretrained=pretrained, folder=folder, **options)

@@ -24,7 +24,7 @@ class Clock:
 
     def __call__(self, progress: Progress) -> float | None:
         """Minutes left, evaluation not counted; None while no running training has done enough steps."""
-        key, now = (progress.world, progress.method, progress.seed), (time.perf_counter(), progress.done)
+        key, now = progress.training, (time.perf_counter(), progress.done)
         self.waiting -= key not in self.began
         self.began.setdefault(key, now)
         self.running[key] = now

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from gcl_toolkit.measure.statistics import Difference
 from gcl_toolkit.methods import DEFAULT
+from gcl_toolkit.studies.candidates import CHOSEN, choices_table
 from gcl_toolkit.studies.results import MACRO, Results
 from gcl_toolkit.studies.stages import Stages
 
@@ -23,6 +24,8 @@ def as_markdown(results: Results) -> str:
         f"Worlds: {', '.join(results.worlds)}; seeds: {results.seeds}; "
         f"{results.division} queries: {queries}. Intervals: 95%, bootstrap over queries and seeds.",
     ]
+    if results.choices:
+        lines += ["", f"**{CHOSEN}**", "", *_table(*choices_table(results.choices))]
     for metric in results.averages:
         lines += ["", f"**{metric}**", "", *_averages(results, metric)]
     lines += ["", f"**Order and recall** (the mean of the splits; gains over `{results.control}`)", ""]

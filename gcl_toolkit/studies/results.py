@@ -10,6 +10,7 @@ from typing import Any
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.files import write_json
 from gcl_toolkit.measure.statistics import Difference, Interval
+from gcl_toolkit.studies.candidates import Choices
 
 MACRO = "macro"
 """The mean over the splits."""
@@ -53,6 +54,8 @@ class Results:
     machine: dict[str, Any] = field(default_factory=dict)
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
     """World -> data card."""
+    choices: Choices = field(default_factory=dict)
+    """What each method chose its settings from."""
 
     def gains_of(self, method: str, control: str, metric: str) -> dict[str, Difference]:
         """Split -> difference; {} where the study has none."""

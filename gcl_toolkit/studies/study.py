@@ -1,7 +1,8 @@
 """A study: several methods, seeds and worlds (data sets) under one budget -> one per-query table.
 
 A study folder holds study.json, runs/<world>/<method>/seed_<n>/ (a run each, with its per-query table),
-per_query.parquet (all of them) and results.json (the summary). Finished runs are not repeated, so a stopped study
+per_query.parquet (all of them) and results.json (the summary); with candidates also candidates.json and
+candidates/<n>/runs/ (what each method chose its settings from). Finished runs are not repeated, so a stopped study
 continues.
 """
 
@@ -9,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from gcl_toolkit.methods import CONTROLS, METHODS, PAPER, Method, as_method
 from gcl_toolkit.models.adapter import VectorEncoder
 from gcl_toolkit.models.model import GCLModel
 from gcl_toolkit.options import split_options
+from gcl_toolkit.studies.candidates import best, dev_means, with_candidate
 from gcl_toolkit.studies.workers import side_by_side
 from gcl_toolkit.studies.worlds import World, WorldSpec
 from gcl_toolkit.training.config import MachineConfig, TrainConfig, Tuning
@@ -61,6 +64,9 @@ class StudyConfig:
     right: Fields = field(default_factory=lambda: Fields(image=0.5, title=0.5))
     evaluate_every: int = 0
     """Measure the dev queries of every split every N steps and after the last; 0: never."""
+    candidates: Sequence[str] = ()
+    """Other settings of training and encoder, such as weight_decay=5,dropout=0.6. Each method is trained once with its
+    own and once with each of these, and takes those that are best on the dev queries."""
 
     def __post_init__(self):
         for method in self.methods:
@@ -72,6 +78,8 @@ class StudyConfig:
             raise UserError("method 'untrained' needs a pretrained encoder; name one with --encoder")
         if self.seeds < 1:
             raise UserError(f"seeds is {self.seeds}; it must be an integer >= 1")
+        for candidate in self.candidates:
+            with_candidate(self, candidate)
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,13 @@ class Progress:
     done: int
     total: int
     whole: bool = False
+    candidate: str | None = None
+    """What is tried before the choice of settings; None afterwards."""
+
+    @property
+    def training(self) -> tuple:
+        """Which training this is of those of a study."""
+        return self.world, self.method, self.seed, self.candidate
 
 
 @dataclass(frozen=True)
@@ -110,14 +125,15 @@ class Task:
     seed: int
     config: StudyConfig
     folder: Path
+    candidate: str | None = None
 
     def run(self, world: World) -> Iterator[Progress]:
         """Train, evaluate and save; only the last progress of a run that is finished already."""
         settings, model = replace(self.config.train, seed=self.seed), self._model()
         fingerprint, done = self._fingerprint(world, model), self.folder / "done.json"
-        finished = Progress(self.world, self.name, self.seed, settings.steps, settings.steps, whole=True)
+        state = Progress(self.world, self.name, self.seed, settings.steps, settings.steps, True, self.candidate)
         if done.is_file() and json.loads(done.read_text())["fingerprint"] == fingerprint:
-            yield finished
+            yield state
             return
         run, started, cpu = Run(self.folder), time.perf_counter(), time.process_time()
         if model and self.method:
@@ -125,13 +141,13 @@ class Task:
             watch = MeasureDev(world.evaluated(), every) if every else None
             machine, data = self.config.machine, world.splits["in_domain"]
             for record in train(model, data, self.method, settings, machine=machine, run=run, watch=watch):
-                yield Progress(self.world, self.name, self.seed, record["step"], settings.steps)
+                yield replace(state, done=record["step"], whole=False)
         elif model:
             _as_pretrained(model, world.splits["in_domain"])
         training = {"train_seconds": time.perf_counter() - started, "train_cpu_seconds": time.process_time() - cpu}
         self._measured(world, model).to_parquet(self.folder / "per_query.parquet")
         write_json(done, {"fingerprint": fingerprint, **training, "total_seconds": time.perf_counter() - started})
-        yield finished
+        yield state
 
     def _model(self) -> GCLModel | None:
         config = self.config
@@ -182,16 +198,53 @@ def study(worlds: Sequence[World], config: StudyConfig, folder: str | Path, *, j
     about = {**asdict(config), "left": dict(config.left), "right": dict(config.right), "worlds": specs}
     write_json(folder / "study.json", about)
     methods = {name: None if name in BASELINES else as_method(name) for name in config.methods}
+    chosen, by_name = dict.fromkeys(methods, with_candidate(config, "")), {world.name: world for world in worlds}
+    if config.candidates:
+        trained = {name: method for name, method in methods.items() if method}
+        trials = list(_trials(worlds, trained, config, folder))
+        yield from side_by_side(trials, by_name, jobs)
+        chosen |= _choice(trials, folder)
     tasks = [
-        Task(world.name, name, method, seed, config, run_folder(folder, world.name, name, seed))
+        Task(world.name, name, method, seed, chosen[name], run_folder(folder, world.name, name, seed))
         for world in worlds
         for seed in range(config.seeds)
         for name, method in methods.items()
         if method or seed == 0
     ]
-    yield from side_by_side(tasks, {world.name: world for world in worlds}, jobs)
+    yield from side_by_side(tasks, by_name, jobs)
     tables = [pd.read_parquet(task.folder / "per_query.parquet") for task in tasks]
     pd.concat(tables, ignore_index=True).to_parquet(folder / "per_query.parquet")
+
+
+def _trials(
+    worlds: Sequence[World], methods: Mapping[str, Method], config: StudyConfig, folder: Path
+) -> Iterator[Task]:
+    """Every method with its own settings and with every candidate, one seed each."""
+    parts = [data for world in worlds for data in world.evaluated().values()]
+    if not any("dev" in data.queries["division"].to_pylist() for data in parts):
+        raise UserError("there is no dev query to choose settings on; leave --candidates out")
+    for number, candidate in enumerate(("", *config.candidates)):
+        settings, place = with_candidate(config, candidate), folder / "candidates" / str(number)
+        for world in worlds:
+            for name, method in methods.items():
+                run = run_folder(place, world.name, name, 0)
+                yield Task(world.name, name, method, 0, settings, run, candidate)
+
+
+def _choice(trials: Sequence[Task], folder: Path) -> dict[str, StudyConfig]:
+    """Method -> the best settings on dev queries; writes candidates.json. The trials with these become the runs of seed
+    0."""
+    tables = [pd.read_parquet(trial.folder / "per_query.parquet").assign(candidate=trial.candidate) for trial in trials]
+    choices = dev_means(pd.concat(tables))
+    write_json(folder / "candidates.json", choices)
+    taken = [trial for trial in trials if trial.candidate == best(choices[trial.name])]
+    for trial in taken:
+        run = run_folder(folder, trial.world, trial.name, 0)
+        done, new = run / "done.json", trial.folder / "done.json"
+        if not done.is_file() or done.read_text() != new.read_text():
+            shutil.rmtree(run, ignore_errors=True)
+            shutil.copytree(trial.folder, run)
+    return {trial.name: trial.config for trial in taken}
 
 
 def _as_pretrained(model: GCLModel, data: RankedData) -> None:
@@ -250,6 +303,7 @@ def open_study(folder: str | Path) -> Study:
         **written,
         "train": TrainConfig(**{**train, "tuning": tuning}),
         "machine": MachineConfig(**machine),
+        "candidates": tuple(written.get("candidates", ())),
         "left": Fields(**written["left"]),
         "right": Fields(**written["right"]),
     }

@@ -15,7 +15,7 @@ from gcl_toolkit.data.sources.quarantine import without_quarantined
 from gcl_toolkit.data.sources.rows import Tables
 from gcl_toolkit.data.vectors import with_vectors
 from gcl_toolkit.errors import UserError, unknown
-from gcl_toolkit.options import join_options, split_options
+from gcl_toolkit.options import checked, join_options, split_options
 
 SOURCES = {
     "shop": "gcl_toolkit.data.sources.shop",
@@ -78,16 +78,7 @@ def resolve(source: str | Path, options: dict[str, Any]) -> tuple[Any, dict[str,
     known = _option_types(module)
     if "path" not in options and "path" in known and type(None) not in get_args(known["path"]):
         raise UserError(f"source {source} needs a path; give the file or folder itself")
-    for option, value in sorted(options.items()):
-        if option not in known:
-            names = ", ".join(sorted(known.keys() - {"path"}))
-            raise UserError(f"source {source} has no option {option!r}; leave it out (known: {names})")
-        kinds = get_args(known[option]) or (known[option],)
-        wider = {bool: (bool,), int: (int, float), float: (float,), str: (str, Path)}.get(type(value))
-        if wider and not {*wider} & {*kinds}:
-            expected = " or ".join(kind.__name__ for kind in kinds if kind in (bool, int, float, str, Path))
-            raise UserError(f"option {option} of source {source} is {value!r}; {expected} is expected")
-    return module, options
+    return module, checked(options, known, f"source {source}")
 
 
 def _module(source: str) -> Any:

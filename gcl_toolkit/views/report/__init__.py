@@ -15,6 +15,7 @@ from gcl_toolkit.errors import UserError
 from gcl_toolkit.measure.statistics import Difference, holm
 from gcl_toolkit.methods import CONTROLS, DEFAULT
 from gcl_toolkit.studies import glossary
+from gcl_toolkit.studies.candidates import best
 from gcl_toolkit.studies.glossary import METRIC, SPLIT_NAMES
 from gcl_toolkit.studies.results import MACRO, Results, read_results
 from gcl_toolkit.studies.study import BASELINES, read_study, run_folder, training_seconds
@@ -134,6 +135,7 @@ def _facts(results: Results, folder: Path, table: pd.DataFrame) -> dict[str, Any
     settings, seconds = folder / "study.json", training_seconds(folder, table)
     return {
         "command": results.command,
+        "settings chosen on dev queries": {name: best(means) or "as given" for name, means in results.choices.items()},
         "date": results.date,
         "duration": f"{results.minutes:.1f} CPU-minutes of training" if results.minutes is not None else "",
         "queries": ", ".join(f"{SPLIT_NAMES[split]} {count:,}" for split, count in results.queries.items()),
