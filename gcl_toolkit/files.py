@@ -1,7 +1,5 @@
 """Files that a reader sees whole: the old one or the new one, never half of it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

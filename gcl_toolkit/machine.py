@@ -1,7 +1,5 @@
 """What machine this is, for the record beside every measured number."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -1,7 +1,5 @@
 """Options in a name, as the command line and studies write them: `marqo_gs:queries=2000,whole=true`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path

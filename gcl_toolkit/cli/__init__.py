@@ -1,7 +1,5 @@
 """The command `gcl`: thin steps around the library; settings are derived from its dataclasses."""
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings

@@ -1,7 +1,5 @@
 """The app: gcl bundle, gcl app, gcl space."""
 
-from __future__ import annotations
-
 import os
 import sys
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """gcl clicks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """gcl compare-runs: is one ranking better than another? Rankings of any systems, from files; no torch."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """gcl data check, import, fetch, list, make."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from functools import partial

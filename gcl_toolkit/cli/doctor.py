@@ -1,7 +1,5 @@
 """gcl doctor: this machine, and what is missing on it."""
 
-from __future__ import annotations
-
 import math
 import os
 import shutil

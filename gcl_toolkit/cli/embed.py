@@ -1,7 +1,5 @@
 """gcl embed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """A model for others: gcl export, gcl push, gcl index."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """gcl search."""
 
-from __future__ import annotations
-
 import gc
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """gcl stages: one stage or two."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import date
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Studies: gcl demo, compare, lab, report, slices."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """gcl teach grade: points for the exercises of a class's notebooks."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """gcl train: one model, started or resumed."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from collections.abc import Iterator

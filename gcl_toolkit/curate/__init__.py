@@ -4,8 +4,6 @@ The way MarqoGS-10M was made, for any domain; `gcl curate`. Every answer of the 
 data set is a function of the settings and these answers, however often the run was interrupted.
 """
 
-from __future__ import annotations
-
 import os
 import sqlite3
 from collections.abc import Callable

@@ -4,8 +4,6 @@ It has the two APIs that `gcl curate` uses, POST /v1/chat/completions and GET /s
 Every answer is a function of the seed and the request, so a run that was killed continues with the same answers.
 """
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A language model grades the pairs that the qrels leave open: the pooled first ranks of some systems' rankings."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

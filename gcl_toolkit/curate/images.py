@@ -1,7 +1,5 @@
 """Pictures from untrusted addresses: limits on everything, and no access to the local network."""
 
-from __future__ import annotations
-
 import io
 import ipaddress
 import socket

@@ -1,7 +1,5 @@
 """A language model as judge of pairs, on the scale of prompts/judge.txt, and measures of how reliable it is."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence

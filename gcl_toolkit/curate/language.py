@@ -1,7 +1,5 @@
 """Language models: a prompt of the package and data in, checked JSON out. Only this module imports openai."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """The stages of a curated data set, one after the other, and its card."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 from collections import Counter

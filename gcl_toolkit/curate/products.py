@@ -1,7 +1,5 @@
 """Products for queries: an online shopping search, your own catalogue, or a table of search results."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

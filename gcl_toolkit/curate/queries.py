@@ -1,7 +1,5 @@
 """Queries from a language model: requested by category and intent, filtered, de-duplicated, evenly spread."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """The settings of `gcl curate`, and every check of them that is possible before anything is spent."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

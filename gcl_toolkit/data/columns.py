@@ -1,7 +1,5 @@
 """Arrow columns: which values are present, and columns as text, numbers, images or vectors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import suppress

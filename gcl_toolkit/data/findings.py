@@ -1,7 +1,5 @@
 """Findings: what is wrong with the three tables of RankedData."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ A run is {query_id: {product_id: score}}, qrels are {query_id: {product_id: grad
 pytrec_eval take them (the latter two with integer grades).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Vectors in files of others: JSONL, a table with a column of lists, .npy or .safetensors with a list of ids."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from pathlib import Path

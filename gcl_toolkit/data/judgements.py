@@ -5,8 +5,6 @@ UTC, ISO 8601. A line is complete once its end is written and on disk, so a kill
 writing. Several processes may append at the same time (a lock, as the runs have).
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

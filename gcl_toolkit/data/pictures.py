@@ -4,8 +4,6 @@ JPEGs are decoded by simplejpeg where it is installed (the same pixels in half t
 antialiased one on uint8: several times as fast as Pillow's, and at most one grey level away from it.
 """
 
-from __future__ import annotations
-
 import io
 import os
 from functools import cache

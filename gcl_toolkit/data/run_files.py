@@ -5,8 +5,6 @@ Qrels: TREC; BEIR's and Quepid's tables, or any with a query, a product and a gr
 OpenSearch (judgement lists of the Search Relevance Workbench, rank_eval).
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import math

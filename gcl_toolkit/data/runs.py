@@ -1,7 +1,5 @@
 """Rankings of any systems, and qrels, as RankedData and one array of product rows a system."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice

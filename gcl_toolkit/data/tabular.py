@@ -5,8 +5,6 @@ they are written. Parquet states its types. Text files are UTF-8, with or withou
 RFC 4180; its separator (comma, semicolon or tab) is the most frequent one of the header line.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re

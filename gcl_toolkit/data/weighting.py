@@ -5,8 +5,6 @@ similarities a weight ratio asks for a cosine gap of tau * log(w1 / w2): choose 
 paper's exact formulas could not be read; these are ours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

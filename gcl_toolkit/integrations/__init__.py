@@ -1,7 +1,5 @@
 """Losses for other trainers: sentence-transformers, open_clip's train.py, any PyTorch loop (docs/FINE_TUNE.md)."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable
 from typing import Any
 

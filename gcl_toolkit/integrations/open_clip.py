@@ -1,7 +1,5 @@
 """A loss for open_clip's training loop: `ClipLoss` with ids or weights."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Ranking scores in `SentenceTransformerTrainer`: losses, a batch sampler, an evaluator with graded metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 

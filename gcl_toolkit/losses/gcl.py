@@ -6,8 +6,6 @@
 With w = 1 this is exactly the CLIP loss. Dense and plain: the reference for every faster form.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

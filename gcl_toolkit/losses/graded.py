@@ -3,8 +3,6 @@
 Takes what `matrix_loss` takes: queries N x D, documents M x D (L2-normalised), weights N x M (0: not a known pair).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus

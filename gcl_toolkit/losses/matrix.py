@@ -8,8 +8,6 @@ document: within a query the shares are as the weights, and all queries that hav
 direction that is searched, count more: r = 2/3, the best of 1/2, 2/3 and .8 for binary weights too (docs/LOG.md).
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 ROWS = 2 / 3

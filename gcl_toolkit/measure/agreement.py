@@ -3,8 +3,6 @@
 1 is full agreement, 0 that of grades drawn at random. A table has one row a grade: item, judge, grade.
 """
 
-from __future__ import annotations
-
 from itertools import combinations
 from typing import Any
 

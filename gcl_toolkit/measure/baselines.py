@@ -1,7 +1,5 @@
 """Rankings to compare a model with: BM25, and the two ends of the scale, random and oracle."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Evaluation: a ranking of a split's corpus -> one row a query, one column a metric; and the comparison of two."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

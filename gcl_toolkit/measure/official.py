@@ -1,7 +1,5 @@
 """Results comparable with published ones: marqo-ai/GCL's evaluation, with its keys, ground truth, inputs and ties."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ The sample must be random, for example the first queries of `random_order`. A sa
 that happen to be judged in full, gives intervals that miss the truth (benchmarks/ppi.py).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@ candidates and float32 scores them; an error bound makes sure that the k best ar
 memory of a GPU is searched by search_gpu.py first, and this way only for queries for which that can't prove its result.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ The cut is a score of a random sample's. One kernel multiplies in float16 and ke
 lists of rows, one scores those in float64. The bound says whether the k best of a list are the k best of all.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Where two methods differ: comparisons on slices of the queries, with intervals and corrected p-values."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -4,8 +4,6 @@ Rankings are product row numbers, best first, padded with -1, one row a query; q
 as in `RankedData.pairs`. U is the number of unjudged products of a query.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

@@ -7,8 +7,6 @@ A method owns its sampler, its loss in every form, its settings and one sentence
 dataclass with the members of `Method` and put it into `METHODS` (CONTRIBUTING.md).
 """
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 from typing import Any, get_type_hints
 

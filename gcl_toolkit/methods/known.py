@@ -1,7 +1,5 @@
 """The weights of a batch by its ids, for training loops outside this toolkit (docs/FINE_TUNE.md)."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any

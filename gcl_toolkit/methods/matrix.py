@@ -1,7 +1,5 @@
 """Methods of the score matrix (ours): the products of a step with every query that knows them, in one matrix."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 

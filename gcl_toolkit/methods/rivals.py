@@ -1,7 +1,5 @@
 """Losses of others as methods, on the batches of the score matrix. None has a tiled form: each rank computes it all."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

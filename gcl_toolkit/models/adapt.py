@@ -1,7 +1,5 @@
 """Which parameters are trained and how: locked towers, LoRA, learning rates by layer, averaged weights."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any

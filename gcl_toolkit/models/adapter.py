@@ -1,7 +1,5 @@
 """The adapter: an encoder of vectors that a pretrained encoder, or someone else's service, has computed already."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -6,8 +6,6 @@ patches go through a convolution. Here norms and residuals are in autocast's typ
 and patches are a product. Outside autocast everything is as it was.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Vectors of one field by one encoder, for `gcl embed` and for adapters that meet new values."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache

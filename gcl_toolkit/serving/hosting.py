@@ -1,7 +1,5 @@
 """A folder for Hugging Face Spaces, and a check that it starts where nothing but its requirements is installed."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -1,7 +1,5 @@
 """A vector store against exact search: what its index loses, and how long a query takes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

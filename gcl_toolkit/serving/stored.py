@@ -1,7 +1,5 @@
 """The products of a split as vectors, kept beside their model: later searches read neither data nor pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import blake2b

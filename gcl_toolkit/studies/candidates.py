@@ -1,7 +1,5 @@
 """Candidate settings: each method of a study takes those that are best for it on the dev queries."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import fields, replace

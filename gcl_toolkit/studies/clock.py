@@ -1,7 +1,5 @@
 """How long a study will still take, by the steps that it has done."""
 
-from __future__ import annotations
-
 import math
 import time
 

@@ -1,7 +1,5 @@
 """What the names in a study mean: methods, splits and metrics. Command line, report, app and notebooks read it here."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from gcl_toolkit.errors import UserError

@@ -1,7 +1,5 @@
 """A study's results as Markdown: the tables of docs/RESULTS.md and of model cards."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from gcl_toolkit.measure.statistics import Difference

@@ -1,7 +1,5 @@
 """Recipes: complete settings by name: what runs, and what is expected of the result."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

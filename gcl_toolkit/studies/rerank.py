@@ -3,8 +3,6 @@
 Trained on the same pairs with the same scores as the first stages; a product that a query does not list counts 0.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """What a study found, as a value that is written to and read from results.json."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path

@@ -5,8 +5,6 @@ re-rank the first k. It is CPU time, which equals wall time on an idle machine. 
 computed in advance for every system: embeddings, the BM25 index, the re-ranker's product side.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence

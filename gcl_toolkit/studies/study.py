@@ -6,8 +6,6 @@ candidates/<n>/runs/ (what each method chose its settings from). Finished runs a
 continues.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

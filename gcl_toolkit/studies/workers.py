@@ -1,7 +1,5 @@
 """Runs of a study side by side: processes that share torch's memory, each with one thread and the data read once."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import multiprocessing

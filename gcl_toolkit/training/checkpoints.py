@@ -3,8 +3,6 @@
 Each is written under another name and renamed, so that a process killed at any instant leaves the older ones whole.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The settings of a training: what decides its result (`TrainConfig`, `Tuning`) and how the machine does it."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from pathlib import Path

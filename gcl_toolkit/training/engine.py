@@ -4,8 +4,6 @@ One process needs torch only. `torchrun`, `accelerate launch` and MPI start many
 these, and trackers, go through accelerate.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence

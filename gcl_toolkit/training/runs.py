@@ -1,7 +1,5 @@
 """A run on disk: config.json, steps.jsonl (a record a line) and checkpoints/; it can resume after a kill."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -1,7 +1,5 @@
 """Training: a generator that yields a record a step."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Settings as version 0.1 wrote them into run folders, in today's form."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from gcl_toolkit.errors import UserError

@@ -1,7 +1,5 @@
 """A first look at data, before anything is trained: what BM25 finds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

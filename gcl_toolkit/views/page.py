@@ -3,8 +3,6 @@
 The templates escape all values: data never becomes markup.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ Queries and products lie in two cones of the space (the modality gap), which wou
 is therefore centred first: q . (p - mean) differs from q . p by one number per query, so no query's order changes.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import warnings

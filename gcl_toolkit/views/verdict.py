@@ -1,7 +1,5 @@
 """The verdict on some systems as one HTML file, in the form of the reports. No torch, no plotly."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

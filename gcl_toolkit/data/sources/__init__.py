@@ -4,8 +4,6 @@ A source is a module with `tables(path, **options) -> {split or "": Tables}` and
 data, with `load(seed=..., **options) -> {split: RankedData}`; and a line in `SOURCES`.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_type_hints

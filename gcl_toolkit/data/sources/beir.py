@@ -1,8 +1,6 @@
 """BEIR folders, in and out: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv; and the same three tables in parquet, in a
 folder or on the hub, as MTEB and M-BEIR publish them, with texts and pictures."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

@@ -1,7 +1,5 @@
 """Check: what a source holds, and everything that is wrong with it."""
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections import Counter

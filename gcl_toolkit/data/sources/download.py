@@ -1,7 +1,5 @@
 """Files of public data sets, kept in the cache of huggingface_hub (HF_HOME), from which later calls read them."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """A folder of pictures in sub-folders that say what they show: mugs/red/1.jpg answers the query "red mugs"."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Complete grades from labels in levels (fine class, coarse class, group): every relevant product gets one."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

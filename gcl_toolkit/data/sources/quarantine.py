@@ -1,7 +1,5 @@
 """Quarantine: a file that names rows to leave out, with the reason; `gcl data check` writes it, `load` applies it."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace

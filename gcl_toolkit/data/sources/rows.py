@@ -1,7 +1,5 @@
 """Tables: what a source has read, not yet checked; and rows -> usable fields, one row for each id."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Each is a source: `load("wands")`, `load("sqid:queries=500,fields=title+image_clip")`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

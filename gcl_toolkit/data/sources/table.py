@@ -1,7 +1,5 @@
 """Your own tables (CSV, TSV, parquet, JSONL): one flat table, three tables in a folder, or saved splits."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace

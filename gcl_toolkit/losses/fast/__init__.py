@@ -1,7 +1,5 @@
 """Faster forms of the losses, with the same values: tiled for large batches, in Triton on a GPU, over many ranks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ lost. Backward writes the gradient of a strip of S in bfloat16, for two matrix p
 operations for both passes.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -6,8 +6,6 @@ terms may have been lost is done again, alone. Backward forms a tile's gradient 
 exponential once more: 8 N M D operations for both passes, 6 where tiles are kept; memory O((N + M) D).
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 import torch

@@ -7,8 +7,6 @@ torch.distributed there is one rank, and the same functions give the plain loss.
 Gradient caching after Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (2021).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 

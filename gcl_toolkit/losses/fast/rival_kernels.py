@@ -1,7 +1,5 @@
 """What each known cell of a row or column competes with, on a GPU in Triton: one program a row (or column)."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

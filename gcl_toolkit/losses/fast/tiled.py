@@ -6,8 +6,6 @@ loss of the whole batch. Weights and cells are always those of the whole batch. 
 alone, loss = log(1 + exp(lse_negatives - s)), which loses nothing where the softmax is saturated.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

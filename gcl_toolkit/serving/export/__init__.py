@@ -1,7 +1,5 @@
 """Export: a run -> a folder that other libraries load, with its model card. `hub.push` publishes it."""
 
-from __future__ import annotations
-
 import shutil
 from datetime import date
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Upload an exported folder to the Hugging Face hub. The hub's client reads the token: HF_TOKEN, or `hf auth login`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

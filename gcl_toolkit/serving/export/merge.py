@@ -4,8 +4,6 @@ A map and a projection are one matrix, and vectors are brought to length 1 after
 their own, so there are two models, LEFT and RIGHT of the folder.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What sentence-transformers reads beside the files of transformers: the pooling, the length, the prefixes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Both towers as ONNX, each compared with the model's own vectors."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from pathlib import Path

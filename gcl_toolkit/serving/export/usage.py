@@ -1,7 +1,5 @@
 """How an exported model is used: a section of its card, by the kind of its encoder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from string import Template
 from typing import Any

@@ -1,7 +1,5 @@
 """What every bundle holds, whoever made its rankings: tables, pictures, rankings, the manifest. No torch."""
 
-from __future__ import annotations
-
 import io
 import shutil
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Opening a bundle: schema, sha256 and shapes are checked; typed texts are ranked from the stored embeddings."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

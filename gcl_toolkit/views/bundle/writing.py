@@ -1,7 +1,5 @@
 """Writing a bundle of a study: every product embedded field by field, every query, and every ranking."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

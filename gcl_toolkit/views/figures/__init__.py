@@ -4,8 +4,6 @@ Colour shows the family of a method, symbol and dash the method itself, so that 
 Backgrounds are transparent, text and grid grey, for light and dark pages.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Figures for the notebooks."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping, Sequence
 from itertools import cycle

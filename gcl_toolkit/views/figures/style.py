@@ -1,7 +1,5 @@
 """Colours, symbols and the layout that all figures share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from html import escape
 from itertools import product

@@ -1,7 +1,5 @@
 """A study folder, or the folder of one run -> one HTML file with its results."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Query by query: how the gains spread, the largest wins and losses, and three queries with their pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

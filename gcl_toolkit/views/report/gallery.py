@@ -1,7 +1,5 @@
 """Products of a split as picture cards; the page holds each picture once, as a style rule."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ the query's best product; 1..100 as in MarqoGS, so that every weighting applies.
 products that a few clicks can't tell apart, and models trained on them are worse (docs/LOG.md).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

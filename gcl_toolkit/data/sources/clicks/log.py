@@ -1,7 +1,5 @@
 """An interaction log, cleaned and added up: without bots, repeats counted once, old clicks weighted down."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

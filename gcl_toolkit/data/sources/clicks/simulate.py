@@ -1,7 +1,5 @@
 """Logs of which the truth is known: visitors of a shop, its ranker, and how they click."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

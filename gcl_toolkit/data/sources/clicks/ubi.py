@@ -5,8 +5,6 @@ event_attributes.object.object_id. Files mix them freely: JSON lines (OpenSearch
 `_source`), a JSON list, the answer of `_search`, or parquet.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """MarqoGS-10M, from the hub's parquet, there or here, and from the tar's CSV and JSON."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

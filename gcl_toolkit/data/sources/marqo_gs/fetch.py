@@ -3,8 +3,6 @@
 The tars are not stored. A call that was interrupted continues with the file at which it stopped.
 """
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import io

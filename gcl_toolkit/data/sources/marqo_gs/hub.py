@@ -1,7 +1,5 @@
 """MarqoGS-10M in the hub's layout: parquet, one row for each scored pair."""
 
-from __future__ import annotations
-
 import os
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """What both layouts of MarqoGS-10M share: columns, choice of queries, rows -> tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

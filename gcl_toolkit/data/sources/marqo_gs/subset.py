@@ -1,7 +1,5 @@
 """Which queries of a repository on the hub are read, and what they cost: whole lists from few row groups."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

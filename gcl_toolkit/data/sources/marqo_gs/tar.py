@@ -1,7 +1,5 @@
 """MarqoGS-10M as the tar has it: a CSV a split, a JSON a half of the products, ground truth for dev and test."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter

@@ -17,8 +17,6 @@ data card states how much that leaves: NDCG@10 of rankings that know the engine 
 To add a category: its drawing `art/<category>.svg`, and one line in `words.toml`.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Products: their attributes, which of these the picture and the title show, and the words of the title."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

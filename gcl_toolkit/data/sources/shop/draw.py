@@ -4,8 +4,6 @@
 The body is filled with the product's colour and is the clip path of its pattern, so its shapes carry no style.
 """
 
-from __future__ import annotations
-
 import colorsys
 import io
 import os

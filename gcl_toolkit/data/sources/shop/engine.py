@@ -1,7 +1,5 @@
 """The hidden shopping engine: what it prefers, how it ranks, and how well its lists could be predicted."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Queries: what a customer wants, and the phrase that expresses it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 

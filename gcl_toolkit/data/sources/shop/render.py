@@ -1,7 +1,5 @@
 """SVG -> PNG. Run as a file, it is the process that draws a part of the shop: pickled on its input and its output."""
 
-from __future__ import annotations
-
 import pickle
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The vocabulary of the shop, read from `words.toml`: what a product can be and how titles and queries name it."""
 
-from __future__ import annotations
-
 import tomllib
 from importlib.resources import files
 from typing import Any, NamedTuple
