@@ -157,6 +157,21 @@ def test_a_hugging_face_text_encoder_is_mean_pooled_and_padding_changes_nothing(
         encoder.pixels(Image.new("RGB", (4, 4)))
 
 
+def test_in_training_texts_are_encoded_with_others_of_their_length_and_stay_in_order(tiny_bert):
+    encoder = make_encoder(f"text:{tiny_bert}", length=24)
+    lengths = np.random.default_rng(0).permutation(48) % 20
+    tokens = encoder.tokens([" ".join(["red", "mug", "rug"][i % 3] for i in range(n)) for n in lengths])
+    shapes = []
+    encoder.model.register_forward_pre_hook(lambda *call: shapes.append(call[2]["input_ids"].shape), with_kwargs=True)
+    encoder.train()
+    encoder.model.eval()  # no dropout
+    grouped = encoder.encode_texts(tokens)
+    assert [rows for rows, _ in shapes] == [12] * 4
+    assert sum(rows * width for rows, width in shapes) < 0.75 * 48 * max(width for _, width in shapes)
+    assert encoder.eval().encode_texts(tokens).detach() == pytest.approx(grouped.detach(), abs=1e-6)
+    assert grouped[lengths == 3].std(0).max() < grouped.std(0).max()
+
+
 def test_a_text_encoder_that_is_not_there_is_one_clear_line(tmp_path):
     with pytest.raises(UserError, match="could not be loaded"):
         make_encoder(f"text:{tmp_path}/none")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -16,12 +17,12 @@ from gcl_toolkit.data.fields import Fields
 from gcl_toolkit.data.ranked_data import RankedData
 from gcl_toolkit.data.vectors import SUFFIX, VectorFolder, fingerprints
 from gcl_toolkit.errors import UserError
+from gcl_toolkit.machine import kept_memory
 from gcl_toolkit.models.adapter import VectorEncoder
 from gcl_toolkit.models.encoders import make_encoder
 from gcl_toolkit.models.inputs import Inputs
 from gcl_toolkit.models.small import Encoder
 
-BLOCK = 128
 SHARD = 1 << 14
 """Rows of a table that become one file of vectors."""
 
@@ -58,9 +59,9 @@ def embed_field(
     """
     rows, vectors = np.arange(table.num_rows) if rows is None else rows, []
     inputs, device = _MayMiss(encoder, table, Fields(**{field: 1.0}), side=side, cache_bytes=0), default_device()
-    with torch.inference_mode():
-        for start in range(0, len(rows), BLOCK):
-            block = rows[start : start + BLOCK]
+    with torch.inference_mode(), kept_memory() if len(rows) > encoder.block else nullcontext():
+        for start in range(0, len(rows), encoder.block):
+            block = rows[start : start + encoder.block]
             values, found = inputs.rows(np.resize(block, max(8, 1 << (len(block) - 1).bit_length())))
             encoded = encoder.encode(values[field].to(device), side, field).float().cpu()
             vectors.append(encoded.masked_fill(~found[field][:, None], torch.nan)[: len(block)].numpy())

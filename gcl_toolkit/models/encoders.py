@@ -6,7 +6,7 @@ import math
 import pickle
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -177,7 +177,7 @@ class OpenClipEncoder(Encoder):
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
         if "hf_model_name" in self._config["text_cfg"]:
-            tokens = _without_padding(tokens, self.model.text.config.pad_token_id, 1 if self.training else 16)
+            return _by_length(self.model.encode_text, tokens, self.model.text.config.pad_token_id, self.training)
         return self.model.encode_text(tokens)
 
     def save_architecture(self, folder: Path) -> None:
@@ -332,15 +332,23 @@ class TextEncoder(Encoder):
         (self.model.activation_checkpointing_enable if new else self.model.gradient_checkpointing_enable)()
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
-        tokens = _without_padding(tokens, -1, 1 if self.training else 16)
+        return _by_length(self._mean_pooled, tokens, -1, self.training)
+
+    def _mean_pooled(self, tokens: Tensor) -> Tensor:
         mask_NxL = (tokens >= 0).long()
         hidden_NxLxD = self.model(input_ids=tokens.clamp(min=0), attention_mask=mask_NxL).last_hidden_state
         return (hidden_NxLxD * mask_NxL[..., None]).sum(1) / mask_NxL.sum(1, keepdim=True)
 
 
-def _without_padding(tokens_NxL: Tensor, padding: int, step: int) -> Tensor:
-    """The columns that a text uses, up to a multiple of `step`, so that most texts are padded alike in every batch."""
+def _by_length(encode: Callable[[Tensor], Tensor], tokens_NxL: Tensor, padding: int, training: bool) -> Tensor:
+    """`encode` without the padding: in training by quarters of the texts, from short to long ones; else all at once and
+    up to a multiple of 16 tokens, so that most texts are padded alike in every batch."""
     if torch.compiler.is_compiling():
-        return tokens_NxL
-    longest = int((tokens_NxL != padding).sum(1).max())
-    return tokens_NxL[:, : max(1, math.ceil(longest / step) * step)]
+        return encode(tokens_NxL)
+    length_N = (tokens_NxL != padding).sum(1)
+    if not training or len(length_N) < 32:
+        longest = max(1, int(length_N.max()))
+        return encode(tokens_NxL[:, : longest if training else math.ceil(longest / 16) * 16])
+    order_N = length_N.argsort(stable=True)
+    parts = [encode(tokens_NxL[rows, : max(1, int(length_N[rows[-1]]))]) for rows in order_N.chunk(4)]
+    return torch.cat(parts)[order_N.argsort()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,10 @@ from torch import Tensor, nn
 
 from gcl_toolkit.data.fields import Fields, fuse
 from gcl_toolkit.errors import UserError
+from gcl_toolkit.machine import kept_memory
 from gcl_toolkit.models.embed import with_vectors_of
 from gcl_toolkit.models.encoders import make_encoder, public_name
 from gcl_toolkit.models.inputs import Inputs
-
-BLOCK = 128
-"""Rows embedded at a time."""
 
 
 class GCLModel(nn.Module):
@@ -100,17 +99,18 @@ class GCLModel(nn.Module):
     ) -> np.ndarray:
         """Embeddings of every row of a queries ("left") or corpus ("right") table: float32, rows x D.
 
-        Blocks have 128 rows; the last one is padded to a power of two from 8. Smaller products are computed by other
-        kernels, so that a row's vector would depend on the number of rows. inputs: how rows are read.
+        The last `Encoder.block` is padded to a power of two from 8. Smaller products are computed by other kernels, so
+        that a row's vector would depend on the number of rows. inputs: how rows are read.
         """
         table = with_vectors_of(self.encoder, table, self.fields(side), side)
         read = inputs(self.encoder, table, self.fields(side), side=side)
         in_training = [module for module in self.modules() if module.training]
         vectors = np.empty((table.num_rows, self.dimension), np.float32)
         self.eval()
-        with torch.inference_mode():
-            for start in range(0, table.num_rows, BLOCK):
-                rows = np.arange(start, min(start + BLOCK, table.num_rows))
+        block = self.encoder.block
+        with torch.inference_mode(), kept_memory() if table.num_rows > block else nullcontext():
+            for start in range(0, table.num_rows, block):
+                rows = np.arange(start, min(start + block, table.num_rows))
                 padded = np.resize(rows, max(8, 1 << (len(rows) - 1).bit_length()))
                 vectors[rows] = self(*read.rows(padded), side)[: len(rows)].cpu().numpy()
                 if progress:

@@ -34,6 +34,12 @@ class Encoder(nn.Module):
     image_mean: Tensor
     image_std: Tensor
 
+    @property
+    def block(self) -> int:
+        """How many rows to embed at once: fewer where large pictures would fill a CPU's memory."""
+        height, width = self.image_shape or (0, 0)
+        return 32 if height * width > 1 << 14 and next(self.parameters()).device.type == "cpu" else 128
+
     def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """An RGB picture, or its H x W x 3 bytes, resized and cropped to 3 x `image_shape`, uint8."""
         raise UserError(f"{self.spec['name']} reads no pictures; use text fields only or choose a CLIP model")

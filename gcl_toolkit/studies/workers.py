@@ -1,11 +1,9 @@
 """Runs of a study side by side: processes that share torch's memory, each with one thread and the data read once."""
 
-import ctypes
 import gc
 import multiprocessing
 import os
 import pickle
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from functools import lru_cache
@@ -17,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from gcl_toolkit.errors import UserError
+from gcl_toolkit.machine import release_memory
 
 
 def side_by_side(tasks: Sequence[Any], worlds: Mapping[str, Any], jobs: int) -> Iterator[Any]:
@@ -90,8 +89,5 @@ def _run(file: Path, task: Any) -> Any:
 
 
 def _release_memory() -> None:
-    """Give freed memory back to the system, where the C library can (glibc)."""
     pa.default_memory_pool().release_unused()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim:
-        trim(0)
+    release_memory()

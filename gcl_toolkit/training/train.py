@@ -16,6 +16,7 @@ from gcl_toolkit.data.columns import is_text
 from gcl_toolkit.data.ranked_data import RankedData
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.losses.fast.ranks import ranks
+from gcl_toolkit.machine import kept_memory
 from gcl_toolkit.methods import DEFAULT, Batch, Method, as_method, name_of
 from gcl_toolkit.models.encoders import public_name
 from gcl_toolkit.models.model import GCLModel
@@ -61,7 +62,7 @@ def train(
     learn_vocabulary(model, data)
     engine = Engine(model, config, machine, run.folder if run else None)
     try:
-        with run.locked() if run and engine.main else nullcontext():
+        with kept_memory(), run.locked() if run and engine.main else nullcontext():
             batches = Batches(model, data, sampler, config, machine)
             start, seconds = _begin(engine, method, data, run)
             yield from _steps(engine, method, batches, start, seconds, run, watch)
