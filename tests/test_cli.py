@@ -1,8 +1,11 @@
 """The command line as its user meets it: what works, and one clear line with a non-zero exit for each bad input."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -16,8 +19,8 @@ from gcl_toolkit.methods import RIVALS
 from gcl_toolkit.serving.export import export
 from gcl_toolkit.studies.candidates import best, read_choices
 from gcl_toolkit.studies.results import read_results
-from gcl_toolkit.studies.study import laboratory
-from gcl_toolkit.training.runs import read_steps
+from gcl_toolkit.studies.study import laboratory, open_study
+from gcl_toolkit.training.runs import load_model, read_steps
 
 
 def gcl(capsys, *arguments):
@@ -204,9 +207,50 @@ def test_compare_writes_a_table_that_names_the_control(capsys, table, tmp_path):
     report = (tmp_path / "study" / "report.html").read_text()
     assert len(report) > 1_000_000
     assert "settings chosen on dev queries" in report
-    status, _, error = gcl(capsys, *arguments, "--methods", "random", "graded")
+    status, _, error = gcl(capsys, *arguments[:2], f"{arguments[2]}:seed=1", *arguments[3:], *methods)
+    assert status == 2
+    assert f"holds a study of {arguments[2]}; give another folder with --out" in error
+    status, out, error = gcl(capsys, *arguments, "--methods", "random", "graded")
+    assert "holds a study with other settings; its results are replaced, runs that fit are kept" in out
     assert (status, error) == (2, error)
     assert "the study has no control to report gains over" in error
+
+
+def test_without_a_named_field_products_are_embedded_by_what_they_have(capsys, table, tmp_path):
+    arguments = ("--data", table(), "--steps", 1, "--batch", 8)
+    status, out, error = gcl(capsys, "train", *arguments, "--out", tmp_path / "run")
+    assert (status, error) == (0, "")
+    assert "note: the products are embedded by their title; --right names other fields" in out
+    assert dict(load_model(tmp_path / "run").right) == {"title": 1.0}
+    status, out, _ = gcl(capsys, "compare", *arguments, "--methods", "clip", "--jobs", 1, "--out", tmp_path / "study")
+    assert (status, dict(open_study(tmp_path / "study").config.right)) == (0, {"title": 1.0})
+    status, _, error = gcl(capsys, "train", *arguments, "--right", "image=1", "--out", tmp_path / "other")
+    assert "field 'image' is not a column of the table; name its fields with --right (it has " in error
+
+
+def test_ctrl_c_ends_a_study_and_its_workers(table, tmp_path):
+    arguments = ["compare", "--data", table(), *TITLES, "--methods", "clip", "graded", "--steps", 100000, "--jobs", 2]
+    command = [sys.executable, "-m", "gcl_toolkit.cli", *arguments, "--out", tmp_path / "study"]
+    errors = tmp_path / "errors"
+    with errors.open("w") as file:
+        run = subprocess.Popen(
+            [*map(str, command)], stdout=subprocess.PIPE, stderr=file, text=True, start_new_session=True
+        )
+        assert "minutes left" in run.stdout.readline()
+        os.killpg(run.pid, signal.SIGINT)
+        try:
+            run.communicate(timeout=60)
+        finally:
+            run.kill()
+    assert run.returncode == 130
+    assert "Traceback" not in errors.read_text()
+    for _ in range(100):  # the server of the workers ends by itself
+        try:
+            os.killpg(run.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("workers are left")
 
 
 def test_lab_adds_every_loss_to_the_runs_of_compare(capsys, table, tmp_path):

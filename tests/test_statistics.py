@@ -184,7 +184,7 @@ def test_a_difference_is_one_plain_line():
         "NDCG@10 .412 vs .398: +.014 [+.006, +.022], +3.5% [+1.5%, +5.6%], p = .001, 200 queries x 3 seeds"
     )
     worse = Difference("RR", 0.2, 1.0, -0.8, -1.0, -0.014, np.nan, np.nan, np.nan, 0.0002, 1200, 1, 3)
-    assert str(worse) == "RR .200 vs 1.000: -.800 [-1.000, -.014], p < .001, 1,200 queries in 3 worlds"
+    assert str(worse) == "RR .200 vs 1.000: -.800 [-1.000, -.014], p < .001, 1,200 queries in 3 data sets"
     assert paired(queries([0.1, 0.2]), queries([0.2, 0.3])).metric == "NDCG@10"
     assert str(paired(np.array([0.1, 0.2]), np.array([0.2, 0.3]))).startswith(".150 vs .250: -.100")
 

@@ -17,6 +17,7 @@ from gcl_toolkit.studies.results import MACRO, read_results
 from gcl_toolkit.studies.study import STUDIED, StudyConfig, open_study, read_study, study
 from gcl_toolkit.studies.summary import averages, check_control, gain, strongest_control, summarise
 from gcl_toolkit.studies.worlds import World, WorldSpec
+from gcl_toolkit.views.report.cases import query_by_query
 
 SPLITS = ("in_domain", "novel_query", "novel_document", "zero_shot")
 CONFIG = StudyConfig(
@@ -89,7 +90,22 @@ def test_a_query_in_several_folds_counts_once():
     alone, apart, together = (gain(t, "graded", "clip") for t in (rows[rows["world"] == "w0"], rows, folds))
     assert (apart.queries, together.queries) == (2 * alone.queries, alone.queries)
     assert together.difference == pytest.approx(apart.difference)
-    assert summarise(folds).queries == summarise(rows[rows["world"] == "w0"]).queries
+    found = summarise(folds)
+    assert found.queries == summarise(rows[rows["world"] == "w0"]).queries
+    assert (found.worlds, found.folds, together.worlds) == (["own"], 2, 1)
+    assert (summarise(rows).folds, apart.worlds) == (1, 2)
+    report = query_by_query(found, folds, [])
+    assert sum(report["counts"]) == sum(found.queries.values())
+    assert sum(query_by_query(summarise(rows), rows, [])["counts"]) == 2 * sum(found.queries.values())
+
+
+def test_intervals_of_a_mean_stay_within_the_metric():
+    made = table(worlds=2)
+    made["RR"] = 1.0
+    made.loc[made["query_id"].isin(("q0", "q100")) & (made["seed"] == 0), "RR"] = 0.3
+    cells = averages(made, "RR").loc["graded"]
+    assert cells["zero_shot"].mean < 1
+    assert all(0 <= cell.low <= cell.mean <= cell.high <= 1 for cell in cells)
 
 
 def test_a_study_without_a_control_is_an_error_before_it_is_trained():
@@ -297,11 +313,17 @@ def test_each_method_takes_the_settings_that_are_best_on_its_dev_queries(tmp_pat
         ("weight_decay=-1", "weight_decay is -1.0; it must be a number >= 0"),
         ("lora=two", "option lora of training is 'two'; int is expected"),
         ("seed=3", "candidate 'seed=3': seed can't be chosen on dev queries"),
+        ("lr=1e-4", "candidate 'lr=1e-4': encoder small has no option 'lr'; .*settings of training: steps, batch, "),
     ],
 )
 def test_a_wrong_candidate_is_an_error_before_anything_is_trained(candidate, message):
     with pytest.raises(UserError, match=message):
         replace(CONFIG, candidates=(candidate,))
+
+
+def test_a_negative_number_of_jobs_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="jobs is -1; it must be an integer >= 0"):
+        next(study([world()], CONFIG, tmp_path, jobs=-1))
 
 
 def test_settings_can_not_be_chosen_without_dev_queries(tmp_path):

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from rich.console import Console
@@ -23,6 +23,7 @@ from rich.text import Text
 from gcl_toolkit.errors import DataError, UserError
 
 if TYPE_CHECKING:  # `gcl --help` imports none of them
+    from gcl_toolkit.data.fields import Fields
     from gcl_toolkit.data.ranked_data import RankedData
     from gcl_toolkit.studies.worlds import World
 
@@ -59,14 +60,26 @@ class Source:
     follow a colon: marqo_gs:queries=2000,fields=title or my.csv:quarantine=bad.csv."""
     left: str = "query=1"
     """Fields of the queries with weights."""
-    right: str = "image=0.5,title=0.5"
-    """Fields of the products with weights."""
+    right: str = ""
+    """Fields of the products with weights; by default image=0.5,title=0.5, or the one of them that the data has."""
     encoder: str = "small"
     """small, vectors (adapters, docs/ADAPTERS.md), lite, an open_clip name, hf-hub:org/name, text:org/name."""
     pretrained: str | None = None
     """open_clip's tag or a checkpoint file."""
     evaluate_every: int = 0
     """Also measure the dev queries of every split every N steps and after the last; gcl report draws it."""
+
+    def right_of(self, data: RankedData) -> Fields:
+        """The fields of the products that were named, or else those that they have."""
+        from gcl_toolkit.data.fields import Fields
+
+        if self.right:
+            return Fields.parse(self.right)
+        columns = {name.removesuffix("_vector") for name in data.corpus.column_names}
+        if len(usual := columns & {"image", "title"}) != 1:
+            return Fields(image=0.5, title=0.5)
+        console.print(f"note: the products are embedded by their {min(usual)}; --right names other fields")
+        return Fields(**{min(usual): 1.0})
 
     def __post_init__(self):
         """Paths become absolute, since the settings are stored, and read from other folders."""
@@ -107,7 +120,8 @@ def print_table(
     header: Sequence[object], rows: Iterable[Sequence], *, numeric: bool = False, bold: Collection[str] = (), **options
 ) -> None:
     """numeric: all columns but the first hold numbers. bold: the first cells of the rows that stand out."""
-    columns = [Column(str(name), justify="right" if numeric else "left") for name in header]
+    justify: Literal["left", "right"] = "right" if numeric else "left"
+    columns = [Column(str(name), justify=justify, overflow="fold") for name in header]
     if numeric:
         columns[0] = Column(str(header[0]), no_wrap=True)
     table = Table(*columns, **options)

@@ -41,6 +41,7 @@ from gcl_toolkit.studies.study import (
     laboratory,
     open_study,
     read_study,
+    rejected_seconds,
     run_folder,
     study,
     training_seconds,
@@ -109,7 +110,8 @@ class Comparison(Source):
     def study(self) -> StudyConfig:
         names = ("methods", "seeds", "train", "machine", "encoder", "pretrained", "evaluate_every", "candidates")
         settings = {name: getattr(self, name) for name in names}
-        return StudyConfig(**settings, left=Fields.parse(self.left), right=Fields.parse(self.right))
+        config = StudyConfig(**settings, left=Fields.parse(self.left))
+        return replace(config, right=Fields.parse(self.right)) if self.right else config
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,11 @@ class Laboratory(Comparison):
 def compare(settings: tyro.conf.OmitArgPrefixes[Comparison]) -> None:
     """Train and compare methods on your data; every gain names its control."""
     writable_folder(settings.out)
-    config = settings.study()
-    _run_study(_opened(settings.specs()), config, settings.out, settings.jobs, settings.control, settings.division)
+    config, specs = settings.study(), settings.specs()
+    _check_folder(settings.out, specs, config)
+    worlds = _opened(specs)
+    config = replace(config, right=settings.right_of(worlds[0].splits["in_domain"]))
+    _run_study(worlds, config, settings.out, settings.jobs, settings.control, settings.division)
 
 
 @app.command(name="lab")
@@ -202,6 +207,18 @@ def slices_command(
     console.print(detectable(a, b))
 
 
+def _check_folder(out: Path, specs: Sequence[WorldSpec], config: StudyConfig) -> None:
+    """A study replaces the results of another in its folder only if it is of the same data."""
+    if not (out / "results.json").is_file():
+        return
+    found = open_study(out)
+    if found.worlds != tuple(specs):
+        sources = ", ".join(dict.fromkeys(spec.source for spec in found.worlds)) or "other data"
+        raise UserError(f"{out} holds a study of {sources}; give another folder with --out")
+    if found.config != config:
+        console.print(f"{out} holds a study with other settings; its results are replaced, runs that fit are kept")
+
+
 def _opened(specs: Sequence[WorldSpec]) -> list[World]:
     with reading(specs[0].source):
         worlds = [spec.open() for spec in specs]
@@ -229,7 +246,7 @@ def _run_study(
         command=command(),
         date=date.today().isoformat(),
         machine=machine.machine(),
-        minutes=round(sum(map(sum, training_seconds(out, table).values())) / 60, 1),
+        minutes=round((sum(map(sum, training_seconds(out, table).values())) + rejected_seconds(out, config)) / 60, 1),
         data={world.name: dict(world.splits["in_domain"].card) for world in worlds},
         choices=read_choices(out) if config.candidates else {},
     )

@@ -46,9 +46,12 @@ def train_command(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         splits = splits_of(source.data, SPLITS if source.evaluate_every else ["in_domain"])
         watch = MeasureDev(splits, source.evaluate_every) if source.evaluate_every else None
-        left, right = Fields.parse(source.left), Fields.parse(source.right)
         model = run.model() or GCLModel(
-            source.encoder, left=left, right=right, seed=config.seed, pretrained=source.pretrained
+            source.encoder,
+            left=Fields.parse(source.left),
+            right=source.right_of(splits["in_domain"]),
+            seed=config.seed,
+            pretrained=source.pretrained,
         )
         steps = train(model, splits["in_domain"], method, config, machine=machine, run=run, watch=watch)
         record = _follow(steps, config.steps)

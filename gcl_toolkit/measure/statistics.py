@@ -60,7 +60,7 @@ class Difference:
             f"{self.metric} {short(self.mean_a)} vs {short(self.mean_b)}: "
             f"{short(self.difference, '+')} [{short(self.low, '+')}, {short(self.high, '+')}], "
             f"{'' if np.isnan(self.relative) else relative}{p_value}, {size}"
-            f"{f' in {self.worlds} worlds' if self.worlds > 1 else ''}"
+            f"{f' in {self.worlds} data sets' if self.worlds > 1 else ''}"
         ).strip()
 
 

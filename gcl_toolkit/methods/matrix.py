@@ -88,5 +88,5 @@ class Graded(Matrix):
 
     @property
     def against(self) -> str:  # type: ignore[override]
-        lower = "products that are not known for the query" if self.weighting == "constant" else "lower scores"
-        return f"against {lower} only"
+        lower = "products without a score for the query" if self.weighting == "constant" else "lower scores"
+        return f"only against {lower}"

@@ -6,7 +6,7 @@ import math
 import pickle
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -22,7 +22,7 @@ from gcl_toolkit.errors import UserError, first_line
 from gcl_toolkit.models.adapter import VectorEncoder
 from gcl_toolkit.models.lite import PROJECTIONS, lite_folder
 from gcl_toolkit.models.small import Encoder, SmallEncoder
-from gcl_toolkit.models.texts import fast_tokenizer
+from gcl_toolkit.models.texts import by_length, fast_tokenizer
 from gcl_toolkit.options import checked, split_options
 
 OPTIONS = ("dimension", "image_size", "width", "words", "dropout", "map", "rank", "features")
@@ -46,14 +46,10 @@ def make_encoder(name: str, *, pretrained: str | None = None, folder: Path | Non
     if pretrained and (kind in ("small", "vectors", "lite") or name.startswith("text:")):
         raise UserError(f"{name} takes no checkpoint ({pretrained!r}); leave it out or name an open_clip model")
     name, folder = absolute_name(name), folder if folder and has_architecture(folder) else None
-    ours: dict[str, Any] = {"small": SmallEncoder, "vectors": VectorEncoder}
-    ours["lite"] = partial(_lite_encoder, name, folder)
-    if kind in ours:
-        types = get_type_hints(ours[kind].__init__ if isinstance(ours[kind], type) else _lite_encoder)
-        known = {option: types[option] for option in OPTIONS if option in types}
-        given = checked(given, known, f"encoder {kind}")
+    if kind in OURS:
+        given, build = _checked(kind, given), partial(_lite_encoder, name, folder) if kind == "lite" else OURS[kind]
         try:
-            return ours[kind](**options, **given)
+            return build(**options, **given)
         except UserError:
             raise
         except (TypeError, ValueError) as error:
@@ -61,6 +57,20 @@ def make_encoder(name: str, *, pretrained: str | None = None, folder: Path | Non
     if name.startswith("text:"):
         return TextEncoder(name, folder=folder, **options)
     return OpenClipEncoder(name, pretrained=pretrained, folder=folder, **options)
+
+
+def check_options(name: str) -> None:
+    """Raise for an option after the colon of a name that the encoder doesn't have, without building it."""
+    kind, given = split_options(name)
+    if kind in OURS:
+        _checked(kind, given)
+    elif given:
+        raise UserError(f"encoder {kind} takes no options")
+
+
+def _checked(kind: str, given: dict[str, Any]) -> dict[str, Any]:
+    types = get_type_hints(OURS[kind].__init__ if isinstance(OURS[kind], type) else OURS[kind])
+    return checked(given, {option: types[option] for option in OPTIONS if option in types}, f"encoder {kind}")
 
 
 def has_architecture(folder: Path) -> bool:
@@ -177,7 +187,7 @@ class OpenClipEncoder(Encoder):
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
         if "hf_model_name" in self._config["text_cfg"]:
-            return _by_length(self.model.encode_text, tokens, self.model.text.config.pad_token_id, self.training)
+            return by_length(self.model.encode_text, tokens, self.model.text.config.pad_token_id, self.training)
         return self.model.encode_text(tokens)
 
     def save_architecture(self, folder: Path) -> None:
@@ -228,6 +238,9 @@ def _lite_encoder(
         text.proj.reset_parameters()
         encoder.new_parts = PROJECTIONS
     return encoder
+
+
+OURS: dict[str, Any] = {"small": SmallEncoder, "vectors": VectorEncoder, "lite": _lite_encoder}
 
 
 def _reason(error: Exception, checkpoint: str) -> str:
@@ -332,23 +345,9 @@ class TextEncoder(Encoder):
         (self.model.activation_checkpointing_enable if new else self.model.gradient_checkpointing_enable)()
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
-        return _by_length(self._mean_pooled, tokens, -1, self.training)
+        return by_length(self._mean_pooled, tokens, -1, self.training)
 
     def _mean_pooled(self, tokens: Tensor) -> Tensor:
         mask_NxL = (tokens >= 0).long()
         hidden_NxLxD = self.model(input_ids=tokens.clamp(min=0), attention_mask=mask_NxL).last_hidden_state
         return (hidden_NxLxD * mask_NxL[..., None]).sum(1) / mask_NxL.sum(1, keepdim=True)
-
-
-def _by_length(encode: Callable[[Tensor], Tensor], tokens_NxL: Tensor, padding: int, training: bool) -> Tensor:
-    """`encode` without the padding: in training by quarters of the texts, from short to long ones; else all at once and
-    up to a multiple of 16 tokens, so that most texts are padded alike in every batch."""
-    if torch.compiler.is_compiling():
-        return encode(tokens_NxL)
-    length_N = (tokens_NxL != padding).sum(1)
-    if not training or len(length_N) < 32:
-        longest = max(1, int(length_N.max()))
-        return encode(tokens_NxL[:, : longest if training else math.ceil(longest / 16) * 16])
-    order_N = length_N.argsort(stable=True)
-    parts = [encode(tokens_NxL[rows, : max(1, int(length_N[rows[-1]]))]) for rows in order_N.chunk(4)]
-    return torch.cat(parts)[order_N.argsort()]

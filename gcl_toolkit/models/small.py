@@ -82,7 +82,11 @@ class Encoder(nn.Module):
     def column(self, table: pa.Table, name: str, side: str) -> pa.ChunkedArray:
         """The column that a field is read from."""
         if name not in table.column_names:
-            raise DataError(f"field {name!r} is not a column of the table; it has {', '.join(table.column_names)}")
+            option = {"left": "--left", "right": "--right"}.get(side, "--right")
+            has = ", ".join(table.column_names)
+            raise DataError(
+                f"field {name!r} is not a column of the table; name its fields with {option} (it has {has})"
+            )
         return table[name]
 
     def learn_vectors(self, sides: Mapping[str, tuple[pa.Table, Fields]]) -> None:

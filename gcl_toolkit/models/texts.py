@@ -1,5 +1,6 @@
 """Texts to words, for BM25 and the small encoder, and a faster form of CLIP's tokenizer."""
 
+import math
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -71,3 +72,17 @@ def fast_tokenizer(tokenizer: Any) -> Callable[[Sequence[str]], Tensor]:
         return torch.tensor(rows, dtype=torch.long).reshape(-1, length)
 
     return tokenize
+
+
+def by_length(encode: Callable[[Tensor], Tensor], tokens_NxL: Tensor, padding: int, training: bool) -> Tensor:
+    """`encode` without the padding: in training by quarters of the texts, from short to long ones; else all at once and
+    up to a multiple of 16 tokens, so that most texts are padded alike in every batch."""
+    if torch.compiler.is_compiling():
+        return encode(tokens_NxL)
+    length_N = (tokens_NxL != padding).sum(1)
+    if not training or len(length_N) < 32:
+        longest = max(1, int(length_N.max()))
+        return encode(tokens_NxL[:, : longest if training else math.ceil(longest / 16) * 16])
+    order_N = length_N.argsort(stable=True)
+    parts = [encode(tokens_NxL[rows, : max(1, int(length_N[rows[-1]]))]) for rows in order_N.chunk(4)]
+    return torch.cat(parts)[order_N.argsort()]

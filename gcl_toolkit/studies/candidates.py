@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 import pandas as pd
 
 from gcl_toolkit.errors import UserError
+from gcl_toolkit.models.encoders import check_options
 from gcl_toolkit.options import checked, join_options, split_options
 from gcl_toolkit.training.config import TrainConfig, Tuning
 
@@ -33,7 +34,13 @@ def with_candidate(config: Any, candidate: str) -> Any:
     tuned = replace(config.train.tuning, **checked(tuning, get_type_hints(Tuning), "training"))
     train = replace(config.train, tuning=tuned, **checked(training, get_type_hints(TrainConfig), "training"))
     encoder, own = split_options(config.encoder)
-    return replace(config, candidates=(), train=train, encoder=join_options(encoder, {**own, **options}))
+    encoder = join_options(encoder, {**own, **options})
+    try:
+        check_options(encoder)
+    except UserError as error:
+        known = ", ".join(one.name for part in (config.train, config.train.tuning) for one in fields(part))
+        raise UserError(f"candidate {candidate!r}: {error}; settings of training: {known}") from None
+    return replace(config, candidates=(), train=train, encoder=encoder)
 
 
 def dev_means(table: pd.DataFrame) -> Choices:

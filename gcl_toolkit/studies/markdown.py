@@ -19,8 +19,9 @@ def as_markdown(results: Results) -> str:
         f"`{results.command}`, {results.date}, {results.minutes or 0:g} CPU-minutes of training on "
         f"{machine['processor']}, {machine['cores']} cores, device {machine['device']}, "
         f"torch {machine['versions']['torch']}. "
-        f"Worlds: {', '.join(results.worlds)}; seeds: {results.seeds}; "
-        f"{results.division} queries: {queries}. Intervals: 95%, bootstrap over queries and seeds.",
+        f"Data sets: {', '.join(results.worlds)}; folds: {results.folds}; seeds: {results.seeds}; "
+        f"{results.division} queries: {queries}. Intervals: 95%, bootstrap over queries and seeds; p is not corrected "
+        "for several comparisons.",
     ]
     if results.choices:
         lines += ["", f"**{CHOSEN}**", "", *_table(*choices_table(results.choices))]

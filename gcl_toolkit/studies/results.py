@@ -42,9 +42,12 @@ class Results:
     """Split -> queries."""
     seeds: int
     worlds: list[str]
+    """The data sets."""
     averages: dict[str, dict[str, dict[str, Interval]]]
     """Metric -> method -> split (and `MACRO`) -> mean and interval."""
     gains: list[Gain]
+    folds: int = 1
+    """Of each data set, with other queries held out."""
     command: str = ""
     date: str = ""
     minutes: float | None = None

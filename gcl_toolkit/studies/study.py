@@ -27,7 +27,7 @@ from gcl_toolkit.methods import CONTROLS, METHODS, PAPER, Method, as_method
 from gcl_toolkit.models.adapter import VectorEncoder
 from gcl_toolkit.models.model import GCLModel
 from gcl_toolkit.options import split_options
-from gcl_toolkit.studies.candidates import best, dev_means, with_candidate
+from gcl_toolkit.studies.candidates import best, dev_means, read_choices, with_candidate
 from gcl_toolkit.studies.workers import side_by_side
 from gcl_toolkit.studies.worlds import World, WorldSpec
 from gcl_toolkit.training.config import MachineConfig, TrainConfig, Tuning
@@ -191,6 +191,8 @@ def study(worlds: Sequence[World], config: StudyConfig, folder: str | Path, *, j
     jobs: runs side by side, a process with one thread each, which on a CPU beats many threads a run. 0: one a core, or
     1 with a GPU; 1: all in this process, with its threads.
     """
+    if jobs < 0:
+        raise UserError(f"jobs is {jobs}; it must be an integer >= 0")
     folder = writable_folder(folder)
     specs = [asdict(world.spec) for world in worlds if world.spec]
     about = {**asdict(config), "left": dict(config.left), "right": dict(config.right), "worlds": specs}
@@ -282,6 +284,18 @@ def training_seconds(folder: str | Path, table: pd.DataFrame) -> dict[str, list[
         done = run_folder(Path(folder), world, method, seed) / "done.json"
         if done.is_file() and method not in BASELINES:
             seconds.setdefault(method, []).append(json.loads(done.read_text())["train_cpu_seconds"])
+    return seconds
+
+
+def rejected_seconds(folder: str | Path, config: StudyConfig) -> float:
+    """Processor seconds of the trainings with candidates that were not chosen."""
+    folder, seconds = Path(folder), 0.0
+    for method, means in read_choices(folder).items() if config.candidates else ():
+        for number, candidate in enumerate(means):
+            if candidate != best(means):
+                trials = run_folder(folder / "candidates" / str(number), "*", method, 0).relative_to(folder)
+                files = folder.glob(str(trials / "done.json"))
+                seconds += sum(json.loads(done.read_text())["train_cpu_seconds"] for done in files)
     return seconds
 
 

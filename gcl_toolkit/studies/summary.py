@@ -84,7 +84,7 @@ class Cells:
 
     def __init__(self, table: pd.DataFrame, division: str):
         rows = table if division == "all" else table[table["division"] == division]
-        self.methods, self.worlds = list(table["method"].unique()), table["world"].nunique()
+        self.methods, self.worlds = list(table["method"].unique()), table["data_set"].nunique()
         self.metrics = [name for name in table.columns if name not in (*KEYS, "top")]
         self.rows = dict(list(rows.groupby(["method", "split"], sort=False)))
         present = set(rows["split"])
@@ -127,7 +127,7 @@ def _interval(worlds: list[pd.DataFrame]) -> Interval:
     if len(worlds) == 1 and worlds[0].shape[1] == 1:
         return interval(worlds[0])
     mean = paired(worlds, [world * 0 for world in worlds], shared_seeds=True, samples=2000)
-    return Interval(mean.difference, mean.low, mean.high)
+    return Interval(mean.difference, max(0.0, mean.low), min(1.0, mean.high))  # as far as a metric goes
 
 
 def summarise(table: pd.DataFrame, *, control: str | None = None, division: str = "test") -> Results:
@@ -150,7 +150,8 @@ def summarise(table: pd.DataFrame, *, control: str | None = None, division: str 
         strongest=strongest,
         queries=rows.drop_duplicates(["split", "data_set", "query_id"]).groupby("split", sort=False).size().to_dict(),
         seeds=int(table["seed"].nunique()),
-        worlds=list(table["world"].unique()),
+        worlds=list(table["data_set"].unique()),
+        folds=int(table.groupby("data_set")["world"].nunique().max()),
         averages=averaged,
         gains=gains,
     )

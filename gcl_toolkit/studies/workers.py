@@ -4,8 +4,9 @@ import gc
 import multiprocessing
 import os
 import pickle
+import signal
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,19 +35,23 @@ def side_by_side(tasks: Sequence[Any], worlds: Mapping[str, Any], jobs: int) -> 
     news = context.Queue()
     workers = ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(news,))
     with TemporaryDirectory(prefix="gcl-worlds-") as place, workers as pool:
-        files = _written(worlds, Path(place))
+        files, others = _written(worlds, Path(place)), set(multiprocessing.active_children())
         _release_memory()
-        waiting = {pool.submit(_run, files[task.world], task) for task in tasks}
+        waiting: set[Future] = set()
         try:
+            waiting = {pool.submit(_run, files[task.world], task) for task in tasks}
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2)
                 while not news.empty():
                     yield news.get()
                 for future in done:
                     yield future.result()
-        finally:
+        except BaseException:  # an error, Ctrl-C, a caller that stops listening: don't wait for what runs
             for future in waiting:
                 future.cancel()
+            for worker in {*multiprocessing.active_children()} - others:
+                worker.terminate()
+            raise
 
 
 def _written(worlds: Mapping[str, Any], folder: Path) -> dict[str, Path]:
@@ -75,6 +80,7 @@ _news: Any = None
 def _start_worker(news) -> None:
     global _news
     _news = news
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends the workers
     gc.freeze()  # collections leave the server's objects alone, so that they stay shared
     torch.set_num_threads(1)
 

@@ -140,5 +140,7 @@ def _facts(results: Results, folder: Path, table: pd.DataFrame) -> dict[str, Any
         "machine": {name: fact for name, fact in results.machine.items() if name != "versions"},
         "versions": {name: number for name, number in results.machine.get("versions", {}).items() if number},
         **(json.loads(settings.read_text()) if settings.is_file() else {}),
-        "processor seconds of training": {name: f"{np.mean(runs):.0f}" for name, runs in seconds.items()},
+        "processor seconds of training": {
+            name: f"{mean:.{mean < 10:d}f}" for name, runs in seconds.items() for mean in [np.mean(runs)]
+        },
     }

@@ -23,12 +23,12 @@ LISTED, SHOWN = 5, 8
 def query_by_query(results: Results, table: pd.DataFrame, worlds: Sequence[World]) -> dict[str, Any]:
     """The values of the sections about single queries; pictures only if `worlds` has the first world of the study.
     Single queries are those of seed 0 in the zero-shot split, or in the last one if there is no such split."""
-    control, name = results.control, results.worlds[0]
+    control, name = results.control, table["world"].iloc[0]
     gains = _per_query(table, results.division, control)
-    splits = gains.loc[name].index.unique("split")
+    splits = _per_query(table[table["world"] == name], results.division, control).index.unique("split")
     split = "zero_shot" if "zero_shot" in splits else splits[-1]
     rows = table[(table["world"] == name) & (table["split"] == split) & (table["seed"] == 0)]
-    cases = _per_query(rows, results.division, control).loc[(name, split)].sort_values("gain")
+    cases = _per_query(rows, results.division, control).droplevel([0, 1]).sort_values("gain")
     gallery = next((Gallery(world.evaluated()[split]) for world in worlds if world.name == name), None)
     places: dict[str, str] = {}
     if gallery:
@@ -52,9 +52,10 @@ def query_by_query(results: Results, table: pd.DataFrame, worlds: Sequence[World
 
 
 def _per_query(table: pd.DataFrame, division: str, control: str) -> pd.DataFrame:
-    """The default's ("ours") and the control's values and the gain by world, split and query: means over seeds."""
+    """The default's ("ours") and the control's values and the gain by data set, split and query: means over seeds and
+    folds."""
     rows = table[table["method"].isin((DEFAULT, control)) & ((table["division"] == division) | (division == "all"))]
-    means = rows.groupby(["world", "split", "query_id", "method"], sort=False)[METRIC].mean().unstack("method")
+    means = rows.groupby(["data_set", "split", "query_id", "method"], sort=False)[METRIC].mean().unstack("method")
     return pd.DataFrame({"ours": means[DEFAULT], "control": means[control], "gain": means[DEFAULT] - means[control]})
 
 
