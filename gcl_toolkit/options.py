@@ -35,7 +35,7 @@ def checked(options: Mapping[str, Any], types: Mapping[str, Any], owner: str) ->
     values = dict(options)
     for option, value in sorted(options.items()):
         if option not in types:
-            names = ", ".join(sorted(types.keys() - {"path"}))
+            names = ", ".join(sorted(types.keys() - {"path"})) or "none"
             raise UserError(f"{owner} has no option {option!r}; leave it out (known: {names})")
         kinds = _kinds(types[option])
         if type(value) is int and float in kinds and int not in kinds:

@@ -47,7 +47,7 @@ def make_encoder(name: str, *, pretrained: str | None = None, folder: Path | Non
         raise UserError(f"{name} takes no checkpoint ({pretrained!r}); leave it out or name an open_clip model")
     name, folder = absolute_name(name), folder if folder and has_architecture(folder) else None
     if kind in OURS:
-        given, build = _checked(kind, given), partial(_lite_encoder, name, folder) if kind == "lite" else OURS[kind]
+        given, build = options_of(name), partial(_lite_encoder, name, folder) if kind == "lite" else OURS[kind]
         try:
             return build(**options, **given)
         except UserError:
@@ -59,17 +59,11 @@ def make_encoder(name: str, *, pretrained: str | None = None, folder: Path | Non
     return OpenClipEncoder(name, pretrained=pretrained, folder=folder, **options)
 
 
-def check_options(name: str) -> None:
-    """Raise for an option after the colon of a name that the encoder doesn't have, without building it."""
+def options_of(name: str) -> dict[str, Any]:
+    """The options after the colon of a name, checked without building the encoder."""
     kind, given = split_options(name)
-    if kind in OURS:
-        _checked(kind, given)
-    elif given:
-        raise UserError(f"encoder {kind} takes no options")
-
-
-def _checked(kind: str, given: dict[str, Any]) -> dict[str, Any]:
-    types = get_type_hints(OURS[kind].__init__ if isinstance(OURS[kind], type) else OURS[kind])
+    build: Any = OURS.get(kind, lambda: None)
+    types = get_type_hints(build.__init__ if isinstance(build, type) else build)
     return checked(given, {option: types[option] for option in OPTIONS if option in types}, f"encoder {kind}")
 
 

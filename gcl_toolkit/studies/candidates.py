@@ -9,13 +9,14 @@ from typing import Any, get_type_hints
 import pandas as pd
 
 from gcl_toolkit.errors import UserError
-from gcl_toolkit.models.encoders import check_options
+from gcl_toolkit.models.encoders import options_of
 from gcl_toolkit.options import checked, join_options, split_options
 from gcl_toolkit.training.config import TrainConfig, Tuning
 
 Choices = dict[str, dict[str, float]]
 """Method -> candidate -> NDCG@10 on the dev queries, the mean of splits and worlds; "" is the study's own settings."""
 
+FIXED = {"seed", "tuning"}
 CHOSEN = "Settings, chosen by each method on the dev queries: NDCG@10 with each candidate, mean of the splits, one seed"
 
 
@@ -29,16 +30,17 @@ def with_candidate(config: Any, candidate: str) -> Any:
         {field.name: options.pop(field.name) for field in fields(part) if field.name in options}
         for part in (config.train, config.train.tuning)
     )
-    for name in {"seed", "tuning"} & training.keys():
+    for name in FIXED & training.keys():
         raise UserError(f"candidate {candidate!r}: {name} can't be chosen on dev queries")
     tuned = replace(config.train.tuning, **checked(tuning, get_type_hints(Tuning), "training"))
     train = replace(config.train, tuning=tuned, **checked(training, get_type_hints(TrainConfig), "training"))
     encoder, own = split_options(config.encoder)
     encoder = join_options(encoder, {**own, **options})
     try:
-        check_options(encoder)
+        options_of(encoder)
     except UserError as error:
-        known = ", ".join(one.name for part in (config.train, config.train.tuning) for one in fields(part))
+        parts = (config.train, config.train.tuning)
+        known = ", ".join(one.name for part in parts for one in fields(part) if one.name not in FIXED)
         raise UserError(f"candidate {candidate!r}: {error}; settings of training: {known}") from None
     return replace(config, candidates=(), train=train, encoder=encoder)
 
