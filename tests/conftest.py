@@ -132,13 +132,15 @@ def small_app(small_study, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    """The system's Chromium. While it is there an event loop runs in this thread: never two, not longer than needed."""
-    from chrome import CHROMIUM
+def chromium(request):
+    """The system's Chromium; without WebGL for modules that state `WEBGL = False`. While it is there an event loop runs
+    in this thread: never two, not longer than needed."""
+    from chrome import CHROMIUM, FLAGS, WITHOUT_WEBGL
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        flags = FLAGS if getattr(request.module, "WEBGL", True) else WITHOUT_WEBGL
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield browser
         browser.close()
 

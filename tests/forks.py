@@ -85,3 +85,5 @@ class Forks:
 
 forks = functools.cache(Forks)
 """The same server for the same modules and environment, as long as the tests run."""
+WITH_TORCH = "test_search", "test_tiled"
+"""For `forks`: with torch, but without triton and torch._dynamo; shared by several files."""

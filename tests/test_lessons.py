@@ -225,7 +225,7 @@ def browser(site):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chrome.CHROMIUM, args=["--no-sandbox"])
+        browser = play.chromium.launch(executable_path=chrome.CHROMIUM, args=chrome.FLAGS)
         yield browser
         browser.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from forks import Forks
 from hub import Hub
 from pyarrow import parquet
 from replicas import MARQO, PARTS, marqo_replica
@@ -206,16 +208,19 @@ load("marqo_gs", queries=40)
 
 
 def test_a_call_that_was_killed_goes_on_where_it_stopped(hub, tmp_path):
+    processes = Forks(
+        "gcl_toolkit.data.sources.marqo_gs.cached", "huggingface_hub.hf_api", **hub.env(tmp_path / "cache")
+    )
+
     def run(point: str) -> tuple[int, int]:
         hub.reset()
-        env = hub.env(tmp_path / "cache")
-        code = subprocess.run([sys.executable, "-c", KILLED, point], env=env, stderr=subprocess.DEVNULL).returncode
-        return code, hub.bytes
+        return processes.wait(processes.start(KILLED, point)[0]), hub.bytes
 
     points = ["queries", "third", "write", "two thirds", "assembly"]
     runs = [run(point) for point in points]
-    assert [code for code, _ in runs] == [-9] * 5
+    assert [status for status, _ in runs] == [signal.SIGKILL] * 5
     assert run("never")[0] == 0
+    processes.close()
     total = sum(served for _, served in runs)
     hub.reset()
     splits = load("marqo_gs", queries=40)

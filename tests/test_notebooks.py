@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,13 @@ from torch.nn.functional import softplus
 
 from gcl_toolkit import losses
 from gcl_toolkit.data.propensity import power_law
-from gcl_toolkit.data.sources import clicks
+from gcl_toolkit.data.sources import clicks, shop
 from gcl_toolkit.losses import gcl_loss, graded_loss, matrix_loss
 from gcl_toolkit.losses.graded import lower_odds
 from gcl_toolkit.losses.matrix import ROWS, shares
 from gcl_toolkit.measure import statistics
 from gcl_toolkit.methods import CONTROLS, DEFAULT, GCL, Graded, Matrix, as_method, pairs
+from gcl_toolkit.studies.study import StudyConfig
 from gcl_toolkit.training.train import train
 from gcl_toolkit.views import figures
 from notebooks import build, facts
@@ -75,8 +77,12 @@ def failed_facts(nodes, scope=None):
     return failed
 
 
-def two_steps(*arguments, **settings):
-    return itertools.islice(train(*arguments, **settings), 2)
+def two_steps(*arguments, count=2, **settings):
+    return itertools.islice(train(*arguments, **settings), count)
+
+
+def two_steps_of_each(**settings):
+    return StudyConfig(**settings | {"train": replace(settings["train"], steps=2)})
 
 
 SHORT = {
@@ -84,6 +90,11 @@ SHORT = {
         "alone",
         {"train": two_steps},
         ("trained alone", "without augmentation", "what was seen is remembered", "new products gain far less"),
+    ),
+    "04_measure_it_honestly": (
+        "settings",
+        {"StudyConfig": two_steps_of_each},
+        ("the best-known control", "in-domain, scores improve", "much of the gain over clip"),
     ),
     "06_one_stage_or_two": (
         "result",
@@ -101,6 +112,7 @@ SHORT = {
         {"train": two_steps},
         ("systematic errors that are not", "random errors do", "scores gain over clicked"),
     ),
+    "11_how_sure": ("ndcg", {"train": partial(two_steps, count=25)}, ()),
 }
 """Notebook -> the name from whose statement on trainings are short; how; and the facts left to the slow tests."""
 
@@ -167,6 +179,15 @@ def bound_and_used(node):
 def hub():
     """The hub of notebook 10, also for all others: none needs the real one."""
     with facts.local_hub():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shops():
+    """Notebooks with the same shop share it."""
+    made = functools.cache(shop.load)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shop, "load", functools.wraps(made)(lambda **options: {**made(**options)}))
         yield
 
 

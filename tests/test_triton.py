@@ -1,7 +1,7 @@
 """The Triton kernels without a GPU: in Triton's interpreter, and compiled for Hopper."""
 
 import pytest
-from forks import forks
+from forks import WITH_TORCH, forks
 
 pytest.importorskip("triton", reason="Triton comes with torch for CUDA on Linux")
 
@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton comes with torch for CUDA on Linux"
 def run_alone(code, **environment):
     """Python code in a process of its own; Triton reads its environment when it is imported."""
     before = f"import os, sys\nassert 'triton' not in sys.modules\nos.environ.update({environment})\n"
-    forks("test_search", "test_tiled").run(before + code)
+    forks(*WITH_TORCH).run(before + code)
 
 
 def test_kernels_of_the_losses_in_the_interpreter():
@@ -20,7 +20,7 @@ from gcl_toolkit.losses.fast import kernels, log_sum_exps, rival_kernels, tiled
 from test_tiled_gpu import half_precision_case
 kernels.BLOCK, kernels.STRIP_BYTES, rival_kernels.CELLS = (16, 16), 2 * 16 * 20, 8
 log_sum_exps.has_kernels = tiled.has_kernels = lambda embeddings: embeddings.dtype == torch.bfloat16
-for *case, tma in ((20, 18, 10.0, True), (18, 20, 100.0, False), (18, 18, 3000.0, True)):
+for *case, tma in ((20, 18, 10.0, True), (18, 20, 3000.0, False)):
     kernels.has_tma = lambda _, tma=tma: tma
     for found, expected in half_precision_case(*case):
         assert (found - expected).norm() <= 1e-2 * expected.norm(), (case, found, expected)
@@ -35,7 +35,7 @@ import torch
 from gcl_toolkit.losses.fast import kernels, log_sum_exps, tiled
 from test_tiled_gpu import waits
 log_sum_exps.has_kernels = tiled.has_kernels = lambda embeddings: embeddings.dtype == torch.bfloat16
-known = torch.eye(40) + torch.eye(40).roll(1, 0) / 2
+known = torch.eye(12) + torch.eye(12).roll(1, 0) / 2
 assert waits(known.to_sparse().coalesce()) == []
 assert waits(known) == ["nonzero"]
 """
@@ -66,7 +66,8 @@ assert gpu.best_keys(queries, corpus[:300], 3)[1].isinf().all()
 
 
 def test_kernels_of_the_losses_compile_for_hopper(tmp_path):
-    """Without a GPU: with the matrix unit (wgmma), and with the copy engine where that is asked for."""
+    """Without a GPU: with the matrix unit (wgmma), and with the copy engine where that is asked for. Without it, with
+    fewer columns, which compile faster."""
     code = """
 import triton
 from triton.backends.compiler import GPUTarget
@@ -77,8 +78,9 @@ numbers = dict.fromkeys(("in_rows", "in_columns", "rows", "columns", "first", "s
 (R, C), D = kernels.BLOCK, kernels.BLOCK_D
 sizes = {"left": (R, D), "right": (C, D), "gradient": (R, C)}
 blocks = {name: f"tensordesc<bf16[{rows}, {columns}]>" for name, (rows, columns) in sizes.items()}
+pointers = dict.fromkeys(blocks, "*bf16")
 diagonal, listed = {"DIAGONAL": True, **dict.fromkeys(cells)}, {"DIAGONAL": False}
-for tma, special, halves, warps in ((True, listed, blocks, 4), (False, diagonal, dict.fromkeys(blocks, "*bf16"), 8)):
+for tma, special, halves, warps, C in ((True, listed, blocks, 4, C), (False, diagonal, pointers, 8, C // 4)):
     for kernel in (kernels._sums_kernel, kernels._gradient_kernel):
         names = kernel.arg_names
         constants = {"R": R, "C": C, "BLOCK_D": D, "WIDTH": 512, "TMA": tma, **special}
