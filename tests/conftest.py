@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: sums in another order end in other bits
@@ -15,6 +16,9 @@ import pytest
 from PIL import Image
 
 from gcl_toolkit.data.ranked_data import IMAGE, RankedData
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process that a test starts would compile the package anew
+sys.dont_write_bytecode = False
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FIRST = ("test_notebooks.py", "test_triton.py", "test_browser.py", "test_lessons.py", "test_vectors.py")

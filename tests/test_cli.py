@@ -194,6 +194,7 @@ def test_compare_writes_a_table_that_names_the_control(capsys, table, tmp_path):
     assert choices.keys() == {"clip", "clip-top", "graded"}
     assert [*choices["clip"]] == ["", "dropout=0.5"]
     assert "Settings, chosen by each method on the dev queries" in out
+    assert "fewer than 30 queries in in_domain, novel_query, novel_document, zero_shot: these" in out
     assert "graded over clip (gcl-linear - scores: one known pair a row, with weight 1;" in out
     results = read_results(tmp_path / "study" / "results.json")
     assert results.control == "clip"
@@ -207,6 +208,8 @@ def test_compare_writes_a_table_that_names_the_control(capsys, table, tmp_path):
     report = (tmp_path / "study" / "report.html").read_text()
     assert len(report) > 1_000_000
     assert "settings chosen on dev queries" in report
+    assert f"{choices['clip']['']:.3f} as given, {choices['clip']['dropout=0.5']:.3f} dropout=0.5" in report
+    assert "With fewer than 30 queries in in-domain, novel query" in " ".join(report.split())
     status, _, error = gcl(capsys, *arguments[:2], f"{arguments[2]}:seed=1", *arguments[3:], *methods)
     assert status == 2
     assert f"holds a study of {arguments[2]}; give another folder with --out" in error

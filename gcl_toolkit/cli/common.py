@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,6 +128,14 @@ def print_table(
     for row in rows:
         table.add_row(*map(str, row), style="bold" if row[0] in bold else "")
     console.print(table)
+
+
+def warn_of_few(queries: Mapping[str, int]) -> None:
+    """queries: split -> their number."""
+    from gcl_toolkit.measure.statistics import FEW
+
+    if few := [split for split, count in queries.items() if count < FEW]:
+        console.print(f"fewer than {FEW} queries in {', '.join(few)}: these intervals are unreliable", style="yellow")
 
 
 def study_worlds(folder: Path, data: str | None, complete: str | None, most: int | None = None) -> list[World]:

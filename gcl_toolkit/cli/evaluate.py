@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from gcl_toolkit.cli.common import app, console, data_of, model_folder, print_table, splits_of
+from gcl_toolkit.cli.common import app, console, data_of, model_folder, print_table, splits_of, warn_of_few
 from gcl_toolkit.data.fields import Fields
 from gcl_toolkit.data.ranked_data import SPLITS, RankedData
 from gcl_toolkit.errors import UserError
@@ -97,6 +97,7 @@ def _evaluate(title: str, model: GCLModel, parts: dict[str, RankedData], divisio
         tables = {name: measure_ranking(rows, part, METRICS).assign(split=name) for name, part, rows in ranked}
     means = [(name, len(table), *(interval(table[str(each)]) for each in METRICS)) for name, table in tables.items()]
     print_table(("split", "queries", *METRICS), means, title=title, numeric=True)
+    warn_of_few({name: len(table) for name, table in tables.items()})
     if empty := [name for name in parts if name not in scored]:
         console.print(f"without scored {division} queries: {', '.join(empty)}")
     if out:

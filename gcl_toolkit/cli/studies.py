@@ -22,6 +22,7 @@ from gcl_toolkit.cli.common import (
     progress,
     reading,
     study_worlds,
+    warn_of_few,
 )
 from gcl_toolkit.data.fields import Fields
 from gcl_toolkit.errors import UserError
@@ -302,3 +303,5 @@ def _print_study(results: Results) -> None:
             console.print(f"{method} over {control} ({meaning(control)}):")
         for split, difference in gains.items():
             console.print(f"  {split:15s} {difference}")
+    console.print("p is not corrected for several comparisons; the report corrects it over the splits")
+    warn_of_few(results.queries)

@@ -64,11 +64,15 @@ class Difference:
         ).strip()
 
 
+FEW = 30
+"""Queries below which an interval is unreliable."""
+
+
 def interval(values: Any, *, level: float = 0.95, samples: int = 2000, seed: int = 0) -> Interval:
     """Mean of one value a query, with its bootstrap interval over queries.
 
     The BCa bootstrap (Efron & Tibshirani 1993, ch. 14) corrects for skew: for 30 reciprocal ranks a 95 % interval
-    covers the true mean in 95 % of cases, plain percentiles in 92 %. With fewer than 30 queries trust neither.
+    covers the true mean in 95 % of cases, plain percentiles in 92 %. With fewer than `FEW` queries trust neither.
     """
     values_Q = np.sort(np.asarray(values, float).ravel())  # the result must not depend on their order
     if not len(values_Q) or not np.isfinite(values_Q).all():

@@ -17,10 +17,8 @@ from gcl_toolkit.measure import ppi
 from gcl_toolkit.measure import unjudged as holes
 from gcl_toolkit.measure.metrics import NDCG, Metric, measure_ranked, ranked_gains
 from gcl_toolkit.measure.slices import by_slice
-from gcl_toolkit.measure.statistics import Difference, holm, minimal_detectable_effect, paired, short
+from gcl_toolkit.measure.statistics import FEW, Difference, holm, minimal_detectable_effect, paired, short
 
-FEW = 30
-"""Queries below which an interval is unreliable."""
 POWER = 0.8
 HOPELESS = 100
 """A comparison that needs more than this many times its queries is not worth planning for."""

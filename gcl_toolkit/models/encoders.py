@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from inspect import isfunction
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -63,7 +64,7 @@ def options_of(name: str) -> dict[str, Any]:
     """The options after the colon of a name, checked without building the encoder."""
     kind, given = split_options(name)
     build: Any = OURS.get(kind, lambda: None)
-    types = get_type_hints(build.__init__ if isinstance(build, type) else build)
+    types = get_type_hints(build if isfunction(build) else build.__init__)
     return checked(given, {option: types[option] for option in OPTIONS if option in types}, f"encoder {kind}")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gcl_toolkit.errors import UserError
-from gcl_toolkit.measure.statistics import Difference, holm
+from gcl_toolkit.measure.statistics import FEW, Difference, holm
 from gcl_toolkit.methods import CONTROLS, DEFAULT
 from gcl_toolkit.studies import glossary
 from gcl_toolkit.studies.candidates import best
@@ -49,6 +49,7 @@ def write_report(
         results=results,
         groups=groups,
         headline=headline,
+        few=[SPLIT_NAMES[split] for split, count in results.queries.items() if count < FEW],
         controls=sum(name in averages for name in CONTROLS),
         baselines=BASELINES,
         best={metric: _best(results, metric) for metric in results.averages},
@@ -133,7 +134,7 @@ def _facts(results: Results, folder: Path, table: pd.DataFrame) -> dict[str, Any
     settings, seconds = folder / "study.json", training_seconds(folder, table)
     return {
         "command": results.command,
-        "settings chosen on dev queries": {name: best(means) or "as given" for name, means in results.choices.items()},
+        "settings chosen on dev queries": {name: _choice(means) for name, means in results.choices.items()},
         "date": results.date,
         "duration": f"{results.minutes:.1f} CPU-minutes of training" if results.minutes is not None else "",
         "queries": ", ".join(f"{SPLIT_NAMES[split]} {count:,}" for split, count in results.queries.items()),
@@ -144,3 +145,9 @@ def _facts(results: Results, folder: Path, table: pd.DataFrame) -> dict[str, Any
             name: f"{mean:.{mean < 10:d}f}" for name, runs in seconds.items() for mean in [np.mean(runs)]
         },
     }
+
+
+def _choice(means: dict[str, float]) -> str:
+    """The chosen settings, and the metric with all that were tried."""
+    tried = ", ".join(f"{mean:.3f} {candidate or 'as given'}" for candidate, mean in means.items())
+    return f"{best(means) or 'as given'} ({METRIC} {tried})"
