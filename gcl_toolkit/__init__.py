@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-__version__ = "0.5.1"
+__version__ = "0.6.0"
 
 _HOMES = {
     "data.fields": ("Fields",),
