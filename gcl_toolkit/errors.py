@@ -1,5 +1,6 @@
 """The exceptions that a user sees: what was seen, what was expected, what to do."""
 
+import re
 import textwrap
 
 
@@ -19,3 +20,8 @@ def first_line(error: Exception) -> str:
 def unknown(kind: str, name: object, known) -> UserError:
     """The error for a name that isn't registered; lists the ones that are."""
     return UserError(f"unknown {kind} {name!r}; known: {', '.join(sorted(map(str, known)))}")
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 row", "1,200 rows", "2 queries"."""
+    return f"{number:,} {noun if number == 1 else re.sub('y$', 'ie', noun) + 's'}"

@@ -5,6 +5,7 @@ import torch
 from conftest import ranked
 
 from gcl_toolkit.data.weighting import to_weights
+from gcl_toolkit.errors import UserError
 from gcl_toolkit.methods.samplers import MatrixSampler, PairSampler
 from gcl_toolkit.training.augment import Noise, augment_images
 from gcl_toolkit.training.batches import ahead
@@ -52,6 +53,8 @@ def test_the_matrix_holds_every_known_pair_of_its_rows_and_columns():
 def test_half_of_the_products_are_best_ones_and_half_cover_the_corpus():
     data = ranked(4, 6)  # p5 is everybody's best
     sampler = MatrixSampler(data, to_weights(data.pairs.score), size=4, queries=4, seed=1)
+    with pytest.raises(UserError, match="batch is 1; it must be an integer >= 2"):
+        MatrixSampler(data, to_weights(data.pairs.score), size=1, queries=4, seed=1)
     seen = [sampler(step).products for step in range(6)]
     assert all(5 in products for products in seen)
     assert set(np.concatenate(seen)) == set(range(6))

@@ -415,6 +415,7 @@ def test_other_mistakes(capsys, table, tmp_path):
         (("compare", "--data", table(), "--out", tmp_path / "file" / "x", *TITLES), "can't be written to"),
         (("evaluate", run, "--data", table(), "--split", "zeroshot"), "no split 'zeroshot'; it has in_domain"),
         (("evaluate", tmp_path, "--data", table()), "holds no model"),
+        (("search", run, " ", "--data", table()), "gcl: the text to search for is empty"),
         (("train", "--data", "no/such/file.csv", "--out", new), "unknown source or path 'no/such/file.csv'"),
         (("train", "--data", table(), "--right", "picture=1", "--out", new), "field 'picture' is not a column"),
         (("train", "--data", table(), "--encoder", "ViT-B-99", "--out", new), "unknown model 'ViT-B-99'"),
@@ -434,6 +435,7 @@ def test_other_mistakes(capsys, table, tmp_path):
             ("train", "--data", table(), "--learning-rate", 0, "--out", new),
             "learning_rate is 0.0; it must be a",
         ),
+        (("train", "--data", table(), "--ema", 1.5, "--out", new), "gcl: ema is 1.5; it must be in [0, 1)"),
         (("train", "--data", table(), "--right", "title=1,title=2", "--out", new), "'title' appears twice"),
         (("data", "check", table(), "--quarantine", "/proc/x.csv"), "/proc/x.csv can't be written"),
     ]:

@@ -123,7 +123,7 @@ def test_support_depth_and_dead_queries(tmp_path):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"position": 0}, r"row 3: position is not an integer >= 1 \(1 such rows\)"),
+        ({"position": 0}, r"row 3: position is not an integer >= 1 \(1 such row\)"),
         ({"position": "top"}, "row 3: position is not an integer"),
         ({"clicks": -1}, "row 3: clicks is not a number >= 0"),
         ({"clicks": None}, "row 3: clicks is not a number >= 0"),

@@ -172,6 +172,7 @@ def test_a_gate_that_could_never_fail_is_refused(files, tmp_path, capsys):
         _, status, err = compared(capsys, files, "bad.trec", "good.trec", *options)
         assert status == 2
         assert err.startswith(f"gcl: --fail-if-worse is {allowed}; ")
+        assert not (tmp_path / "verdict.html").exists()
 
 
 def test_equal_rankings_have_the_same_value_on_every_query(files, tmp_path, capsys):
@@ -237,6 +238,8 @@ def test_the_report_is_one_file_without_scripts_or_requests(files, tmp_path, cap
         "Largest losses: good against bad",
         "unjudged",
         "lamp 3",
+        "head, the fewest with half of all scores",
+        "Categories of fewer than 10 queries, merged.",
     ):
         assert shown in text
     assert list(tmp_path.iterdir()) == [tmp_path / "verdict.html"]

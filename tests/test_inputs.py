@@ -61,9 +61,13 @@ def test_a_broken_picture_counts_as_missing_or_raises_when_strict(broken, cache_
 
 def test_a_row_without_any_field_is_named():
     image = {"bytes": png(1)}
-    with pytest.raises(DataError, match=r"product_id 'p1' \(row 1\) has none of the fields image, title"):
-        Inputs(encoder(), corpus(image, None), BOTH)
-    with pytest.raises(DataError, match=r"'p2' \(row 2\) has none"):
+    with pytest.raises(DataError, match=r"1 product without any of .* image, title, first .*'p1' \(row 1\); drop the"):
+        Inputs(encoder(), corpus(image, None), BOTH, side="right")
+    table = corpus(image, None, None).append_column("kind", pa.array(["mug"] * 3))
+    cure = r"2 products .*'p1' \(row 1\); add a field, as in --right image=0.5,title=0.5,kind=0.1, or drop"
+    with pytest.raises(DataError, match=cure):
+        Inputs(encoder(), table, BOTH, side="right")
+    with pytest.raises(DataError, match=r"'p2' \(row 2\); drop the rows"):
         Inputs(encoder(), corpus(image, image, {"path": "missing.png"}), BOTH)
 
 
@@ -89,7 +93,7 @@ def test_training_warns_of_texts_that_are_too_long():
     titles = pa.array(["mug " * 40, *["mug"] * 3])
     data = type(data)(data.queries, data.corpus.set_column(1, "title", titles), data.qrels)
     model = GCLModel("small", right=Fields(title=1.0), dimension=8)
-    with pytest.warns(UserWarning, match="1 texts in 'title' fill all 32 words"):
+    with pytest.warns(UserWarning, match="1 text in 'title' fills all 32 words"):
         list(train(model, data, "gcl-linear", steps=1, batch=4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -150,7 +150,7 @@ def test_the_last_layers_of_locked_towers_can_be_unlocked():
 def test_unlocking_needs_a_lock():
     for settings in ({"unlock": 1}, {"unlock": -1, "lock": "both"}):
         with pytest.raises(UserError, match=r"unlock is .*; it must be an integer >= 0"):
-            Tuning(**settings)
+            TrainConfig(tuning=Tuning(**settings))
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_the_first_image_and_title_that_are_there_stand(hub):
     assert product["title"] == first["title"]
     assert product["image"]["bytes"] == first["image"]["bytes"]
     assert data.card["conflicts"] == {"title": {"count": 1, "first": str(first["product_id"])}}
-    assert any("column title: 1 ids have two values" in line for line in check(hub)[1])
+    assert any("column title: 1 id with two values" in line for line in check(hub)[1])
 
 
 def test_a_subset_is_the_same_from_every_layout_and_keeps_whole_lists(hub, tar):
@@ -195,7 +195,7 @@ def test_a_pair_listed_twice_keeps_its_best_score(hub):
     data = load(hub)["zero_shot"]
     assert scores(data)["query number 8", "1008"] == (100, 1)
     assert data.card["repeated_pairs"] == 1
-    assert any("1 rows repeat a pair" in line for line in check(hub)[1])
+    assert any("repeated in 1 row;" in line for line in check(hub)[1])
 
 
 def test_images_larger_than_memory_stay_on_disk(hub):

@@ -255,7 +255,7 @@ def test_wands_is_read_from_its_three_files(wands):
     data = load(wands)["zero_shot"]
     assert data == load(f"wands:path={wands}")["zero_shot"]
     assert scores(data) == {("0", "8"): 2, ("0", "7"): 0, ("1", "7"): 2}
-    assert data.card["notes"] == ["1 rows repeat a pair; the best score is kept"]
+    assert data.card["notes"] == ["pairs repeated in 1 row; the best score is kept"]
     rows = {row["product_id"]: row for row in data.corpus.to_pylist()}
     assert rows["7"]["title"] == '3-5/8" centers pull'
     assert rows["7"]["category"] == "Home / Pulls"

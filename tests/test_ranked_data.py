@@ -168,7 +168,7 @@ def test_leaks_name_what_a_held_out_split_shares_with_training(shared):
         pa.table({"query_id": [values["query_id"][1]], "product_id": [values["product_id"][1]], "score": [1.0]}),
     )
     (leak,) = leaks({"in_domain": train, "zero_shot": held_out})
-    assert f"1 rows share their {shared} with in_domain" in leak
+    assert f"1 row shares their {shared} with in_domain" in leak
     assert values["query_id" if shared.startswith("query") else "product_id"][1] in leak
 
 

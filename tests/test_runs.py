@@ -223,10 +223,10 @@ def test_the_corpus_is_the_union_and_the_queries_those_judged_and_ranked(tmp_pat
     assert [listed(data, row) for row in rankings["a"]] == [["p1", "p2", "p9"], ["p2"]]
     assert [listed(data, row) for row in rankings["b"]] == [["p2", "p1"], []]
     assert data.card["notes"] == [
-        "1 judged queries are in no run and are left out",
+        "left out: 1 judged query in no run",
         "b ranks nothing for 1 of 2 queries, where it counts 0",
-        "1 queries of b are not judged and are left out",
-        "2 ranked products are not in the product table, such as 'p2'",
+        "left out: 1 query of b without judgements",
+        "not in the product table: 2 ranked products, such as 'p2'",
     ]
 
 
@@ -306,9 +306,11 @@ def test_systems_are_named_by_their_files_or_as_asked(tmp_path):
     files = [str(tmp_path / folder / "run.trec") for folder in ("old", "new")]
     assert list(named(files)) == ["old-run", "new-run"]
     assert list(named([files[0], f"Élan 2={files[1]}"])) == ["run", "_lan_2"]
-    with pytest.raises(UserError, match="two runs are called 'a'; give each a name"):
+    with pytest.raises(UserError, match=r"a=.*old/run.trec and a=.*new/run.trec have one name; give each run once"):
         named([f"a={file}" for file in files])
-    with pytest.raises(UserError, match="1 runs are given; 2 to 5"):
+    with pytest.raises(UserError, match=r"new/run.trec and .*new/run.trec have one name"):
+        named([*files, files[1]])
+    with pytest.raises(UserError, match="1 run given; 2 to 5"):
         named(files[:1])
 
 

@@ -247,13 +247,13 @@ def test_files_that_are_not_read_in_a_folder_of_pictures_are_counted(tmp_path, e
         (tmp_path / kind / "a.png").write_bytes(png(1, 20))
         (tmp_path / kind / f"b.{ending}").write_bytes(b"x")
     facts, _ = check(tmp_path)
-    assert any(f"2 files are not read (2 .{ending.lower()}), such as mugs/b.{ending}" in fact for fact in facts), facts
+    assert any(f"not read: 2 files (2 .{ending.lower()}), such as mugs/b.{ending}" in fact for fact in facts), facts
 
 
 def test_a_folder_with_unreadable_pictures_only_is_an_error_that_counts_them(tmp_path):
     (tmp_path / "mugs").mkdir()
     (tmp_path / "mugs" / "a.HEIC").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"1 files are not read \(1 .heic\)"):
+    with pytest.raises(DataError, match=r"not read: 1 file \(1 .heic\)"):
         load(tmp_path)
 
 

@@ -90,7 +90,7 @@ def test_lists_of_equal_length_are_vectors_and_may_be_missing():
         ([None], "it holds no vector"),
         ([[]], "row 0 has 0 numbers"),
         ([[1.0, float("nan")]], "vector of row 0 has NaN or infinite numbers"),
-        ([[1.0, 1.0], [0.0, 0.0]], "vector of row 1 has only zeros .1 such rows.; embed it again"),
+        ([[1.0, 1.0], [0.0, 0.0]], "vector of row 1 has only zeros .1 such row.; embed it again"),
     ],
 )
 def test_lists_that_are_no_vectors_are_named(rows, words):
@@ -440,6 +440,18 @@ def test_the_command_imports_and_says_what_it_left_out(shop, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["search", str(tmp_path / "run"), "red mug"])
     assert "their-model can't embed here, since its vectors were imported" in capsys.readouterr().err
+
+
+def test_a_complete_folder_needs_no_encoder(trained, tmp_path, monkeypatch, capsys):
+    command = ["embed", "--data", "shop:products=200,queries=30", "--encoder", "small", "--out", str(tmp_path)]
+    shown = []
+    for loads in (lambda spec: trained, None):
+        monkeypatch.setattr("gcl_toolkit.cli.embed.tower", loads)
+        monkeypatch.setattr(embed, "tower", loads)
+        main(command)
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    assert "image_vector: " in shown[0]
 
 
 def test_fingerprints_see_every_change(shop):

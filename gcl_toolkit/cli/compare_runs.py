@@ -49,6 +49,8 @@ def compare_runs_command(
         fail_if_worse: exit with status 1 if a system may be worse than the baseline by more than this: the lower end of
             the interval is below -fail_if_worse over all queries, or in a slice that is worse after Holm's correction.
     """
+    if fail_if_worse is not None and not fail_if_worse >= 0:
+        raise UserError(f"--fail-if-worse is {fail_if_worse}; the loss that is allowed is expected, 0 or more")
     with console.status("reading"):
         data, rankings = read_systems(runs, qrels, products, queries, judgements)
     print_notes(data)
@@ -99,8 +101,6 @@ def _judged(data: RankedData, lists: Lists, judge: str, qrels: Path, judgements:
 
 def reasons(verdicts: Sequence[Verdict], allowed: float) -> list[str]:
     """Why a gate that allows a loss of `allowed` fails, a line each; empty if it passes."""
-    if not allowed >= 0:
-        raise UserError(f"--fail-if-worse is {allowed}; the loss that is allowed is expected, 0 or more")
     failed = []
     for found in verdicts:
         if found.difference.low < -allowed:

@@ -1,5 +1,6 @@
 """gcl embed."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,7 +42,8 @@ def embed_command(
         _import(folder, splits, fields, {**spec, "imported": imported.name}, imported)
     else:
         with progress() as bars:
-            for side, field in _sides(splits, fields, tower(spec).image_shape is not None):
+            known = folder.fields.keys()  # nothing is loaded for what is there
+            for side, field in _sides(splits, fields, lambda name: name in known or bool(tower(spec).image_shape)):
                 bar = bars.add_task(f"{field} of {'queries' if side == 'left' else 'products'}", total=None)
                 for done, total in embed_into(folder, splits, side, field, spec):
                     bars.update(bar, completed=done, total=total)
@@ -54,15 +56,17 @@ def embed_command(
     console.print(f"Next: gcl compare --encoder vectors --data {data}{option}vectors={out} --seeds 3")
 
 
-def _sides(splits: dict[str, RankedData], fields: tuple[str, ...], pictures: bool) -> list[tuple[str, str]]:
-    """(side, field) of the fields to embed."""
-    found = []
+def _sides(
+    splits: dict[str, RankedData], fields: tuple[str, ...], pictures: Callable[[str], bool]
+) -> list[tuple[str, str]]:
+    """(side, field) of the fields to embed. pictures: whether those of a column of vectors can be."""
+    found, of_side = [], _columns(splits)
     for field in fields or ("query", "image", "title"):
-        sides = [side for side, columns in _columns(splits).items() if field in columns]
+        sides = [side for side, columns in of_side.items() if field in columns]
         if fields and not sides:
-            known = ", ".join(name for columns in _columns(splits).values() for name in columns)
+            known = ", ".join(name for columns in of_side.values() for name in columns)
             raise DataError(f"no column {field!r} in the queries or products; there are {known}")
-        found += [(side, field) for side in sides if pictures or not is_image(_columns(splits)[side][field])]
+        found += [(side, field) for side in sides if not is_image(of_side[side][field]) or pictures(field + SUFFIX)]
     return found
 
 
@@ -79,7 +83,7 @@ def _import(
     folder: VectorFolder, splits: dict[str, RankedData], fields: tuple[str, ...], encoder: dict, path: Path
 ) -> None:
     """The vectors of a file, in the order of the data, into the folder."""
-    sides = _sides(splits, fields, pictures=True)
+    sides = _sides(splits, fields, lambda _: True)
     if len(fields) != 1 or len(sides) != 1:
         raise UserError(f"--imported holds the vectors of one field; name it with --fields ({len(sides)} are there)")
     ((side, field),) = sides

@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 
 from gcl_toolkit.cli.common import app, data_of, model_folder, print_table, splits_of
+from gcl_toolkit.errors import UserError
 
 
 @app.command(name="search")
@@ -27,6 +28,8 @@ def search_command(
         split: whose products.
         k: how many.
     """
+    if not query.strip():
+        raise UserError("the text to search for is empty; give some words, such as 'red mug'")
     gc.disable()  # imports leave no garbage, and looking for it takes a seventh of their time
     import numpy as np
     import pyarrow as pa

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gcl_toolkit.errors import counted
+
 IMAGE = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
 """Arrow type of an image column: encoded bytes, or the path of a file, or null. Decoded late.
 
@@ -158,7 +160,7 @@ def vector_faults(column: pa.ChunkedArray, key: str) -> Iterator[str]:
         start += len(numbers)
     for kind, rows in bad.items():
         if rows:
-            yield f"{key} {rows[0]} has {kind} ({len(rows):,} such rows); embed it again, or leave it null"
+            yield f"{key} {rows[0]} has {kind} ({counted(len(rows), 'such row')}); embed it again, or leave it null"
 
 
 def put(table: pa.Table, name: str, column: pa.ChunkedArray | pa.Array) -> pa.Table:

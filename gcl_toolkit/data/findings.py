@@ -17,10 +17,12 @@ from gcl_toolkit.data.columns import (
     present,
     vector_faults,
 )
+from gcl_toolkit.errors import counted
 
 DIVISIONS = ("dev", "test")
 NOT_FIELDS = ("query_id", "product_id", "division")
 """Columns of queries and corpus that are not fields."""
+LEAVE_OUT = "or leave out what can't be trained on, with gcl data check --quarantine FILE"
 
 
 def findings(queries: pa.Table, corpus: pa.Table, qrels: pa.Table) -> list[str]:
@@ -80,7 +82,8 @@ def _bad_ids(
     ids = as_text(table[column])
     empty = ~present(ids)
     if empty.any():
-        yield f"{name} row {empty.argmax()}: {column} is empty ({empty.sum():,} such rows); every row needs an id"
+        such = counted(empty.sum(), "such row")
+        yield f"{name} row {empty.argmax()}: {column} is empty ({such}); every row needs an id"
     if known is None:
         yield from _duplicates(ids, name, column)
     elif column in known.column_names and not field_fault(known[column]):
@@ -90,7 +93,7 @@ def _bad_ids(
             row = int(unmatched.argmax())
             yield (
                 f"{name} row {row}: {column} {ids[row].as_py()!r} is not in the {known_as} "
-                f"({unmatched.sum():,} such rows); add it there or drop the pair"
+                f"({counted(unmatched.sum(), 'such row')}); add it there or drop the pair"
             )
 
 
@@ -102,7 +105,7 @@ def _duplicates(ids: pa.ChunkedArray, name: str, column: str) -> Iterator[str]:
     if len(again):
         yield (
             f"{name} row {again[0]}: {column} {ids[int(again[0])].as_py()!r} already appears in row "
-            f"{first_row[code[again[0]]]}; ids must be unique ({len(again):,} such rows)"
+            f"{first_row[code[again[0]]]}; ids must be unique ({counted(len(again), 'such row')})"
         )
 
 
@@ -115,7 +118,7 @@ def bad_choices(table: pa.Table, name: str, column: str, known: Sequence[str | N
         row, expected = int(unexpected.argmax()), ", ".join(filter(None, known))
         yield (
             f"{name} row {row}: {column} is {table[column][row].as_py()!r}; one of {expected} is expected "
-            f"({unexpected.sum():,} such rows)"
+            f"({counted(unexpected.sum(), 'such row')})"
         )
 
 
@@ -130,7 +133,7 @@ def bad_scores(qrels: pa.Table, column: str = "score") -> Iterator[str]:
             row = int(bad.argmax())
             yield (
                 f"qrels row {row}{_pair(qrels, row)}: {column} is {raw[row].as_py()!r}; "
-                f"a finite number >= 0 is expected ({bad.sum():,} such rows)"
+                f"a finite number >= 0 is expected ({counted(bad.sum(), 'such row')}); correct it, {LEAVE_OUT}"
             )
 
 
@@ -159,5 +162,5 @@ def _repeated_pairs(qrels: pa.Table) -> Iterator[str]:
             values = f"{score[first]:g} and {score[second]:g}"
             yield (
                 f"qrels rows {first} and {second}{_pair(qrels, first)}: {kind}, {values} "
-                f"({len(at):,} such pairs); keep one row for each pair"
+                f"({counted(len(at), 'such pair')}); keep one row for each pair, {LEAVE_OUT}"
             )

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from gcl_toolkit.data.columns import as_text, as_vectors, is_numbers, number, vector_faults, vector_parts
 from gcl_toolkit.data.tabular import json_lines, lines, read_file
-from gcl_toolkit.errors import DataError, first_line
+from gcl_toolkit.errors import DataError, counted, first_line
 
 IDS = ("id", "product_id", "query_id", "custom_id", "_id")
 """Names under which files have their ids."""
@@ -38,7 +38,7 @@ def read_vectors(path: str | Path) -> tuple[pa.ChunkedArray, np.ndarray, str]:
         most = max(counts.to_pylist(), key=lambda entry: entry["counts"])
         raise DataError(f"{path}: id {most['values']!r} has {most['counts']} vectors; one for each id is expected")
     if lists.null_count:
-        raise DataError(f"{path}: {lists.null_count:,} rows have no vector; leave them out of the file")
+        raise DataError(f"{path}: {counted(lists.null_count, 'row')} without a vector; leave them out of the file")
     vectors = np.concatenate(vector_parts(column)).astype(np.float32)
     _, first, count = np.unique(vectors @ np.random.default_rng(0).normal(size=vectors.shape[1]), True, False, True)
     again = f"{(count - 1).sum():,} of {len(vectors):,} vectors are equal to another, such as that of "

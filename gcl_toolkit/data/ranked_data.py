@@ -27,7 +27,7 @@ from gcl_toolkit.data.columns import (
     vector_parts,
 )
 from gcl_toolkit.data.findings import DIVISIONS, NOT_FIELDS, findings
-from gcl_toolkit.errors import DataError, UserError, unknown
+from gcl_toolkit.errors import DataError, UserError, counted, unknown
 
 SPLITS = ("in_domain", "novel_query", "novel_document", "zero_shot")
 
@@ -61,7 +61,11 @@ class RankedData:
     def __post_init__(self):
         faults = findings(self.queries, self.corpus, self.qrels)
         if faults:
-            more = f" (and {len(faults) - 1} more problems; `gcl data check` lists them all)" if faults[1:] else ""
+            more = (
+                f" (and {counted(len(faults) - 1, 'more problem')}; `gcl data check` lists them all)"
+                if faults[1:]
+                else ""
+            )
             raise DataError(f"{self.name}: {faults[0]}{more}")
         qrels = _typed(self.qrels, ["query_id", "product_id"])
         if qrels["score"].type != pa.float64():
@@ -286,7 +290,7 @@ def _shared(train: pa.Table, held_out: pa.Table, id_column: str, split: str) -> 
         if hits:
             row, train_row = hits[0]
             yield (
-                f"{split}: {len(hits):,} rows share their {column} with in_domain, "
+                f"{split}: {counted(len(hits), 'row')} share{'s' * (len(hits) == 1)} their {column} with in_domain, "
                 f"first {held_out[id_column][row].as_py()!r} and {train[id_column][train_row].as_py()!r}"
             )
 

@@ -14,7 +14,7 @@ from gcl_toolkit.data.judgements import GRADES, Judgements
 from gcl_toolkit.data.ranked_data import Pairs, RankedData
 from gcl_toolkit.data.run_files import PRODUCT, QUERY, column, ids_of, read_qrels, read_rows, read_run
 from gcl_toolkit.data.sources.rows import usable_fields
-from gcl_toolkit.errors import DataError, UserError, unknown
+from gcl_toolkit.errors import DataError, UserError, counted, unknown
 
 DEPTH = 1000
 """Ranks of a query that are compared; those below are left out."""
@@ -53,9 +53,10 @@ def named(runs: Sequence[str]) -> dict[str, Path]:
     ]
     names = [re.sub(r"[^\w.,=-]", "_", name, flags=re.ASCII).lstrip(".,=-") or "run" for name in names]
     if repeated := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"two runs are called {repeated[0]!r}; give each a name, as in NAME=path")
+        first, second = [run for run, name in zip(runs, names, strict=True) if name == repeated[0]][:2]
+        raise UserError(f"{first} and {second} have one name; give each run once, named as in NAME=path")
     if not 2 <= len(names) <= MOST:
-        raise UserError(f"{len(names)} runs are given; 2 to {MOST} can be compared")
+        raise UserError(f"{counted(len(names), 'run')} given; 2 to {MOST} can be compared")
     return {name: Path(path) for name, (_, path) in zip(names, pairs, strict=True)}
 
 
@@ -204,8 +205,8 @@ def _check_alike(what: str, ids: Collection[str], where: str, known: Collection[
     if len(alike) > len(ids) / 100:
         name, other = alike[0]
         raise DataError(
-            f"{what} {name!r} of {where} is {other!r} in {known_where} ({len(alike):,} such ids): they differ in "
-            "leading zeros, case, white space or a '.0'; write ids alike, as text"
+            f"{what} {name!r} of {where} is {other!r} in {known_where} ({counted(len(alike), 'such id')}): they differ "
+            "in leading zeros, case, white space or a '.0'; write ids alike, as text"
         )
 
 
@@ -221,18 +222,18 @@ def _notes(
     ranked: Collection[str],
     texts: Mapping[str, str],
 ) -> list[str]:
-    notes = [f"{len(qrels) - len(kept):,} judged queries are in no run and are left out"] * (len(kept) < len(qrels))
+    notes = [f"left out: {counted(len(qrels) - len(kept), 'judged query')} in no run"] * (len(kept) < len(qrels))
     if texts and (bare := [query for query in kept if query not in texts]):
         notes.append(f"{len(bare):,} of {len(kept):,} queries have no text, such as {bare[0]!r}")
     for system, run in runs.items():
         if missing := sum(query not in run for query in kept):
             notes.append(f"{system} ranks nothing for {missing:,} of {len(kept):,} queries, where it counts 0")
         if unjudged := sum(query not in qrels for query in run):
-            notes.append(f"{unjudged:,} queries of {system} are not judged and are left out")
+            notes.append(f"left out: {counted(unjudged, 'query')} of {system} without judgements")
         if any(len(row) > DEPTH for row in run.values()):
             notes.append(f"of {system}, ranks below {DEPTH:,} are left out")
     if known and (absent := [product for product in ranked if product not in known]):
-        notes.append(f"{len(absent):,} ranked products are not in the product table, such as {min(absent)!r}")
+        notes.append(f"not in the product table: {counted(len(absent), 'ranked product')}, such as {min(absent)!r}")
     return notes
 
 

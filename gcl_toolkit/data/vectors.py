@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from gcl_toolkit.data.columns import is_image
 from gcl_toolkit.data.ranked_data import RankedData
-from gcl_toolkit.errors import DataError
+from gcl_toolkit.errors import DataError, counted
 from gcl_toolkit.files import sha256, write_json
 
 SUFFIX = "_vector"
@@ -129,8 +129,8 @@ class VectorFolder:
             if changed.any():
                 product = table[key][int(known[changed.argmax()])].as_py()
                 raise DataError(
-                    f"{self.path}: {of} of {key} {product!r} has changed since {name} was made ({changed.sum():,} such "
-                    "rows); embed the data again, into another folder"
+                    f"{self.path}: {of} of {key} {product!r} has changed since {name} was made "
+                    f"({counted(changed.sum(), 'such row')}); embed the data again, into another folder"
                 )
 
 

@@ -35,6 +35,8 @@ GLOSSARY = {
     "corrected": "A language model graded all queries and people some: its grades make the interval narrow, people's "
     "grades correct its mean (prediction-powered inference).",
     "slice": "A part of the queries, such as those with few judged products or of one category.",
+    "score sum": "Queries by the sum of their scores: head, the fewest with half of all scores; tail, the others.",
+    "other": "Categories of fewer than 10 queries, merged. If that leaves one slice, there is none by category.",
     "division": "Queries are divided: dev to choose settings on, test to report.",
     "dev": "Queries to choose settings on.",
     "test": "Queries to report; no setting was chosen on them.",

@@ -87,6 +87,8 @@ class MatrixSampler:
     """
 
     def __init__(self, data: RankedData, weights: np.ndarray, *, size: int, queries: int, seed: int):
+        if size < 2:
+            raise UserError(f"batch is {size}; it must be an integer >= 2")
         query, product, score = data.pairs
         kept = weights > 0
         self.size, self.seed, self.count, self.grades = size, seed, queries, are_grades(score)

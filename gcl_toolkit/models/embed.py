@@ -103,7 +103,7 @@ def embed_into(
 
     encoder: the arguments of `make_encoder`. What a stopped call has written is kept.
     """
-    name, model, tables = field + SUFFIX, tower(encoder), distinct(splits, side, field)
+    name, tables = field + SUFFIX, distinct(splits, side, field)
     written = folder.begin(name, {"side": side, "of": field, "encoder": dict(encoder)})
     slices = [
         (table.slice(at, SHARD), rows)
@@ -114,7 +114,7 @@ def embed_into(
     done, total = 0, sum(len(rows) for _, rows in slices)
     for number, (table, rows) in enumerate(slices):
         if number >= written:
-            vectors = embed_field(model, table, field, side, rows=rows)
+            vectors = embed_field(tower(encoder), table, field, side, rows=rows)
             read = ~np.isnan(vectors[:, 0])
             ids = table.column(0).take(pa.array(rows[read]))
             marks = fingerprints(table[field])[rows[read]]

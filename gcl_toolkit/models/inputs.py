@@ -17,7 +17,7 @@ from torch import Tensor
 from gcl_toolkit.data.columns import is_image, is_vector, present, vector_parts
 from gcl_toolkit.data.fields import Fields, is_missing
 from gcl_toolkit.data.pictures import PixelCache, read
-from gcl_toolkit.errors import DataError
+from gcl_toolkit.errors import DataError, counted
 from gcl_toolkit.models.forked import Forked
 from gcl_toolkit.models.small import Encoder
 
@@ -52,7 +52,7 @@ class Inputs:
         for_gpu: bool = False,
     ):
         columns = {name: encoder.column(table, name, side) for name in fields}
-        self.encoder, self.strict, self.fields = encoder, strict, fields
+        self.encoder, self.strict, self.fields, self._side = encoder, strict, fields, side
         self.broken: dict[int, str] = {}
         self.notes: list[str] = []
         self.late = False  # whether pictures are decoded at each use
@@ -102,10 +102,16 @@ class Inputs:
     def _check(self, rows: np.ndarray, present: dict[str, Tensor]) -> None:
         empty = ~torch.stack([*present.values()]).any(0)
         if empty.any():
-            row = int(rows[int(empty.int().argmax())])
+            bad = np.unique(rows[empty.numpy()]).tolist()  # blocks of rows are padded with copies
             self.check_pictures()
+            noun, option = ("query", "--left") if self._side == "left" else ("product", "--right")
+            filled = (name for name in self._table.column_names[1:] if name not in (*self.fields, "division"))
+            other = next((name for name in filled if not is_missing(self._table[name][bad[0]].as_py())), None)
+            fields = ",".join(f"{name}={weight:g}" for name, weight in self.fields.items())
+            cure = f"add a field, as in {option} {fields},{other}=0.1, or " if other else ""
             raise DataError(
-                f"{self._name(row)} has none of the fields {', '.join(self.fields)}; give it one or drop the row"
+                f"{counted(len(bad), noun)} without any of the fields {', '.join(self.fields)}, first "
+                f"{self._name(bad[0])}; {cure}drop the rows"
             )
 
     def _name(self, row: int) -> str:
@@ -120,8 +126,9 @@ class Inputs:
         full = (tokens[:, -1] != padding).nonzero()[:, 0]
         if len(full):
             self.notes.append(
-                f"{len(full):,} texts in {name!r} fill all {tokens.shape[1]} words or tokens that "
-                f"{self.encoder.spec['name']} reads; anything after that is ignored (first: {self._name(int(full[0]))})"
+                f"{counted(len(full), 'text')} in {name!r} fill{'s' * (len(full) == 1)} all {tokens.shape[1]} "
+                f"words or tokens that {self.encoder.spec['name']} reads; anything after that is ignored "
+                f"(first: {self._name(int(full[0]))})"
             )
 
     def _add_images(self, name: str, cache_bytes: int, cache: str | Path | None) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gcl_toolkit.data.ranked_data import RankedData
+from gcl_toolkit.errors import counted
 from gcl_toolkit.losses.fast.ranks import own_share, rank
 from gcl_toolkit.methods import Batch, Sampler
 from gcl_toolkit.models.inputs import Inputs
@@ -81,7 +82,9 @@ class Batches:
         """Warn of pictures that could not be read, if there are more than at the last call."""
         broken = [*self.left.broken.values(), *self.right.broken.values()]
         if len(broken) > self.reported:
-            warnings.warn(f"{len(broken):,} pictures can't be read and count as missing; {broken[0]}", stacklevel=2)
+            warnings.warn(
+                f"{counted(len(broken), 'picture')} can't be read, taken as missing; {broken[0]}", stacklevel=2
+            )
         self.reported = len(broken)
 
     def prepared(self, indices: range) -> Iterator[Part]:

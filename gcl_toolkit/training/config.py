@@ -30,7 +30,8 @@ class Tuning:
     dimensions: tuple[int, ...] = ()
     """Matryoshka: the loss is the mean over these leading dimensions of the embeddings."""
 
-    def __post_init__(self):
+    def check(self):
+        """Called by `TrainConfig`: tyro wraps the errors of a dataclass within another into its own."""
         if self.lock not in ("", "image", "text", "both"):
             raise unknown("tower to lock", self.lock, ("image", "text", "both"))
         can_unlock = self.unlock == 0 or (self.unlock > 0 and self.lock != "")
@@ -60,8 +61,10 @@ class TrainConfig:
     tuning: Tuning = field(default_factory=Tuning)
 
     def __post_init__(self):
+        self.tuning.check()
         number = "a number >= 0"
-        _check(self, {name: (getattr(self, name) >= 1, "an integer >= 1") for name in ("steps", "batch", "accumulate")})
+        least = {"steps": 1, "batch": 2, "accumulate": 1}  # a single row has no negatives
+        _check(self, {name: (getattr(self, name) >= low, f"an integer >= {low}") for name, low in least.items()})
         rate = self.learning_rate
         _check(
             self,

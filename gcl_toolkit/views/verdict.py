@@ -15,7 +15,7 @@ from gcl_toolkit.views.page import write_page
 
 SHOWN = 10
 """Queries with the largest losses, and with the largest wins; products of each."""
-TERMS = ("unjudged@10", "bounds", "condensed list", "bpref", "interval", "p", "Holm", "slice")
+TERMS = ("unjudged@10", "bounds", "condensed list", "bpref", "interval", "p", "Holm", "slice", "score sum", "other")
 
 
 def write_verdict(

@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 from PIL import Image, UnidentifiedImageError
 
 from gcl_toolkit.data.columns import is_image, is_text, numbers, present
-from gcl_toolkit.data.findings import has_columns
+from gcl_toolkit.data.findings import LEAVE_OUT, has_columns
 from gcl_toolkit.data.pictures import check_size
 from gcl_toolkit.data.ranked_data import RankedData, leaks
 from gcl_toolkit.data.sources import quarantine as quarantining
 from gcl_toolkit.data.sources import read_tables, resolve, splits_of
 from gcl_toolkit.data.sources.quarantine import NO_FIELD, Suspect, suspects
 from gcl_toolkit.data.sources.rows import Tables, fields_in
-from gcl_toolkit.errors import DataError, UserError, first_line
+from gcl_toolkit.errors import DataError, UserError, counted, first_line
 
 TINY, HUGE = 16, 1e6
 _ODD_TEXT = {
@@ -61,10 +61,15 @@ def check(
         facts += [f"{part.name}: {fact}" for fact in _facts(part)]
         left_out += bad
     facts.append(f"images decoded: {len(pictures.decoded):,}, broken: {len(pictures.broken):,}")
-    facts += [f"{count:,} images {oddity}" for oddity, count in pictures.odd.items()]
+    facts += [f"{counted(count, 'image')} {oddity}" for oddity, count in pictures.odd.items()]
+    if problems and "conflicts" in part.card and set(parts) == {""}:
+        facts.append(
+            f"rows count from 0: qrels row 0 is line 2 of {part.name}; queries and corpus are its distinct queries and "
+            "products, in order of first appearance"
+        )
     if quarantine:
         quarantining.write(left_out, quarantine)
-        facts.append(f"{len(left_out):,} rows written to {quarantine}")
+        facts.append(f"{counted(len(left_out), 'row')} written to {quarantine}")
     if is_whole:
         splits = splits_of(parts, options.get("seed", seed))
         facts += [f"{name} of the splits: {_size(data)}" for name, data in splits.items() if name not in parts]
@@ -98,14 +103,16 @@ def _scores(part: Tables) -> np.ndarray:
 
 
 def _size(part: Tables | RankedData) -> str:
-    return f"{part.queries.num_rows:,} queries, {part.corpus.num_rows:,} products, {part.qrels.num_rows:,} pairs"
+    tables = (part.queries, "query"), (part.corpus, "product"), (part.qrels, "pair")
+    return ", ".join(counted(table.num_rows, noun) for table, noun in tables)
 
 
 def _conflicts(part: Tables) -> Iterator[str]:
     for field, seen in part.card.get("conflicts", {}).items():
-        yield f"column {field}: {seen['count']:,} ids have two values, first {seen['first']!r}; the first value is kept"
+        ids = f"{counted(seen['count'], 'id')} with two values, first {seen['first']!r}"
+        yield f"column {field}: {ids}; the first value is kept"
     if part.card.get("repeated_pairs"):
-        yield f"{part.card['repeated_pairs']:,} rows repeat a pair of query and product; the best score is kept"
+        yield f"pairs repeated in {counted(part.card['repeated_pairs'], 'row')}; the best score is kept"
 
 
 def _without_field(part: Tables, bad: list[Suspect]) -> Iterator[str]:
@@ -114,8 +121,8 @@ def _without_field(part: Tables, bad: list[Suspect]) -> Iterator[str]:
         if rows:
             yield (
                 f"{name} row {rows[0].row}: {key} {rows[0].id!r} has no field at all, "
-                f"{' and '.join(fields_in(getattr(part, name)))} are empty ({len(rows):,} such rows); "
-                "fill one or drop the row"
+                f"{' and '.join(fields_in(getattr(part, name)))} are empty ({counted(len(rows), 'such row')}); "
+                f"fill one, {LEAVE_OUT}"
             )
 
 
@@ -157,7 +164,7 @@ class _Pictures:
             row, detail = min(broken)
             yield (
                 f"corpus row {row}: {name} of product {products[row]!r} {kind}: {detail} ({len(broken):,} of "
-                f"{len(rows):,} images tried); it counts as missing, fetch it again or leave it empty"
+                f"{counted(len(rows), 'image')} tried); it counts as missing, fetch it again or leave it empty"
             )
 
 
@@ -191,9 +198,9 @@ def image_oddities(image: dict) -> Iterator[str]:
     """What is unusual about an image that decodes: it is read, but perhaps not as intended."""
     with Image.open(io.BytesIO(image["bytes"] or Path(image["path"]).read_bytes())) as opened:
         if min(opened.size) < TINY:
-            yield f"have a side below {TINY} pixels"
+            yield f"with a side below {TINY} pixels"
         if opened.mode == "CMYK":
-            yield "are in CMYK; their colours are converted without a profile"
+            yield "in CMYK; their colours are converted without a profile"
 
 
 def oddities(part: Tables) -> Iterator[str]:
@@ -209,5 +216,5 @@ def oddities(part: Tables) -> Iterator[str]:
                 odd = pc.fill_null(pc.match_substring_regex(table[column], pattern), False).to_numpy()
                 if odd.any():
                     row = int(odd.argmax())
-                    text = table[column][row].as_py()
-                    yield f"{name} row {row}: {column} {text!r} contains {kind} ({odd.sum():,} such rows); clean it"
+                    text, such = table[column][row].as_py(), counted(odd.sum(), "such row")
+                    yield f"{name} row {row}: {column} {text!r} contains {kind} ({such}); clean it"

@@ -10,7 +10,7 @@ import pyarrow as pa
 from gcl_toolkit.data.columns import as_images
 from gcl_toolkit.data.sources.rows import Tables
 from gcl_toolkit.data.tabular import FORMATS
-from gcl_toolkit.errors import DataError
+from gcl_toolkit.errors import DataError, counted
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 UNREADABLE = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".eps", ".dng", ".raw", ".cr2", ".nef", ".arw")
@@ -35,8 +35,8 @@ def tables(path: str | Path) -> dict[str, Tables]:
     notes = _unread(path, candidates)
     if not any(names):
         raise DataError(
-            f"{path}: {len(files):,} pictures outside of sub-folders; sub-folders named after what they show are "
-            f"expected, or a table with query, product_id, score and image{''.join(f'; {note}' for note in notes)}"
+            f"{path}: {len(files):,} pictures outside of sub-folders; sub-folders named after what they show "
+            f"are expected, or a table with query, product_id, score and image{''.join(f'; {note}' for note in notes)}"
         )
     shared = min(_common(names[0], parts) for parts in names)
     names = [parts[shared:] for parts in names]
@@ -71,7 +71,7 @@ def _unread(path: Path, files: list[Path]) -> tuple[str, ...]:
     endings = Counter(file.suffix.lower() or "no ending" for file in unread).most_common()
     counts = ", ".join(f"{count:,} {ending}" for ending, count in endings[:6])
     first = unread[0].relative_to(path)
-    return (f"{len(unread):,} files are not read ({counts}), such as {first}; convert pictures to JPEG or PNG",)
+    return (f"not read: {counted(len(unread), 'file')} ({counts}), such as {first}; convert pictures to JPEG or PNG",)
 
 
 def _common(a: tuple[str, ...], b: tuple[str, ...]) -> int:

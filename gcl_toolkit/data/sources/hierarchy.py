@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from gcl_toolkit.data.ranked_data import RankedData
 from gcl_toolkit.data.tabular import check_columns, read_file
-from gcl_toolkit.errors import DataError
+from gcl_toolkit.errors import DataError, counted
 
 LEVELS = ("fine_id", "coarse_id", "top")
 
@@ -66,7 +66,9 @@ def _codes(labels: pd.DataFrame, ids: np.ndarray, products: pd.DataFrame) -> np.
     """
     absent = pd.Index(ids).difference(labels.index)
     if len(absent):
-        raise DataError(f"{labels.index.name}: {absent[0]!r} is missing ({len(absent):,} such ids); add its levels")
+        raise DataError(
+            f"{labels.index.name}: {absent[0]!r} is missing ({counted(len(absent), 'such id')}); add its levels"
+        )
     columns = []
     for level in labels.columns:
         known = pd.Index(products[level].dropna().unique())

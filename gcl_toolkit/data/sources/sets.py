@@ -17,7 +17,7 @@ from gcl_toolkit.data.sources.download import downloaded, local_or_hub, rows_of_
 from gcl_toolkit.data.sources.marqo_gs.rows import choose
 from gcl_toolkit.data.sources.rows import Tables, first_values, usable_fields
 from gcl_toolkit.data.tabular import read_file
-from gcl_toolkit.errors import DataError
+from gcl_toolkit.errors import DataError, counted
 
 _OF_PAIR = ("query_id", "product_id", "label", "position", "score")
 
@@ -109,7 +109,7 @@ class PublicSet:
         if absent := [name for name in wanted or () if name not in corpus.column_names]:
             raise DataError(f"{self.card.about}: no field {absent[0]!r}; it has {', '.join(corpus.column_names[1:])}")
         qrels, again = _once(rows.select([name for name in _OF_PAIR if name in rows.column_names]))
-        notes += [f"{again:,} rows repeat a pair; the best score is kept"] if again else []
+        notes += [f"pairs repeated in {counted(again, 'row')}; the best score is kept"] if again else []
         card = {"source": self.card.about, **asdict(self.card)}
         part = Tables(asked, corpus, qrels, "zero_shot", card, notes=(*dict.fromkeys(notes),))
         return {"zero_shot" if whole else "": part}

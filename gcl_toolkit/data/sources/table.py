@@ -105,8 +105,10 @@ def _read_three(files: dict[str, Path], name: str, columns: dict[str, str], scor
     queries, query_notes = usable_fields(parts["queries"], files["queries"].parent)
     corpus, notes = usable_fields(parts["corpus"], files["corpus"].parent)
     qrels, problems = _with_score(parts["qrels"], score)
-    card = _card(files["qrels"].parent / "card.json")
-    return Tables(queries, corpus, qrels, card.get("name", name), card.get("card", {}), problems, query_notes + notes)
+    saved = _card(files["qrels"].parent / "card.json")
+    mended = ("conflicts", "repeated_pairs")  # reported when the folder was imported
+    card = {key: value for key, value in saved.get("card", {}).items() if key not in mended}
+    return Tables(queries, corpus, qrels, saved.get("name", name), card, problems, query_notes + notes)
 
 
 def _card(path: Path) -> dict:

@@ -14,7 +14,7 @@ from gcl_toolkit.machine import machine
 from gcl_toolkit.models.encoders import TextEncoder, public_name
 from gcl_toolkit.models.model import GCLModel
 from gcl_toolkit.serving.export.card import files_in, write_card
-from gcl_toolkit.serving.export.merge import write_merged
+from gcl_toolkit.serving.export.merge import maps, write_merged
 from gcl_toolkit.serving.export.sentence_transformers import write_modules
 from gcl_toolkit.serving.export.towers import write_towers
 from gcl_toolkit.serving.index import write_vectors
@@ -46,6 +46,8 @@ def export(
         raise UserError(f"{out} already holds files; choose a new or empty folder")
     _check_finished(run)
     model, part = load_model(run).eval(), out.with_name(f"{out.name}.part")
+    if merge:
+        maps(model)  # an adapter that can't be merged is refused before the work
     shutil.rmtree(part, ignore_errors=True)  # left by an export that was killed
     try:
         manifest = _write(model, run, writable_folder(part), onnx, merge, data, license)

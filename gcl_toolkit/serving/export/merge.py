@@ -41,33 +41,37 @@ def write_merged(model: GCLModel, folder: Path) -> dict[str, float]:
     A side without a field for one of its towers has the other side's map there. UserError where the adapter isn't
     linear, its vectors aren't all of one open_clip model, or a tower has two maps on one side, none, or no projection.
     """
-    adapter = model.encoder
-    if not isinstance(adapter, VectorEncoder) or adapter.map == "mlp":
-        raise UserError("only an adapter with map=linear or map=low-rank can be merged; export without --merge")
-    keys, source = _maps(adapter), _source(adapter)
+    adapter, keys = maps(model)
+    source = _source(adapter)
     differences: dict[str, float] = {}
     for side, other in (("left", "right"), ("right", "left")):
-        maps = {tower: keys.get((side, tower)) or keys.get((other, tower)) for tower in PROJECTIONS}
-        if missing := [tower for tower, key in maps.items() if not key]:
+        chosen = {tower: keys.get((side, tower)) or keys.get((other, tower)) for tower in PROJECTIONS}
+        if missing := [tower for tower, key in chosen.items() if not key]:
             raise UserError(f"the adapter has no map of the model's {missing[0]} tower; export without --merge")
         out = folder / side
         out.mkdir()
         source.publish(out, model.logit_scale.detach())
-        _project(out, {tower: _matrix(adapter, str(key)) for tower, key in maps.items()})
-        found = _differences(out, source, adapter, maps)
+        _project(out, {tower: _matrix(adapter, str(key)) for tower, key in chosen.items()})
+        found = _differences(out, source, adapter, chosen)
         differences |= {f"{side} {tower}": difference for tower, difference in found.items()}
     return differences
 
 
-def _maps(adapter: VectorEncoder) -> dict[tuple[str, str], str]:
-    """(side, tower) -> the name of its map."""
+def maps(model: GCLModel) -> tuple[VectorEncoder, dict[tuple[str, str], str]]:
+    """The adapter, and (side, tower) -> the name of its map; UserError if it can't be merged."""
+    adapter = model.encoder
+    if not isinstance(adapter, VectorEncoder) or adapter.map == "mlp":
+        raise UserError("only an adapter with map=linear or map=low-rank can be merged; export without --merge")
     keys: dict[tuple[str, str], str] = {}
     for key, about in adapter.inputs.items():
         place = key.partition("_")[0], about.get("tower", "")
         if place in keys:
-            raise UserError(f"{keys[place]} and {key} are two maps of one tower, which has one projection")
+            raise UserError(
+                f"{keys[place]} and {key} are two maps of one tower, which has one projection; train on one of these "
+                "fields, such as a column with the texts of both, or export without --merge"
+            )
         keys[place] = key
-    return keys
+    return adapter, keys
 
 
 def _source(adapter: VectorEncoder) -> OpenClipEncoder:

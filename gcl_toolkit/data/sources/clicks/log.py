@@ -14,7 +14,7 @@ from gcl_toolkit.data.ranked_data import normalise_text
 from gcl_toolkit.data.sources.clicks import ubi
 from gcl_toolkit.data.sources.clicks.ubi import Ubi
 from gcl_toolkit.data.tabular import open_file
-from gcl_toolkit.errors import DataError, UserError, first_line
+from gcl_toolkit.errors import DataError, UserError, counted, first_line
 
 INTERACTIONS = ("clicks", "carts", "purchases")
 COLUMNS = ("query", "product_id", "position", *INTERACTIONS, "impressions", "timestamp", "session")
@@ -163,14 +163,16 @@ def _check(engine, path: str | Path | Ubi, present: list[str]) -> None:
         bad, expected = faults.get(name, ("false", ""))  # a session may be unknown
         count, row = ubi.one_row(engine, f"select count(*), min(rowid) from log where {bad}")
         if count:
-            raise DataError(f"{path} row {row + 1}: {name} is not {expected} ({count:,} such rows); fix or drop them")
+            raise DataError(
+                f"{path} row {row + 1}: {name} is not {expected} ({counted(count, 'such row')}); fix or drop them"
+            )
 
 
 def _clean(engine, present: list[str], config: LogConfig) -> dict[str, int]:
     """Makes the table `events`; returns how many rows were read, and left out for each reason. The interactions of a
     row with many impressions are taken for those of as many visitors as its most frequent kind counts."""
-    counted = zip(INTERACTIONS, (config.click, config.cart, config.purchase), strict=True)
-    value = " + ".join(f"{weight}::double * {name}" for name, weight in counted if name in present)
+    weighted = zip(INTERACTIONS, (config.click, config.cart, config.purchase), strict=True)
+    value = " + ".join(f"{weight}::double * {name}" for name, weight in weighted if name in present)
     kinds = [name for name in INTERACTIONS if name in present]
     shown = "impressions" if "impressions" in present else "1.0::double"
     impossible = f"greatest({', '.join(kinds)}) > impressions" if "impressions" in present else "false"
