@@ -393,7 +393,7 @@ def test_broken_pictures_count_as_missing_and_are_counted(capsys, tmp_path):
     run = ("--out", tmp_path / "run", "--steps", 1, "--batch", 4)
     status, out, error = gcl(capsys, "train", "--data", tmp_path / "pairs.csv", *run)
     assert status == 0, error
-    assert "count as missing" in out
+    assert "taken as missing" in out
 
 
 def test_a_run_is_not_trained_over(capsys, table, tmp_path):

@@ -337,5 +337,5 @@ def test_training_stops_when_most_pictures_are_missing(tmp_path, monkeypatch, la
     images_alone = GCLModel("small:image_size=16,width=8", right=Fields(image=1.0))
     with pytest.raises(DataError, match="4 of 6 pictures"):  # though products without a field are an error, too
         next(train(images_alone, without_pictures(tmp_path / "c", 4), steps=1, batch=4))
-    with pytest.warns(UserWarning, match="3 pictures can't be read"):
+    with pytest.warns(UserWarning, match="3 unreadable pictures"):
         next(train(model, without_pictures(tmp_path / "b", 3), steps=1, batch=4))

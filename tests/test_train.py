@@ -189,9 +189,7 @@ def test_broken_pictures_are_reported_once(monkeypatch, cache_bytes):
     module = sys.modules["gcl_toolkit.training.batches"]
     monkeypatch.setattr(module, "Inputs", partial(module.Inputs, cache_bytes=cache_bytes))
     model = GCLModel("small", dimension=16, image_size=16, width=8)
-    with pytest.warns(
-        UserWarning, match="1 pictures can't be read and count as missing; image of product_id 'p0'"
-    ) as warned:
+    with pytest.warns(UserWarning, match="1 unreadable picture, taken as missing; image of product_id 'p0'") as warned:
         list(train(model, RankedData(data.queries, corpus, data.qrels), steps=2, batch=4))
     assert len(warned) == 1
 

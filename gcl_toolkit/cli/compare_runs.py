@@ -49,15 +49,13 @@ def compare_runs_command(
         fail_if_worse: exit with status 1 if a system may be worse than the baseline by more than this: the lower end of
             the interval is below -fail_if_worse over all queries, or in a slice that is worse after Holm's correction.
     """
-    if fail_if_worse is not None and not fail_if_worse >= 0:
-        raise UserError(f"--fail-if-worse is {fail_if_worse}; the loss that is allowed is expected, 0 or more")
+    reasons([], fail_if_worse or 0)  # refuses a gate that can't fail
     with console.status("reading"):
         data, rankings = read_systems(runs, qrels, products, queries, judgements)
     print_notes(data)
     lists = _lists(data, rankings, category)
     judged = _judged(data, lists, judge, qrels, judgements) if judge else None
-    base, path = baseline or list(rankings)[-1], out / "verdict.html"
-    verdicts, path = _compared(data, lists, base, parse(metric), path, judged)
+    verdicts, path = _compared(data, lists, baseline or [*rankings][-1], parse(metric), out / "verdict.html", judged)
     console.print(f"report: {path}")
     if fail_if_worse is not None and (failed := reasons(verdicts, fail_if_worse)):
         sys.exit("\n".join(f"gcl: {reason}" for reason in failed))
@@ -101,6 +99,8 @@ def _judged(data: RankedData, lists: Lists, judge: str, qrels: Path, judgements:
 
 def reasons(verdicts: Sequence[Verdict], allowed: float) -> list[str]:
     """Why a gate that allows a loss of `allowed` fails, a line each; empty if it passes."""
+    if not allowed >= 0:
+        raise UserError(f"--fail-if-worse is {allowed}; the loss that is allowed is expected, 0 or more")
     failed = []
     for found in verdicts:
         if found.difference.low < -allowed:

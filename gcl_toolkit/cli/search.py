@@ -28,8 +28,6 @@ def search_command(
         split: whose products.
         k: how many.
     """
-    if not query.strip():
-        raise UserError("the text to search for is empty; give some words, such as 'red mug'")
     gc.disable()  # imports leave no garbage, and looking for it takes a seventh of their time
     import numpy as np
     import pyarrow as pa
@@ -39,7 +37,7 @@ def search_command(
     from gcl_toolkit.training.runs import load_model
 
     gc.enable()
-    folder, text = model_folder(run), query.encode()
+    folder, text = model_folder(run), _encoded(query)
     model, source = load_model(folder), data_of(run, data)
     # pa.array would import pandas
     column = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, len(text)], np.int32)), pa.py_buffer(text))
@@ -52,3 +50,9 @@ def search_command(
         for rank, (score, row) in enumerate(zip(scores[0], rows[0], strict=True), start=1)
     ]
     print_table(("rank", "cosine", *columns), ranked)
+
+
+def _encoded(query: str) -> bytes:
+    if not query.strip():
+        raise UserError("the text to search for is empty; give some words, such as 'red mug'")
+    return query.encode()

@@ -61,11 +61,7 @@ class RankedData:
     def __post_init__(self):
         faults = findings(self.queries, self.corpus, self.qrels)
         if faults:
-            more = (
-                f" (and {counted(len(faults) - 1, 'more problem')}; `gcl data check` lists them all)"
-                if faults[1:]
-                else ""
-            )
+            more = f" (and {counted(len(faults) - 1, 'more problem')}; gcl data check lists all)" if faults[1:] else ""
             raise DataError(f"{self.name}: {faults[0]}{more}")
         qrels = _typed(self.qrels, ["query_id", "product_id"])
         if qrels["score"].type != pa.float64():

@@ -82,9 +82,7 @@ class Batches:
         """Warn of pictures that could not be read, if there are more than at the last call."""
         broken = [*self.left.broken.values(), *self.right.broken.values()]
         if len(broken) > self.reported:
-            warnings.warn(
-                f"{counted(len(broken), 'picture')} can't be read, taken as missing; {broken[0]}", stacklevel=2
-            )
+            warnings.warn(f"{counted(len(broken), 'unreadable picture')}, taken as missing; {broken[0]}", stacklevel=2)
         self.reported = len(broken)
 
     def prepared(self, indices: range) -> Iterator[Part]:

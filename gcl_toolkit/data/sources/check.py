@@ -62,11 +62,6 @@ def check(
         left_out += bad
     facts.append(f"images decoded: {len(pictures.decoded):,}, broken: {len(pictures.broken):,}")
     facts += [f"{counted(count, 'image')} {oddity}" for oddity, count in pictures.odd.items()]
-    if problems and "conflicts" in part.card and set(parts) == {""}:
-        facts.append(
-            f"rows count from 0: qrels row 0 is line 2 of {part.name}; queries and corpus are its distinct queries and "
-            "products, in order of first appearance"
-        )
     if quarantine:
         quarantining.write(left_out, quarantine)
         facts.append(f"{counted(len(left_out), 'row')} written to {quarantine}")
@@ -79,6 +74,8 @@ def check(
 
 def _facts(part: Tables) -> Iterator[str]:
     yield _size(part)
+    if part.card.keys() == {"conflicts"}:  # of a flat table
+        yield "rows count from 0: qrels row 0 is line 2; queries and corpus: the distinct ones, as they first appear"
     for key, noun in (("query_id", "query"), ("product_id", "product")):
         if has_columns(part.qrels, key) and part.qrels.num_rows:
             counts = pc.value_counts(part.qrels[key].combine_chunks()).field("counts").to_numpy()

@@ -66,9 +66,8 @@ def _codes(labels: pd.DataFrame, ids: np.ndarray, products: pd.DataFrame) -> np.
     """
     absent = pd.Index(ids).difference(labels.index)
     if len(absent):
-        raise DataError(
-            f"{labels.index.name}: {absent[0]!r} is missing ({counted(len(absent), 'such id')}); add its levels"
-        )
+        such = counted(len(absent), "such id")
+        raise DataError(f"{labels.index.name}: {absent[0]!r} is missing ({such}); add its levels")
     columns = []
     for level in labels.columns:
         known = pd.Index(products[level].dropna().unique())

@@ -163,9 +163,8 @@ def _check(engine, path: str | Path | Ubi, present: list[str]) -> None:
         bad, expected = faults.get(name, ("false", ""))  # a session may be unknown
         count, row = ubi.one_row(engine, f"select count(*), min(rowid) from log where {bad}")
         if count:
-            raise DataError(
-                f"{path} row {row + 1}: {name} is not {expected} ({counted(count, 'such row')}); fix or drop them"
-            )
+            such = counted(count, "such row")
+            raise DataError(f"{path} row {row + 1}: {name} is not {expected} ({such}); fix or drop them")
 
 
 def _clean(engine, present: list[str], config: LogConfig) -> dict[str, int]:
