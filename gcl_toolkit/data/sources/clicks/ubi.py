@@ -142,7 +142,7 @@ def _counts(engine, ubi: Ubi) -> dict[str, int]:
         (select count(*) from asked where id not in (select id from shown)) from docs""",
     )
     actions = engine.execute(
-        "select action, count(*) as n from docs where action is not null and kind is null group by all order by n desc"
+        "select action, count(*) from docs where action is not null and kind is null group by 1 order by 2 desc, 1"
     ).fetchall()
     others = ", ".join(f"{name} {count:,}" for name, count in actions[:3])
     acted, *reasons, example, shown = one_row(
