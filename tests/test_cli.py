@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -194,6 +195,8 @@ def test_compare_writes_a_table_that_names_the_control(capsys, table, tmp_path):
     assert choices.keys() == {"clip", "clip-top", "graded"}
     assert [*choices["clip"]] == ["", "dropout=0.5"]
     assert "Settings, chosen by each method on the dev queries" in out
+    assert "│ clip-top " in out  # names are whole, and numbers too
+    assert "…" not in out
     assert "fewer than 30 queries in in_domain, novel_query, novel_document, zero_shot: these" in out
     assert "graded over clip (gcl-linear - scores: one known pair a row, with weight 1;" in out
     results = read_results(tmp_path / "study" / "results.json")
@@ -466,7 +469,7 @@ def test_a_stopped_training_says_how_to_go_on_and_does(capsys, table, tmp_path, 
             if record["step"] == 2:
                 raise KeyboardInterrupt
 
-    module = sys.modules["gcl_toolkit.cli.train"]
+    module = import_module("gcl_toolkit.cli.train")
     with monkeypatch.context() as patch:
         patch.setattr(module, "train", lambda *a, train=module.train, **k: stopped(train(*a, **k)))
         status, _, error = gcl(capsys, "train", "--data", table(), "--out", run, *TITLES, *settings)
@@ -480,7 +483,7 @@ def test_a_stopped_training_says_how_to_go_on_and_does(capsys, table, tmp_path, 
 
 
 def test_a_training_that_is_stopped_while_it_reads_gives_advice_that_works(capsys, table, tmp_path, monkeypatch):
-    module, run = sys.modules["gcl_toolkit.cli.train"], tmp_path / "run"
+    module, run = import_module("gcl_toolkit.cli.train"), tmp_path / "run"
     command = ("train", "--data", table(), "--out", run, *TITLES, "--steps", 1, "--batch", 4)
 
     def stopped(*_):

@@ -122,10 +122,10 @@ def print_table(
     """numeric: all columns but the first hold numbers. bold: the first cells of the rows that stand out."""
     justify: Literal["left", "right"] = "right" if numeric else "left"
     columns = [Column(str(name), justify=justify, overflow="fold") for name in header]
-    if numeric:
-        columns[0] = Column(str(header[0]), no_wrap=True)
+    cells = [*map(list, rows)]
+    columns[0].justify, columns[0].no_wrap = "left", all(len(str(row[0])) <= 24 for row in cells)  # names stay whole
     table = Table(*columns, **options)
-    for row in rows:
+    for row in cells:
         table.add_row(*map(str, row), style="bold" if row[0] in bold else "")
     console.print(table)
 
