@@ -210,8 +210,10 @@ def test_compare_writes_a_table_that_names_the_control(capsys, table, tmp_path):
     )
     report = (tmp_path / "study" / "report.html").read_text()
     assert len(report) > 1_000_000
-    assert "settings chosen on dev queries" in report
-    assert f"{choices['clip']['']:.3f} as given, {choices['clip']['dropout=0.5']:.3f} dropout=0.5" in report
+    assert "Settings chosen on dev queries" in report
+    for candidate, mean in choices["clip"].items():
+        cell = f"<b>{mean:.3f}</b>" if candidate == best(choices["clip"]) else f"{mean:.3f}"
+        assert f"<td>{cell}</td>" in report
     assert "With fewer than 30 queries in in-domain, novel query" in " ".join(report.split())
     status, _, error = gcl(capsys, *arguments[:2], f"{arguments[2]}:seed=1", *arguments[3:], *methods)
     assert status == 2

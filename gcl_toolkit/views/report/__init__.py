@@ -49,6 +49,7 @@ def write_report(
         results=results,
         groups=groups,
         headline=headline,
+        chosen=best,
         few=[SPLIT_NAMES[split] for split, count in results.queries.items() if count < FEW],
         controls=sum(name in averages for name in CONTROLS),
         baselines=BASELINES,
@@ -134,7 +135,6 @@ def _facts(results: Results, folder: Path, table: pd.DataFrame) -> dict[str, Any
     settings, seconds = folder / "study.json", training_seconds(folder, table)
     return {
         "command": results.command,
-        "settings chosen on dev queries": {name: _choice(means) for name, means in results.choices.items()},
         "date": results.date,
         "duration": f"{results.minutes:.1f} CPU-minutes of training" if results.minutes is not None else "",
         "queries": ", ".join(f"{SPLIT_NAMES[split]} {count:,}" for split, count in results.queries.items()),
@@ -145,9 +145,3 @@ def _facts(results: Results, folder: Path, table: pd.DataFrame) -> dict[str, Any
             name: f"{mean:.{mean < 10:d}f}" for name, runs in seconds.items() for mean in [np.mean(runs)]
         },
     }
-
-
-def _choice(means: dict[str, float]) -> str:
-    """The chosen settings, and the metric with all that were tried."""
-    tried = ", ".join(f"{mean:.3f} {candidate or 'as given'}" for candidate, mean in means.items())
-    return f"{best(means) or 'as given'} ({METRIC} {tried})"
