@@ -253,7 +253,7 @@ def test_ctrl_c_ends_a_study_and_its_workers(table, tmp_path):
             run.kill()
     assert run.returncode == 130
     assert "Traceback" not in errors.read_text()
-    for _ in range(100):  # the server of the workers ends by itself
+    for _ in range(300):  # the server of the workers ends by itself
         try:
             os.killpg(run.pid, 0)
         except ProcessLookupError:
