@@ -218,6 +218,9 @@ def test_compare_writes_a_table_that_names_the_control(capsys, table, tmp_path):
     status, _, error = gcl(capsys, *arguments[:2], f"{arguments[2]}:seed=1", *arguments[3:], *methods)
     assert status == 2
     assert f"holds a study of {arguments[2]}; give another folder with --out" in error
+    again = gcl(capsys, *arguments, *methods, "--control", "clip", "--candidates", "dropout=0.5")
+    assert again[0] == 0
+    assert "other settings" not in again[1]
     status, out, error = gcl(capsys, *arguments, "--methods", "random", "graded")
     assert "holds a study with other settings; its results are replaced, runs that fit are kept" in out
     assert (status, error) == (2, error)

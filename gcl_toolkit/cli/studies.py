@@ -128,7 +128,7 @@ def compare(settings: tyro.conf.OmitArgPrefixes[Comparison]) -> None:
     """Train and compare methods on your data; every gain names its control."""
     writable_folder(settings.out)
     config, specs = settings.study(), settings.specs()
-    _check_folder(settings.out, specs, config)
+    _check_folder(settings.out, specs, config, bool(settings.right))
     worlds = _opened(specs)
     config = replace(config, right=settings.right_of(worlds[0].splits["in_domain"]))
     _run_study(worlds, config, settings.out, settings.jobs, settings.control, settings.division)
@@ -208,15 +208,16 @@ def slices_command(
     console.print(detectable(a, b))
 
 
-def _check_folder(out: Path, specs: Sequence[WorldSpec], config: StudyConfig) -> None:
-    """A study replaces the results of another in its folder only if it is of the same data."""
+def _check_folder(out: Path, specs: Sequence[WorldSpec], config: StudyConfig, named: bool) -> None:
+    """A study replaces the results of another in its folder only if it is of the same data. named: whether the user
+    named the products' fields."""
     if not (out / "results.json").is_file():
         return
     found = open_study(out)
     if found.worlds != tuple(specs):
         sources = ", ".join(dict.fromkeys(spec.source for spec in found.worlds)) or "other data"
         raise UserError(f"{out} holds a study of {sources}; give another folder with --out")
-    if found.config != config:
+    if found.config != (config if named else replace(config, right=found.config.right)):
         console.print(f"{out} holds a study with other settings; its results are replaced, runs that fit are kept")
 
 

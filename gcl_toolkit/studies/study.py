@@ -313,6 +313,7 @@ def open_study(folder: str | Path) -> Study:
     machine = {**written["machine"], "log": tuple(written["machine"]["log"])}
     config = {
         **written,
+        "methods": tuple(written["methods"]),
         "train": TrainConfig(**{**train, "tuning": tuning}),
         "machine": MachineConfig(**machine),
         "candidates": tuple(written.get("candidates", ())),
