@@ -23,7 +23,7 @@ from gcl_toolkit.losses.fast import DENSE_CELLS
 @dataclass(frozen=True)
 class Batch:
     """What one step sees, as row numbers. Of pairs, row i of `queries` belongs to row i of `products`, and `weights`
-    is N. Of a score matrix, `weights` is queries x products, sparse where that is large."""
+    is N. Of a score matrix, `weights` is queries x products, sparse (COO) where that is large, and on a GPU."""
 
     queries: np.ndarray
     products: np.ndarray

@@ -9,7 +9,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -99,6 +99,8 @@ class Batches:
         left = self._rows("left", self.left, batch.queries, generator)
         right = self._rows("right", self.right, batch.products, generator)
         if self.stream:
+            if batch.weights.dim() == 2:  # a GPU would be waited for to find the known pairs
+                batch = replace(batch, weights=batch.weights.to_sparse())
             with torch.cuda.stream(self.stream):
                 batch = batch.map(self._send)
                 if self.whole:  # else chunk by chunk, since memory is short

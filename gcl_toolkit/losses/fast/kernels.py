@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from gcl_toolkit.losses.fast.listed import VARYING, Listed, sort_cells
+
 try:
     from triton.tools.tensor_descriptor import TensorDescriptor
 except ImportError:  # before Triton 3.4
@@ -27,6 +29,10 @@ BLOCK = 128, 128
 BLOCK_D = 64
 CELLS = 32
 """Cells whose own logits one program makes."""
+JOINED = 128
+"""Rows or columns whose sums one program joins."""
+DOTS = 4096, 16
+"""Numbers of a product that one program adds up: how many at a time, and how many times."""
 GROUP = tl.constexpr(16)
 """Rows of blocks that are made column by column, so that their embeddings stay in the cache."""
 LOG2E = tl.constexpr(math.log2(math.e))
@@ -42,63 +48,81 @@ def log_sum_exps(
     left: Tensor, right: Tensor, scale: Tensor, cells: Tensor | None, ignored: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As log_sum_exps.py's, of bfloat16, in float32. cells: None is the diagonal, whose cells need no sorting."""
+    shape = len(left), len(right)
+    given = [x for x in (cells, ignored) if x is not None and x.shape[1]]
+    listed = sort_cells(torch.cat(given, 1), shape, BLOCK) if given else None
+    rest, own_K = rests(left, right, scale, listed, len(left) if cells is None else cells.shape[1], cells is None)
+    return *rest.split(shape), own_K
+
+
+def rests(
+    left: Tensor, right: Tensor, scale: Tensor, listed: Listed | None, own: int, diagonal: bool
+) -> tuple[Tensor, Tensor]:
+    """The log-sum-exps of all rows, then of all columns, N + M, and S at the diagonal or at the first `own` listed
+    cells."""
     if not left.is_cuda:  # Triton's interpreter can't multiply bfloat16
         left, right = left.float(), right.float()
     if extra := -left.shape[1] % BLOCK_D:
         left, right = pad(left, (0, extra)), pad(right, (0, extra))
-    given = [x for x in (cells, ignored) if x is not None and x.shape[1]]
-    listed = torch.cat(given, 1) if given else None
-    return _LogSumExps.apply(left.contiguous(), right.contiguous(), scale.float(), cells, listed)
+    return _LogSumExps.apply(left.contiguous(), right.contiguous(), scale.float(), listed, own, diagonal)
 
 
 class _LogSumExps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, left, right, scale, cells, listed):
-        (rows, width), columns, diagonal = left.shape, len(right), cells is None
-        in_rows, in_columns = _blocks(rows, 0), _blocks(columns, 1)
-        *in_blocks, order_L = _by_block(listed, in_rows, in_columns)
-        row_CxN = left.new_empty(in_columns, rows, dtype=torch.float32)
-        column_RxM = left.new_empty(in_rows, columns, dtype=torch.float32)
+    def forward(ctx, left, right, scale, listed, own, diagonal):
+        rows, columns, width = len(left), len(right), left.shape[1]
+        in_rows, in_columns = triton.cdiv(rows, BLOCK[0]), triton.cdiv(columns, BLOCK[1])
+        parts = left.new_empty(in_columns * rows + in_rows * columns, dtype=torch.float32)
+        listed = listed or Listed(None, None, None)
         _sums_kernel[(in_rows * in_columns,)](
-            *_operands(left, right), scale, row_CxN, column_RxM, *in_blocks, in_rows, in_columns, rows, columns,
+            *_operands(left, right), scale, parts, in_columns * rows, *listed, listed.number,
+            in_rows, in_columns, rows, columns,
             diagonal, width, *BLOCK, BLOCK_D, has_tma(left), **_launch(left),
         )  # fmt: skip
-        row_N, column_M = _joined(row_CxN), _joined(column_RxM)
-        own_K = left.new_empty(rows if diagonal else cells.shape[1], dtype=torch.float32)
-        if len(own_K):
-            grid = (triton.cdiv(len(own_K), CELLS),)
-            listed = None if diagonal else cells.contiguous()
-            _own_kernel[grid](left, right, scale, listed, own_K, len(own_K), diagonal, width, CELLS, BLOCK_D)
-        ctx.save_for_backward(left, right, scale, row_N, column_M, order_L, *in_blocks)
+        rest = left.new_empty(rows + columns, dtype=torch.float32)
+        programs = triton.cdiv(rows, JOINED), triton.cdiv(columns, JOINED)
+        _joined_kernel[(sum(programs),)](parts, rest, in_columns * rows, in_rows, in_columns, rows, columns, JOINED)
+        own_K = left.new_empty(own, dtype=torch.float32)
+        if own:
+            cells = None if diagonal else listed.cells
+            grid = (triton.cdiv(own, CELLS),)
+            _own_kernel[grid](left, right, scale, cells, own_K, own, listed.number, diagonal, width, CELLS, BLOCK_D)
+        ctx.save_for_backward(left, right, scale, rest, *listed)
         ctx.diagonal = diagonal
-        return row_N, column_M, own_K
+        return rest, own_K
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, by_row_N, by_column_M, by_own_K):
-        left, right, scale, row_N, column_M, order_L, *in_blocks = ctx.saved_tensors
-        rows, columns = len(left), len(right)
+    def backward(ctx, by_rest, by_own_K):
+        left, right, scale, rest, *listed = ctx.saved_tensors
+        rows, columns, listed = len(left), len(right), Listed(*listed)
         height = min(rows, max(1, STRIP_BYTES // (2 * columns * BLOCK[0])) * BLOCK[0])
-        if order_L is not None and not ctx.diagonal:  # in the order of the blocks; 0 for those that are only ignored
-            by_own_K = pad(by_own_K, (0, len(order_L) - len(by_own_K)))[order_L]
-        factors = row_N, column_M, *(x.contiguous() for x in (by_row_N, by_column_M, by_own_K))
         stride = triton.cdiv(columns, 8) * 8  # 16 bytes, as the copy engine wants it
         gradient_HxM = left.new_empty(height, stride)[:, :columns]
-        sides, tma = _operands(left, right), has_tma(left)
-        by_left, by_right = torch.empty_like(left), torch.zeros_like(right, dtype=torch.float32)
+        factors = rest, by_rest.contiguous(), by_own_K.contiguous(), len(by_own_K)
+        sides, tma, by_left = _operands(left, right), has_tma(left), torch.empty_like(left)
+        by_right = torch.empty_like(right) if height == rows else torch.zeros_like(right, dtype=torch.float32)
         for start in range(0, rows, height):
             part = slice(start, min(start + height, rows))
             gradient_RxM = gradient_HxM[: part.stop - start]
-            in_rows, in_columns = _blocks(len(gradient_RxM), 0), _blocks(columns, 1)
+            in_rows, in_columns = triton.cdiv(len(gradient_RxM), BLOCK[0]), triton.cdiv(columns, BLOCK[1])
             _gradient_kernel[(in_rows * in_columns,)](
-                *sides, scale, *factors, _blockwise(gradient_RxM, BLOCK) if tma else gradient_RxM, *in_blocks,
-                start // BLOCK[0], in_rows, in_columns, rows, columns, stride,
+                *sides, scale, *factors, _blockwise(gradient_RxM, BLOCK) if tma else gradient_RxM,
+                *listed, listed.number, start // BLOCK[0], in_rows, in_columns, rows, columns, stride,
                 ctx.diagonal, left.shape[1], *BLOCK, BLOCK_D, tma, **_launch(left),
             )  # fmt: skip
             torch.mm(gradient_RxM, right, out=by_left[part])
-            by_right += _float_product(gradient_RxM.T, left[part])
-        by_scale = torch.linalg.vecdot(by_left.float(), left.float()).sum() / scale
-        return by_left, by_right.to(right.dtype), by_scale, None, None
+            if height == rows:
+                torch.mm(gradient_RxM.T, left, out=by_right)
+            else:
+                by_right += _float_product(gradient_RxM.T, left[part])
+        return by_left, by_right.to(right.dtype), _by_scale(by_left, left, scale), None, None, None
+
+
+def _by_scale(by_left: Tensor, left: Tensor, scale: Tensor) -> Tensor:
+    parts = left.new_empty(triton.cdiv(left.numel(), DOTS[0] * DOTS[1]), dtype=torch.float32)
+    _dots_kernel[(len(parts),)](by_left, left, scale, parts, left.numel(), *DOTS)
+    return parts.sum()
 
 
 def has_tma(embeddings: Tensor) -> bool:
@@ -122,38 +146,17 @@ def _launch(embeddings: Tensor) -> dict[str, int]:
     return {"num_warps": 4 if has_tma(embeddings) else 8, "num_stages": 3}
 
 
-def _blocks(count: int, axis: int) -> int:
-    return triton.cdiv(count, BLOCK[axis])
-
-
-def _by_block(listed: Tensor | None, in_rows: int, in_columns: int) -> tuple[Tensor | None, ...]:
-    """(where the cells of each block start, their rows, their columns, their order), sorted by block."""
-    if listed is None:
-        return None, None, None, None
-    block_L = listed[0] // BLOCK[0] * in_columns + listed[1] // BLOCK[1]
-    block_L, order_L = block_L.sort()
-    starts = torch.searchsorted(block_L, torch.arange(in_rows * in_columns + 1, device=listed.device))
-    return starts, *listed[:, order_L].int(), order_L
-
-
-def _joined(parts_BxN: Tensor) -> Tensor:
-    """The log-sum-exp, N, of the parts of each sum, which are logarithms to the base of 2."""
-    joined_N = parts_BxN.new_empty(parts_BxN.shape[1])
-    _joined_kernel[(triton.cdiv(len(joined_N), 128),)](parts_BxN, joined_N, *parts_BxN.shape, 128)
-    return joined_N
-
-
 def _float_product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a @ b
 
 
 @triton.jit
-def _block(in_rows, in_columns):
-    """Which block, by row and column, this program makes."""
+def _block(in_rows, in_columns, above):
+    """Which block, by row and column, this program makes; `above` of its rows are others'."""
     program, in_group = tl.program_id(0), GROUP * in_columns
     first = program // in_group * GROUP
     height = min(in_rows - first, GROUP)
-    return first + program % in_group % height, program % in_group // height
+    return above + first + program % in_group % height, program % in_group // height
 
 
 @triton.jit
@@ -185,14 +188,14 @@ def _product(
 
 
 @triton.jit
-def _is(cell, cell_rows, cell_columns, row_R, column_C):
+def _is(cell, cells, listed, row_R, column_C):
     """Where in a block a listed cell is, R x C."""
-    return (row_R == tl.load(cell_rows + cell))[:, None] & (column_C == tl.load(cell_columns + cell))[None, :]
+    return (row_R == tl.load(cells + cell))[:, None] & (column_C == tl.load(cells + listed + cell))[None, :]
 
 
 @triton.jit
 def _others(
-    left, right, scale, starts, cell_rows, cell_columns, block_r, block_c, in_columns, rows, columns,
+    left, right, scale, cells, order, starts, listed, block_r, block_c, in_columns, rows, columns,
     DIAGONAL: tl.constexpr, WIDTH: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BLOCK_D: tl.constexpr,
     TMA: tl.constexpr,
 ):  # fmt: skip
@@ -207,36 +210,37 @@ def _others(
     if starts is not None:
         cell, end = tl.load(starts + block), tl.load(starts + block + 1)
         while cell < end:
-            logits_RxC = tl.where(_is(cell, cell_rows, cell_columns, row_R, column_C), float("-inf"), logits_RxC)
+            there = _is(tl.load(order + cell), cells, listed, row_R, column_C)
+            logits_RxC = tl.where(there, float("-inf"), logits_RxC)
             cell += 1
     return logits_RxC
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _sums_kernel(
-    left, right, scale, row_sums, column_sums, starts, cell_rows, cell_columns, in_rows, in_columns, rows, columns,
+    left, right, scale, parts, behind, cells, order, starts, listed, in_rows, in_columns, rows, columns,
     DIAGONAL: tl.constexpr, WIDTH: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BLOCK_D: tl.constexpr,
     TMA: tl.constexpr,
 ):  # fmt: skip
-    """Of each block of S less the diagonal and the listed cells: the log2-sum-exp of its rows into row_sums[block
-    column, row], that of its columns into column_sums[block row, column]."""
-    block_r, block_c = _block(in_rows, in_columns)
+    """Of each block of S less the diagonal and the listed cells: the log2-sum-exp of its rows into parts[block column,
+    row], that of its columns into parts[behind + block row, column]."""
+    block_r, block_c = _block(in_rows, in_columns, 0)
     row_R, column_C = block_r * R + tl.arange(0, R), block_c * C + tl.arange(0, C)
     logits_RxC = _others(
-        left, right, scale, starts, cell_rows, cell_columns, block_r, block_c, in_columns, rows, columns,
+        left, right, scale, cells, order, starts, listed, block_r, block_c, in_columns, rows, columns,
         DIAGONAL, WIDTH, R, C, BLOCK_D, TMA,
     )  # fmt: skip
     top_R = tl.maximum(tl.max(logits_RxC, 1), NEVER)
     exp_RxC = tl.exp2(logits_RxC - top_R[:, None])
-    tl.store(row_sums + block_c.to(tl.int64) * rows + row_R, top_R + tl.log2(tl.sum(exp_RxC, 1)), row_R < rows)
+    tl.store(parts + block_c.to(tl.int64) * rows + row_R, top_R + tl.log2(tl.sum(exp_RxC, 1)), row_R < rows)
     top = tl.max(top_R, 0)
     sum_C = tl.sum(exp_RxC * tl.exp2(top_R - top)[:, None], 0)
-    to = column_sums + block_r.to(tl.int64) * columns + column_C
+    to = parts + behind + block_r.to(tl.int64) * columns + column_C
     if tl.min(tl.where(column_C < columns, tl.log2(sum_C), 0.0), 0) > -SPREAD:
         tl.store(to, top + tl.log2(sum_C), column_C < columns)
     else:  # some column is so far below the block's top that terms may have been lost
         logits_RxC = _others(
-            left, right, scale, starts, cell_rows, cell_columns, block_r, block_c, in_columns, rows, columns,
+            left, right, scale, cells, order, starts, listed, block_r, block_c, in_columns, rows, columns,
             DIAGONAL, WIDTH, R, C, BLOCK_D, TMA,
         )  # fmt: skip
         top_C = tl.maximum(tl.max(logits_RxC, 0), NEVER)
@@ -244,25 +248,23 @@ def _sums_kernel(
         tl.store(to, top_C + tl.log2(sum_C), column_C < columns)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _gradient_kernel(
-    left, right, scale, row_sums, column_sums, by_row, by_column, by_own, gradient, starts, cell_rows, cell_columns,
-    first, in_rows, in_columns, rows, columns, stride,
-    DIAGONAL: tl.constexpr, WIDTH: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BLOCK_D: tl.constexpr,
-    TMA: tl.constexpr,
+    left, right, scale, rest, by_rest, by_own, owned, gradient, cells, order, starts, listed, first, in_rows,
+    in_columns, rows, columns, stride, DIAGONAL: tl.constexpr, WIDTH: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+    BLOCK_D: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """scale * (softmax of the rows * by_row + softmax of the columns * by_column), and scale * by_own at the diagonal
-    or the listed cells, into gradient, whose first row is that of block `first`."""
-    block_r, block_c = _block(in_rows, in_columns)
-    block_r += first
+    """scale * (softmax of the rows * by_rest + softmax of the columns * by_rest), and scale * by_own at the diagonal or
+    the first `owned` listed cells, into gradient, whose first row is that of block `first`."""
+    block_r, block_c = _block(in_rows, in_columns, first)
     row_R, column_C = block_r * R + tl.arange(0, R), block_c * C + tl.arange(0, C)
     logits_RxC = _others(
-        left, right, scale, starts, cell_rows, cell_columns, block_r, block_c, in_columns, rows, columns,
+        left, right, scale, cells, order, starts, listed, block_r, block_c, in_columns, rows, columns,
         DIAGONAL, WIDTH, R, C, BLOCK_D, TMA,
     )  # fmt: skip
-    last_R, last_C = tl.minimum(row_R, rows - 1), tl.minimum(column_C, columns - 1)
-    sum_R, sum_C = tl.load(row_sums + last_R) * LOG2E, tl.load(column_sums + last_C) * LOG2E
-    by_row_R, by_column_C = tl.load(by_row + last_R), tl.load(by_column + last_C)
+    last_R, last_C = tl.minimum(row_R, rows - 1), rows + tl.minimum(column_C, columns - 1)
+    sum_R, sum_C = tl.load(rest + last_R) * LOG2E, tl.load(rest + last_C) * LOG2E
+    by_row_R, by_column_C = tl.load(by_rest + last_R), tl.load(by_rest + last_C)
     top = tl.max(sum_R, 0)
     if (tl.min(sum_R, 0) > top - SPREAD) & (tl.min(sum_C, 0) > top - SPREAD):
         factor_RxC = by_row_R[:, None] + tl.exp2(sum_R - top)[:, None] * (tl.exp2(top - sum_C) * by_column_C)[None, :]
@@ -277,7 +279,9 @@ def _gradient_kernel(
         block = block_r * in_columns + block_c
         cell, end = tl.load(starts + block), tl.load(starts + block + 1)
         while cell < end:  # added, since a cell may be listed twice
-            out_RxC += tl.where(_is(cell, cell_rows, cell_columns, row_R, column_C), tl.load(by_own + cell), 0.0)
+            which = tl.load(order + cell)
+            there = _is(which, cells, listed, row_R, column_C)
+            out_RxC += tl.where(there, tl.load(by_own + which, which < owned, 0.0), 0.0)
             cell += 1
     out_RxC = (out_RxC * tl.load(scale)).to(gradient.dtype if TMA else gradient.dtype.element_ty)
     if TMA:
@@ -288,8 +292,13 @@ def _gradient_kernel(
 
 
 @triton.jit
-def _joined_kernel(parts, joined, blocks, count, SIZE: tl.constexpr):
-    which = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+def _joined_kernel(parts, rest, behind, in_rows, in_columns, rows, columns, SIZE: tl.constexpr):
+    """The log-sum-exps of all rows, then of all columns, from the parts of each sum, logarithms to the base of 2."""
+    program, by_row = tl.program_id(0), tl.cdiv(rows, SIZE)
+    is_column = program >= by_row
+    which = tl.where(is_column, program - by_row, program) * SIZE + tl.arange(0, SIZE)
+    count, blocks = tl.where(is_column, columns, rows), tl.where(is_column, in_rows, in_columns)
+    parts += tl.where(is_column, behind, 0)
     top, total = tl.zeros((SIZE,), tl.float32) + NEVER, tl.zeros((SIZE,), tl.float32)
     while blocks > 0:
         part = tl.load(parts + which, which < count, NEVER)
@@ -298,12 +307,24 @@ def _joined_kernel(parts, joined, blocks, count, SIZE: tl.constexpr):
         top = higher
         parts += count
         blocks -= 1
-    tl.store(joined + which, (top + tl.log2(total)) / LOG2E, which < count)
+    tl.store(rest + tl.where(is_column, rows, 0) + which, (top + tl.log2(total)) / LOG2E, which < count)
 
 
 @triton.jit
+def _dots_kernel(by_left, left, scale, parts, count, SIZE: tl.constexpr, TIMES: tl.constexpr):
+    """Shares of the gradient of the scale: the sum of by_left * left / scale."""
+    at = tl.program_id(0).to(tl.int64) * SIZE * TIMES + tl.arange(0, SIZE)
+    total = tl.zeros((SIZE,), tl.float32)
+    for _ in range(TIMES):
+        a, b = tl.load(by_left + at, at < count, 0.0), tl.load(left + at, at < count, 0.0)
+        total += a.to(tl.float32) * b.to(tl.float32)
+        at += SIZE
+    tl.store(parts + tl.program_id(0), tl.sum(total, 0) / tl.load(scale))
+
+
+@triton.jit(do_not_specialize=VARYING)
 def _own_kernel(
-    left, right, scale, cells, own, count,
+    left, right, scale, cells, own, count, listed,
     DIAGONAL: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """S at the cells."""
@@ -312,7 +333,7 @@ def _own_kernel(
     if DIAGONAL:
         row, column = which.to(tl.int64), which.to(tl.int64)
     else:
-        row, column = tl.load(cells + which, there, 0), tl.load(cells + count + which, there, 0)
+        row, column = tl.load(cells + which, there, 0), tl.load(cells + listed + which, there, 0)
     d, total = tl.arange(0, BLOCK_D), tl.zeros((SIZE,), tl.float32)
     for start in range(0, WIDTH, BLOCK_D):
         left_KxD = tl.load(left + row[:, None] * WIDTH + (start + d)[None, :], there[:, None], 0.0)

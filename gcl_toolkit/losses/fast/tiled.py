@@ -28,6 +28,10 @@ def tiled_gcl_loss(
     keep_bytes: int = KEEP_BYTES,
 ) -> Tensor:
     """`gcl_loss`; up to `keep_bytes` of tiles are kept for the backward pass. Memory also grows with excluded cells."""
+    if by_kernels(left, weights):
+        from gcl_toolkit.losses.fast import loss_kernels
+
+        return loss_kernels.gcl_loss(left, right, weights, logit_scale, excluded, normalise_weights)
     count = _rows(left) if weights is None else len(weights)
     weights = left.new_ones(count, dtype=torch.float64) if weights is None else weights.double()
     if normalise_weights:
@@ -78,9 +82,12 @@ def _by_sides(
     keep_bytes: int,
 ) -> Tensor:
     """recall: that of `graded_loss`, or None for `matrix_loss`."""
-    fast = has_kernels(queries)
+    fast, shape = by_kernels(queries, weights), (weights.shape[0], weights.shape[1])
     cells, weight_K = listed(weights, keep_zeros=fast)
-    shape = (weights.shape[0], weights.shape[1])
+    if fast and len(weight_K):
+        from gcl_toolkit.losses.fast import loss_kernels
+
+        return loss_kernels.cells_loss(queries, documents, cells, weight_K, logit_scale, r, recall)
     ways = both_ways(queries, documents, logit_scale, cells, shape, None, keep_bytes)
     loss = queries.new_zeros((), dtype=torch.float64)
     for way, side, factor in zip(ways, (0, 1), (r, 1 - r), strict=True):
@@ -88,8 +95,14 @@ def _by_sides(
         if recall is not None and side == 0:
             share_K = torch.lerp(share_K, listed_shares((weight_K > 0).double(), cells[side], shape[side]), recall)
             grade_K = weight_K[way.kept]
-        loss = loss + factor * (_kernel_part if fast else _part)(way, share_K[way.kept], grade_K)
+        loss = loss + factor * _part(way, share_K[way.kept], grade_K)
     return loss.to(torch.promote_types(queries.dtype, torch.float32))
+
+
+def by_kernels(embeddings: Tensor, weights: Tensor | None) -> bool:
+    """Whether Triton's kernels make the whole loss: on one rank, of weights without gradient."""
+    learnt = weights is not None and weights.requires_grad
+    return not learnt and ranks() == 1 and has_kernels(embeddings)
 
 
 # -- one way: each row (or column) against the others ------------------------------------------------------------------
@@ -149,13 +162,6 @@ def _in_rows(cells: Tensor, mine: slice) -> tuple[Tensor, Tensor]:
     """The cells in these rows, counted from the first, and which of all they are."""
     kept = (cells[0] >= mine.start) & (cells[0] < mine.stop)
     return cells[:, kept] - torch.tensor([[mine.start], [0]], device=cells.device), kept
-
-
-def _kernel_part(way: Way, share_K: Tensor, grade_K: Tensor | None) -> Tensor:
-    """`_part` on a GPU."""
-    from gcl_toolkit.losses.fast.rival_kernels import rivals
-
-    return (share_K * softplus(rivals(way.own_K, way.rest_R, way.row_K, grade_K) - way.own_K)).sum()
 
 
 def _part(way: Way, share_K: Tensor, grade_K: Tensor | None) -> Tensor:
