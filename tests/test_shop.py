@@ -224,6 +224,27 @@ def test_processes_draw_the_same_pictures_in_order(products):
     assert draw.to_pngs(looks, 16, part=2) == [to_png(look, 16) for look in looks]
 
 
+def test_pictures_are_drawn_once(products, tmp_path, monkeypatch):
+    """A broken file is drawn again; without a place to keep them, pictures are drawn all the same."""
+    monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(tmp_path))
+    run, runs = draw.subprocess.run, []
+    monkeypatch.setattr(draw.subprocess, "run", lambda *given, **options: runs.append(1) or run(*given, **options))
+    looks = [products.look(p) for p in range(3)]
+
+    def drawn(size=16):
+        runs.clear()
+        assert draw.to_pngs(looks, size, part=2) == [to_png(look, size) for look in looks]
+        return len(runs)
+
+    assert (drawn(), drawn()) == (2, 0)
+    (kept,) = tmp_path.rglob("*.arrow")
+    assert (drawn(size=17), drawn()) == (2, 0)
+    kept.write_bytes(kept.read_bytes()[:-100])
+    assert (drawn(), drawn()) == (2, 0)
+    monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(kept))
+    assert (drawn(), drawn()) == (2, 2)
+
+
 def test_categories_look_different():
     pictures = np.stack([_pixels(Look(category, "red")) for category in words.CATEGORIES])
     for i in range(len(pictures)):

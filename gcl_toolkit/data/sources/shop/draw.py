@@ -5,18 +5,25 @@ The body is filled with the product's colour and is the clip path of its pattern
 """
 
 import colorsys
+import hashlib
 import io
 import os
 import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
+
+import pyarrow as pa
+from huggingface_hub import cached_assets_path
+from pyarrow import feather
 
 from gcl_toolkit.data.sources.shop.words import FACETS, WORDS
 
@@ -43,7 +50,8 @@ def to_png(look: Look, size: int) -> bytes:
 
 
 def to_pngs(looks: Sequence[Look], size: int, part: int = 500) -> list[bytes]:
-    """The pictures of looks, size x size pixels; more than one `part` of them are drawn by processes, one a core."""
+    """The pictures of looks, size x size pixels. More than one `part` of them are drawn by processes, one a core, and
+    kept in huggingface_hub's cache, if it can be written to."""
     from gcl_toolkit.data.sources.shop import render
 
     svgs = [to_svg(look) for look in looks]
@@ -55,8 +63,25 @@ def to_pngs(looks: Sequence[Look], size: int, part: int = 500) -> list[bytes]:
         command = [sys.executable, "-P", render.__file__]
         return pickle.loads(subprocess.run(command, input=task, stdout=subprocess.PIPE, check=True).stdout)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [png for pngs in pool.map(drawn, range(0, len(svgs), part)) for png in pngs]
+    def draw() -> list[bytes]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return [png for pngs in pool.map(drawn, range(0, len(svgs), part)) for png in pngs]
+
+    made = repr((size, version("resvg-py"), svgs)).encode()
+    return _kept(f"{hashlib.sha256(made).hexdigest()}.arrow", draw)
+
+
+def _kept(name: str, draw: Callable[[], list[bytes]]) -> list[bytes]:
+    """What was drawn under this name before, or is now."""
+    with suppress(OSError, ValueError):  # none yet, or a broken file
+        return feather.read_table(cached_assets_path("gcl_toolkit", "shop") / name)["png"].to_pylist()
+    pngs = draw()
+    with suppress(OSError, ValueError):
+        path = cached_assets_path("gcl_toolkit", "shop") / name
+        beside = path.with_name(f"{name}.{os.getpid()}")
+        feather.write_feather(pa.table({"png": pngs}), beside)
+        beside.replace(path)
+    return pngs
 
 
 def to_svg(look: Look, name: str = "p") -> str:
