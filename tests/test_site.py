@@ -1,0 +1,65 @@
+"""The site that `make docs` builds: it works without other hosts, and its formulas are drawn."""
+
+import importlib.util
+import shutil
+
+import pytest
+
+from docs import build
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+LINES = (
+    '<script src="https://a.org/x.js"></script>',
+    "<script async src=//a.org/x.js></script>",
+    '<link rel="stylesheet" href="https://a.org/x.css">',
+    '<img alt="" src="http://a.org/x.png">',
+    "<style>@font-face { src: url(https://a.org/x.woff) }</style>",
+    '<style>@import "https://a.org/x.css";</style>',
+    '<script type="module">import x from "https://a.org/x.mjs"</script>',
+    "<script>await import('https://a.org/x.mjs')</script>",
+)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_what_is_loaded_from_another_host_is_found(tmp_path, line):
+    links = '<a href="https://a.org">a</a> <code>--url http://localhost:8000/v1</code> <img src="x.png">'
+    (tmp_path / "index.html").write_text(links)
+    assert build.other_hosts(tmp_path) == []
+    (tmp_path / "index.html").write_text(links + line)
+    assert len(build.other_hosts(tmp_path)) == 1
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    if not (build.CACHE / "mathjax-3.2.2.tgz").exists() and not shutil.which("npm"):
+        pytest.skip("npm is missing")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "SITE", tmp_path_factory.mktemp("site"))
+        patch.setattr(build, "pdf", lambda page: None)
+        build.pages()
+        yield build.SITE
+
+
+def test_no_page_refers_to_another_host_and_no_link_is_broken(site):
+    assert len(list(site.glob("notebooks/[0-9]*.html"))) == 12
+    assert build.other_hosts(site) == []
+    assert build.broken_links(site) == []
+
+
+@pytest.mark.skipif(not CHROMIUM or not importlib.util.find_spec("playwright"), reason="needs Chromium")
+def test_the_notebooks_formulas_are_drawn_without_a_network(site):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page, outside = browser.new_page(), []
+        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or outside.append(request.url))
+        for notebook in sorted(site.glob("notebooks/[0-9]*.html")):
+            page.goto(notebook.as_uri())
+            page.wait_for_function("window.MathJax?.startup?.promise?.then(() => true)")
+            assert "$" not in page.locator(".jp-MarkdownOutput").evaluate_all("all => all.map(e => e.innerText).join()")
+            assert page.locator("mjx-merror").count() == 0
+            if notebook.name.startswith("02"):
+                assert page.locator("mjx-container").count() > 20
+        browser.close()
+    assert outside == []
