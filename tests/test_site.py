@@ -46,20 +46,45 @@ def test_no_page_refers_to_another_host_and_no_link_is_broken(site):
     assert build.broken_links(site) == []
 
 
-@pytest.mark.skipif(not CHROMIUM or not importlib.util.find_spec("playwright"), reason="needs Chromium")
-def test_the_notebooks_formulas_are_drawn_without_a_network(site):
+def test_the_site_has_no_answer_in_clear(site):
+    folder = site / "docs/lessons"
+    assert not (folder / "answers.py").exists()
+    for path in folder.glob("*"):
+        if path.is_file():
+            text = path.read_text()
+            assert "0.0277" not in text
+            assert "row_loss(l" not in text.replace("row_loss(logits", "")
+            assert path.suffix == ".html" or '"same"' not in text
+
+
+@pytest.fixture(scope="module")
+def page(site):
+    if not CHROMIUM or not importlib.util.find_spec("playwright"):
+        pytest.skip("chromium or playwright is missing")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page, outside = browser.new_page(), []
-        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or outside.append(request.url))
-        for notebook in sorted(site.glob("notebooks/[0-9]*.html")):
-            page.goto(notebook.as_uri())
-            page.wait_for_function("window.MathJax?.startup?.promise?.then(() => true)")
-            assert "$" not in page.locator(".jp-MarkdownOutput").evaluate_all("all => all.map(e => e.innerText).join()")
-            assert page.locator("mjx-merror").count() == 0
-            if notebook.name.startswith("02"):
-                assert page.locator("mjx-container").count() > 20
+        yield browser.new_page(viewport={"width": 1280, "height": 720})
         browser.close()
+
+
+def test_the_notebooks_formulas_are_drawn_without_a_network(site, page):
+    outside = []
+    page.on("request", lambda request: request.url.startswith(("file:", "data:")) or outside.append(request.url))
+    for notebook in sorted(site.glob("notebooks/[0-9]*.html")):
+        page.goto(notebook.as_uri())
+        page.wait_for_function("window.MathJax?.startup?.promise?.then(() => true)")
+        assert "$" not in page.locator(".jp-MarkdownOutput").evaluate_all("all => all.map(e => e.innerText).join()")
+        assert page.locator("mjx-merror").count() == 0
+        if notebook.name.startswith("02"):
+            assert page.locator("mjx-container").count() > 20
     assert outside == []
+
+
+def test_the_slides_have_the_notebooks_figures_and_fit(site, page):
+    page.goto((site / "docs/slides.html").as_uri())
+    spare = page.locator("section").evaluate_all("all => all.map(each => each.scrollHeight - each.clientHeight)")
+    assert len(spare) >= 12
+    assert max(spare) <= 0
+    assert page.locator("img").evaluate_all("all => all.every(image => image.naturalWidth > 300)")

@@ -4,7 +4,12 @@ the site, computes the hashes."""
 import hashlib
 import json
 import math
+from contextlib import redirect_stdout
+from io import StringIO
+from traceback import extract_tb
 
+HERE = "your code"
+"""The name of the student's code in its errors."""
 ROUNDS = 20_000
 
 
@@ -48,24 +53,42 @@ def answer(exercise, text, expected):
 
 
 def function(exercise, source, expected):
-    """Check a function by its values on several inputs. expected: {"name", "inputs", "hashes", "step"}."""
+    """Check a function by its values on several inputs, and add what it printed. expected: {"name", "inputs", "hashes",
+    "step"}."""
+    with redirect_stdout(StringIO()) as printed:
+        right, words = values(exercise, source, expected)
+    lines = printed.getvalue()[:400].rstrip()
+    return right, f"{words}\nPrinted:\n{lines}" if lines else words
+
+
+def values(exercise, source, expected):
+    """(right, what to say) of a function's values."""
     scope = {}
     try:
-        exec(source, scope)  # the student's own code, in the student's own browser
-        call = scope[expected["name"]]
-    except KeyError:
+        exec(compile(source, HERE, "exec"), scope)  # the student's own code, in the student's own browser
+    except (Exception, SystemExit) as error:
+        return False, what_failed(error)
+    call = scope.get(expected["name"])
+    if not callable(call):
         return False, f"Define a function called {expected['name']}."
-    except Exception as error:
-        return False, f"{type(error).__name__}: {error}"
     for inputs, hashed in zip(expected["inputs"], expected["hashes"], strict=True):
-        shown = ", ".join(json.dumps(value) for value in inputs)
+        shown = f"{expected['name']}({', '.join(json.dumps(value) for value in inputs)})"
         try:
-            value = float(call(*json.loads(json.dumps(inputs))))
-        except Exception as error:
-            return False, f"{expected['name']}({shown}) raises {type(error).__name__}: {error}"
+            value = call(*json.loads(json.dumps(inputs)))
+            if value is None:
+                return False, f"{shown} returns None. Does your function end with return?"
+            value = float(value)
+        except (Exception, SystemExit) as error:
+            return False, f"{shown} raises {what_failed(error)}"
         if not math.isfinite(value):
-            return False, f"{expected['name']}({shown}) is {value}."
+            return False, f"{shown} is {value}."
         steps = round(value / expected["step"])
         if not any(digest(exercise, steps + place) == hashed for place in (0, -1, 1)):
-            return False, f"{expected['name']}({shown}) is {value:.4f}, which is not right."
+            return False, f"{shown} is {value:.4f}, which is not right."
     return True, f"Right on all {len(expected['inputs'])} inputs."
+
+
+def what_failed(error):
+    """The error with the last line of the student's code that it comes from."""
+    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == HERE]
+    return f"{type(error).__name__}: {error}" + (f" (line {lines[-1]})" if lines else "")

@@ -1,20 +1,47 @@
 // A form with data-call shows what that Python function returns for its values; one with data-check is an exercise.
-const worker = new Worker("worker.js", { type: "module" });
-const waiting = new Map();
-let calls = 0;
+const LIMIT = 20; // seconds for a call; a student's loop may never end
+const queue = []; // calls, the first is running; a worker can't be interrupted, but terminated
+let worker, ready, limit;
 const start = performance.now();
-worker.onmessage = ({ data }) => {
-  if (data.ready) return document.body.classList.add("ready"), console.log(`ready after ${performance.now() - start} ms`);
-  if (data.failed) return (document.querySelector("#loading").textContent = `Python can't start: ${data.failed}`);
-  const { done, failed } = waiting.get(data.call);
-  waiting.delete(data.call);
-  data.error ? failed(new Error(data.error)) : done(data.result);
-};
+
+function next() {
+  if (!ready || !queue.length) return;
+  worker.postMessage({ name: queue[0].name, args: queue[0].args });
+  limit = setTimeout(stop, LIMIT * 1000, `Stopped after ${LIMIT} s. Does a loop in your code never end?`);
+}
+
+function ended({ result, error }) {
+  clearTimeout(limit);
+  const { done, failed } = queue.shift();
+  error ? failed(new Error(error)) : done(result);
+  next();
+}
+
+function stop(why) {
+  worker.onmessage = worker.onerror = null;
+  worker.terminate();
+  startPython();
+  ended({ error: `${why} Your code is still here; Python is starting again.` });
+}
+
+function startPython() {
+  ready = false;
+  worker = new Worker("worker.js", { type: "module" });
+  worker.onerror = () => worker.onmessage({ data: { failed: "its worker could not be loaded" } });
+  worker.onmessage = ({ data }) => {
+    if (data.failed) return (document.querySelector("#loading").textContent = `Python can't start: ${data.failed}`);
+    if (data.broken) return stop(data.broken);
+    if (!data.ready) return ended(data);
+    ready = true;
+    document.body.classList.add("ready");
+    console.log(`ready after ${performance.now() - start} ms`);
+    next();
+  };
+}
+startPython();
+
 const python = (name, args) =>
-  new Promise((done, failed) => {
-    waiting.set(++calls, { done, failed });
-    worker.postMessage({ call: calls, name, args });
-  });
+  new Promise((done, failed) => queue.push({ name, args, done, failed }) === 1 && next());
 
 const values = (form) =>
   [...form.elements].filter((e) => e.name && (e.type !== "radio" || e.checked)).map((e) => (isNaN(e.value) || e.value === "" || form.dataset.check ? e.value : +e.value));
@@ -38,17 +65,29 @@ for (const form of document.querySelectorAll("form[data-call]")) {
 }
 
 for (const form of document.querySelectorAll("form[data-check]")) {
-  form.insertAdjacentHTML("beforeend", '<button type="submit">Check</button><p class="result" role="status"></p>');
+  form.insertAdjacentHTML("beforeend", '<button type="submit">Check</button> <button type="button" class="stop">Stop</button><p class="result" role="status"></p>');
+  const result = form.querySelector(".result"), code = form.querySelector("textarea");
+  if (code) { // survives a reload; an empty one starts again
+    code.value = localStorage.getItem(form.id) || code.value;
+    code.addEventListener("input", () => localStorage.setItem(form.id, code.value));
+  }
+  form.querySelector(".stop").onclick = () => {
+    const place = queue.findIndex((call) => call.args[0] === form.id);
+    if (ready && place === 0) stop("Stopped.");
+    else queue.splice(place, 1)[0].failed(new Error("Stopped before it began."));
+  };
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
+    if (form.classList.contains("busy")) return;
     form.classList.remove("right", "wrong");
-    form.querySelector(".result").textContent = "Checking …"; // after other calls, which can take seconds on a phone
+    form.classList.add("busy");
+    result.textContent = "Checking …"; // after other calls, which can take seconds on a phone
     try {
       const [right, words] = await python(form.dataset.check, [form.id, ...values(form)]);
-      form.classList.toggle("right", right);
-      form.classList.toggle("wrong", !right);
-      form.querySelector(".result").textContent = words;
-    } catch (error) { form.querySelector(".result").textContent = error.message; }
+      form.classList.add(right ? "right" : "wrong");
+      result.textContent = words;
+    } catch (error) { result.textContent = error.message; }
+    form.classList.remove("busy");
   });
 }
 

@@ -34,8 +34,9 @@ ready.then(() => postMessage({ ready: true }), (error) => postMessage({ failed: 
 onmessage = async ({ data }) => {
   try {
     const called = await ready;
-    postMessage({ call: data.call, result: JSON.parse(called(data.name, data.args)) });
-  } catch (error) {
-    postMessage({ call: data.call, error: error.message.trim().split("\n").pop() });
+    postMessage({ result: JSON.parse(called(data.name, data.args)) });
+  } catch (error) { // an error that isn't Python's has broken Pyodide
+    const words = error.message.trim().split("\n").pop();
+    postMessage(error.type ? { error: words } : { broken: words });
   }
 };
