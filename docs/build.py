@@ -75,7 +75,10 @@ PRINTED = {"slides": SLIDES, "exam": SHEET, "exam_key": SHEET, "handouts": SHEET
 NOTEBOOK = (
     """{% extends "lab/index.html.j2" %}
 {% block html_head_js %}{% endblock %}{% block html_head_js_mermaidjs %}{% endblock %}
-{% block html_head_js_mathjax %}<link rel="icon" href="data:,"><script>
+{% block html_head_js_mathjax %}<link rel="icon" href="data:,"><style>
+main { max-width: 62rem; margin: auto } nav a { color: #00c; text-decoration: underline }
+mjx-container, .highlight pre { min-width: 0 !important; max-width: 100%; overflow: auto hidden }
+</style><script>
 MathJax = { tex: { inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]], tags: "ams" } }
 </script><script defer src="../mathjax/tex-svg.js"></script>{% endblock %}
 {% block body_header %}{{ super() }}"""

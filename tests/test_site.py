@@ -82,6 +82,22 @@ def test_the_notebooks_formulas_are_drawn_without_a_network(site, page):
     assert outside == []
 
 
+def test_formulas_and_code_that_are_wider_than_a_phone_can_be_scrolled(site, page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto((site / "notebooks/02_the_loss.html").as_uri())
+    page.wait_for_function("window.MathJax?.startup?.promise?.then(() => true)")
+    wide = page.locator("mjx-container[display], .highlight pre").evaluate_all(
+        "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => getComputedStyle(e).overflowX)"
+    )
+    ends = page.locator("mjx-container[display], .highlight pre").evaluate_all(
+        "all => Math.max(...all.map(e => e.getBoundingClientRect().right))"
+    )
+    page.set_viewport_size({"width": 1280, "height": 720})
+    assert len(wide) > 10
+    assert set(wide) == {"auto"}
+    assert ends <= 390
+
+
 def test_the_slides_have_the_notebooks_figures_and_fit(site, page):
     page.goto((site / "docs/slides.html").as_uri())
     spare = page.locator("section").evaluate_all("all => all.map(each => each.scrollHeight - each.clientHeight)")
