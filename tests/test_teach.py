@@ -52,10 +52,11 @@ def given(tmp_path, monkeypatch):
     return path
 
 
-def hand_in(folder, student, given, **sources):
+def hand_in(folder, student, given, change=lambda cells: None, **sources):
     notebook = json.loads(given.read_text())
     for cell in notebook["cells"]:
         cell["source"] = sources.get(cell["id"].replace("-", "_"), cell["source"])
+    change(notebook["cells"])
     place = folder / student / f"{given.stem} (1).ipynb"
     place.parent.mkdir(parents=True)
     place.write_text(json.dumps(notebook))
@@ -66,6 +67,7 @@ def graded(folder, given, *options):
     command = [sys.executable, "-m", "gcl_toolkit.cli", "teach", "grade", str(folder), "--out", str(table)]
     done = subprocess.run([*command, "--notebooks", str(given.parent), *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    print(" ".join(done.stdout.split()))
     with table.open() as file:
         return {(row["file"].split("/")[0], row["exercise"]): row for row in csv.DictReader(file)}
 
@@ -87,6 +89,7 @@ def test_a_class_gets_points_and_reasons(tmp_path, given):
     ]  # fmt: skip
     assert rows["bob", "exercise-1"]["problem"] == "AssertionError: exercise: twice the number"
     assert rows["cleo", "exercise-2"]["problem"].startswith("NotImplementedError")
+    assert rows["dan", "exercise-1"]["problem"].startswith("SyntaxError: ")  # not what the check meets later
     assert "not a notebook" in rows["eve.ipynb", ""]["problem"]
     assert {row["notebook"] for row in rows.values()} == {"01_doubling", ""}
 
@@ -98,12 +101,49 @@ def test_a_foreign_notebook_is_named(tmp_path, given):
     assert "not a copy of" in graded(foreign.parent, given)["x.ipynb", ""]["problem"]
 
 
-def test_code_that_does_not_end_is_stopped_and_what_was_reached_counts(tmp_path, given):
+def test_a_loop_that_never_ends_costs_only_its_exercise(tmp_path, given):
     folder = tmp_path / "class"
-    hand_in(folder, "eve", given, exercise_1=DOUBLE, exercise_2="while True: pass")
-    rows = graded(folder, given, "--seconds", "5")
-    assert rows["eve", "exercise-1"]["points"] == "1"
-    assert "time limit of 5 s" in rows["eve", "exercise-2"]["problem"]
+    hand_in(folder, "eve", given, exercise_1="while True: pass", exercise_2=HALF)
+    hand_in(folder, "fay", given, exercise_1=DOUBLE.replace("2 * x", "input()"), exercise_2="import os; os.kill(0, 9)")
+    rows = graded(folder, given, "--seconds", "50")
+    assert rows["eve", "exercise-1"]["problem"] == "TimeoutError: stopped after 5 s"
+    assert rows["eve", "exercise-2"]["points"] == "1"
+    assert "EOFError" in rows["fay", "exercise-1"]["problem"] or "input" in rows["fay", "exercise-1"]["problem"]
+    assert rows["fay", "exercise-2"]["problem"].startswith("not reached: the time limit of 50 s")
+
+
+def test_cells_that_students_delete_split_and_add_and_copies_without_ids(tmp_path, given, capsys):
+    folder, places = (
+        tmp_path / "class",
+        {cell["id"]: n for n, cell in enumerate(json.loads(given.read_text())["cells"])},
+    )
+
+    def without_ids(cells):
+        for cell in cells:
+            cell["metadata"]["id"] = cell.pop("id") + "x"
+
+    def with_helper(cells):
+        cells.insert(
+            2, {"cell_type": "code", "id": "0a1b2c3d-new", "metadata": {}, "source": ["def twice(x): return 2 * x"]}
+        )
+
+    def split(cells):
+        first = cells[places["exercise-1"]]
+        cells.insert(places["exercise-1"], first | {"id": "12345678-new", "source": "def twice(x): return 2 * x"})
+
+    uses_helper = "def double(x):\n    return twice(x)"
+    hand_in(folder, "ada", given, without_ids, exercise_1=DOUBLE, exercise_2=HALF)
+    hand_in(folder, "bob", given, with_helper, exercise_1=uses_helper)
+    hand_in(folder, "cleo", given, split, exercise_1=uses_helper)
+    hand_in(folder, "dan", given, lambda cells: cells.pop(places["exercise-1"]), exercise_2=HALF)
+    (folder / "dan" / "notebook.html").write_text("")
+    rows = graded(folder, given)
+    points = "".join(rows[who, f"exercise-{n}"]["points"] for who in ("ada", "bob", "cleo", "dan") for n in (1, 2))
+    assert points == "11101001"
+    printed = capsys.readouterr().out
+    assert "not graded: dan/notebook.html" in printed
+    assert "5 of 8 points" in printed
+    assert rows["dan", "exercise-1"]["problem"] == "LookupError: the cell of this exercise is missing from the copy"
 
 
 @pytest.mark.skipif(subprocess.run(["unshare", "-rn", "true"]).returncode != 0, reason="needs user namespaces")
@@ -120,7 +160,7 @@ def test_students_code_has_no_network_and_no_secrets(tmp_path, given, monkeypatc
             exercise_2=f"import os\n{HALF}\nif os.environ.get('HF_TOKEN'): half = str",
         )
         rows = graded(folder, given)
-    assert "NameError" in rows["eve", "exercise-1"]["problem"]
+    assert "ConnectionRefusedError" in rows["eve", "exercise-1"]["problem"]
     assert rows["eve", "exercise-2"]["points"] == "1"
 
 
