@@ -40,7 +40,7 @@ pre {{ overflow-x: auto; padding: .8rem; border: 1px solid #8886; font-size: .8r
 table {{ border-collapse: collapse; display: block; overflow-x: auto }}
 td, th {{ padding: .2rem .6rem; border: 1px solid #8886 }}
 @media (max-width: 34rem) {{ table {{ font-size: .85rem }} td, th {{ padding: .2rem .35rem }} }}
-</style>{nav}{body}</html>
+</style>{nav}<main>{body}</main></html>
 """
 SLIDES = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <link rel="icon" href="data:,"><title>{title}</title><style>
@@ -161,7 +161,7 @@ def printed(name: str) -> Path:
     text = re.sub("_{3,}", lambda line: f'<span class="blank" style="width: {len(line[0]) / 2}em">&nbsp;</span>', text)
     parts = [f"<section>{markdown2.markdown(part, extras=EXTRAS)}</section>" for part in text.split("\n---\n")]
     title = html.escape(text.split("\n", 1)[0].lstrip("# "))
-    write(ROOT / f"docs/{name}.md", PRINTED[name].replace("{title}", title) + "".join(parts))
+    write(ROOT / f"docs/{name}.md", PRINTED[name].replace("{title}", title) + f"<main>{''.join(parts)}</main>")
     return SITE / f"docs/{name}.html"
 
 
