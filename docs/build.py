@@ -51,9 +51,11 @@ section { box-sizing: border-box; height: 100vh; padding: 4vh 7vw; scroll-snap-a
 h1 { font-size: 2em; margin: 0 } h2 { margin: 0 0 .5em } p, ul, ol { margin: .35em 0 }
 img { display: block; max-width: 100%; max-height: 64vh; margin: auto }
 </style>
-<script>addEventListener("keydown", ({ key }) => {
-  const step = { ArrowRight: 1, PageDown: 1, ArrowLeft: -1, PageUp: -1 }[key];
-  if (step) scrollBy({ top: step * innerHeight });
+<script>addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, PageDown: 1, ArrowLeft: -1, PageUp: -1 }[event.key];
+  if (!step) return;
+  event.preventDefault(); // a clicker sends PageDown, which scrolls by itself, too
+  scrollTo({ top: (Math.round(scrollY / innerHeight) + step) * innerHeight });
 })</script>"""
 SHEET = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <link rel="icon" href="data:,"><title>{title}</title><style>

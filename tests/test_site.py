@@ -104,3 +104,7 @@ def test_the_slides_have_the_notebooks_figures_and_fit(site, page):
     assert len(spare) >= 12
     assert max(spare) <= 0
     assert page.locator("img").evaluate_all("all => all.every(image => image.naturalWidth > 300)")
+    for key, slide in (("PageDown", 1), ("PageDown", 2), ("ArrowRight", 3), ("PageUp", 2), ("ArrowLeft", 1)):
+        page.keyboard.press(key)
+        page.wait_for_timeout(500)
+        assert page.evaluate("scrollY / innerHeight") == slide, key
