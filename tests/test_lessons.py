@@ -183,15 +183,13 @@ def test_a_right_function_passes_and_near_misses_do_not(expected, exercise):
         assert words
 
 
-ANSWER = "def per_look(c, n, k, e): return c / n * k ** e if n else 0"
 MISTAKES = {
     "def per_look(c, n, k, e)\n return 1": "SyntaxError: expected ':' (your code, line 1)",
     "def per_look(c, n, k, e):\n c / n": "returns None. Does your function end with return?",
     "def per_look(c, n, k, e):\n x = 1\n return c / m": "NameError: name 'm' is not defined (line 3)",
-    "{}['x']": "KeyError: 'x' (line 1)",
     "def per_look(c, n, k, e): exit()": "raises SystemExit: None",
     "def per_look(c, n, k, e): print('k is', k); return 0": "not right.\nPrinted:\nk is 1",
-    f"print('hello')\n{ANSWER}": "Right on all 6 inputs.\nPrinted:\nhello",
+    f"print('hello')\n{RIGHT['better-function']}": "Right on all 6 inputs.\nPrinted:\nhello",
 }
 
 
@@ -331,7 +329,6 @@ def test_a_loop_that_never_ends_is_stopped_and_the_code_is_kept(lesson):
     page.get_by_text("Stopped before it began.").wait_for()
     stop.press("Enter")
     form.get_by_text("Stopped. Your code is still here").wait_for()
-    assert not stop.is_visible()
     answered(page, "better-queries", True)
     page.clock.install()
     check.click()
@@ -344,7 +341,10 @@ def test_a_loop_that_never_ends_is_stopped_and_the_code_is_kept(lesson):
     page.locator("#better-function.right").wait_for(timeout=60_000)
 
 
-def test_a_lesson_opened_as_a_file_says_what_to_do(site, browser):
+def test_a_lesson_opened_as_a_file_or_in_a_browser_that_keeps_nothing(site, browser):
     page = browser.new_page()
     page.goto((site[0] / "score.html").as_uri())
     assert "python -m http.server" in page.locator("#loading").inner_text()
+    page.add_init_script("Object.defineProperty(window, 'localStorage', { get() { throw new Error('blocked') } })")
+    page.goto(f"{site[1]}better.html")
+    page.locator("#better-function button[type=submit]").wait_for(state="attached")

@@ -64,12 +64,14 @@ for (const form of document.querySelectorAll("form[data-call]")) {
   draw();
 }
 
+let kept = null; // stays so where the browser blocks it
+try { kept = localStorage; } catch {}
 for (const form of document.querySelectorAll("form[data-check]")) {
   form.insertAdjacentHTML("beforeend", '<button type="submit">Check</button> <button type="button" class="stop">Stop</button><p class="result" role="status"></p>');
   const result = form.querySelector(".result"), code = form.querySelector("textarea");
-  if (code) { // survives a reload; an empty one starts again
-    code.value = localStorage.getItem(form.id) || code.value;
-    code.addEventListener("input", () => localStorage.setItem(form.id, code.value));
+  if (code && kept) { // survives a reload; an empty one starts again
+    code.value = kept.getItem(form.id) || code.value;
+    code.addEventListener("input", () => kept.setItem(form.id, code.value));
   }
   form.querySelector(".stop").onclick = () => {
     const place = queue.findIndex((call) => call.args[0] === form.id);
