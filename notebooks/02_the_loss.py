@@ -28,8 +28,6 @@ from gcl_toolkit.views import figures
 SEED = int(os.environ.get("GCL_SEED", 0))  # change it for other random starts
 
 # %% [markdown]
-# This notebook is so small that it ignores `GCL_MODE`.
-#
 # ## The loss
 #
 # A batch holds $N$ pairs of a query and a product, each with a weight $w_i$; the weights are divided by their mean. With
@@ -49,10 +47,8 @@ SEED = int(os.environ.get("GCL_SEED", 0))  # change it for other random starts
 generator = torch.Generator().manual_seed(SEED)
 left, right = normalize(torch.randn(2, 4, 3, generator=generator, dtype=torch.float64), dim=-1)
 scale = torch.tensor(5.0, dtype=torch.float64)
-ours, theirs = (
-    gcl_loss(left, right, logit_scale=scale).item(),
-    ClipLoss()(left, right, scale).item(),
-)
+ours = gcl_loss(left, right, logit_scale=scale).item()
+theirs = ClipLoss()(left, right, scale).item()
 print(f"gcl_loss without weights {ours:.6f}, open_clip {theirs:.6f}")
 assert abs(ours - theirs) < 1e-9, "w = 1 is the loss of open_clip"
 
@@ -114,17 +110,12 @@ weight_N = torch.tensor([1.0, 0.5, 0.2, 0.0], dtype=torch.float64)
 S_NxN = (scale * left @ right.T).requires_grad_()
 
 gcl_loss(S_NxN, eye, weight_N, logit_scale=1.0).backward()
-by_hand = row_gradient(S_NxN.detach(), weight_N) + column_gradient(S_NxN.detach(), weight_N)
+rows, columns = (f(S_NxN.detach(), weight_N) for f in (row_gradient, column_gradient))
+by_hand = rows + columns
 assert torch.allclose(by_hand, S_NxN.grad, rtol=0, atol=1e-9), (
     "rows carry w_i, columns carry w_j"
 )
-
-# %%
-rows, columns = (
-    row_gradient(S_NxN.detach(), weight_N),
-    column_gradient(S_NxN.detach(), weight_N),
-)
-panels = {"rows (2)": rows, "columns (3)": columns, "their sum": rows + columns}
+panels = {"rows (2)": rows, "columns (3)": columns, "their sum": by_hand}
 figures.matrices({name: matrix.numpy() for name, matrix in panels.items()}, "query", "product")
 
 # %% [markdown]
@@ -136,9 +127,9 @@ figures.matrices({name: matrix.numpy() for name, matrix in panels.items()}, "que
 # to 0.
 
 # %%
-library = S_NxN.grad
 assert rows.sum(dim=1).abs().max() < 1e-9
 assert columns.sum(dim=0).abs().max() < 1e-9
+library = S_NxN.grad
 assert library[3, 3] > -1e-9, "a weight of 0 pulls nothing together"
 assert (library[:3, 3] > 0).all(), "and yet its product is pushed away by the other queries"
 
@@ -194,24 +185,18 @@ assert torch.allclose(right_gradient, right.grad, rtol=0, atol=1e-9), "gradient 
 # the logarithm of the weight is added to what the frequencies imply: a weight of 0.5 has the effect of seeing the pair half
 # as often, while its product stays as common as before.
 #
-# We test it with three queries, four products, and invented frequencies and weights.
+# We test it with three queries, four products, and invented frequencies and weights. The same trick as above passes free
+# similarities to the library's loss: the "queries" are rows of a table `S_QxD`, the "products" are rows of the identity, and
+# their product selects one cell of the table.
 
 # %%
 count_QxD = torch.tensor([[8, 4, 2, 1], [1, 6, 3, 2], [2, 1, 5, 4]])
 weight_QxD = torch.tensor(
     [[1, 0.5, 0.2, 0.1], [0.1, 1, 0.3, 0.6], [0.4, 0.2, 1, 0.5]], dtype=torch.float64
 )
-
-pairs = count_QxD.nonzero().repeat_interleave(count_QxD[count_QxD > 0], dim=0)
-query_N, product_N = pairs.T
-print(f"{len(pairs)} pairs; every fifth (query, product):", pairs[::5].tolist())
-
-# %% [markdown]
-# The same trick as above passes free similarities to the library's loss: the "queries" are rows of a table `S_QxD`, the
-# "products" are rows of the identity, and their product selects one cell of the table.
+query_N, product_N = count_QxD.nonzero().repeat_interleave(count_QxD.flatten(), dim=0).T
 
 
-# %%
 def minimise(loss, parameter):
     """Change the parameter in place until the loss is smallest."""
     settings = {"max_iter": 500, "tolerance_grad": 1e-9, "tolerance_change": 0}
@@ -243,9 +228,9 @@ def predict_table(weight_QxD):
     return (weight_QxD.log() + pmi) - (weight_QxD.log() + pmi).mean()
 
 
-settings = {"w = 1": torch.ones_like(weight_QxD), "weighted": weight_QxD}
 tables = {
-    name: (predict_table(w).flatten(), learn_table(w).flatten()) for name, w in settings.items()
+    name: (predict_table(w).flatten(), learn_table(w).flatten())
+    for name, w in {"w = 1": torch.ones_like(weight_QxD), "weighted": weight_QxD}.items()
 }
 figures.agreement(
     {name: (a.tolist(), b.tolist()) for name, (a, b) in tables.items()},
@@ -313,7 +298,7 @@ def learn_gap(weight_M, temperature=0.01):
 # %%
 gaps = pd.DataFrame({"asked": 0.01 * np.log(weights.loc[1] / weights.loc[10])})
 gaps["learnt"] = [
-    learn_gap(torch.from_numpy(weights[name].to_numpy()[:10].copy())) for name in functions
+    learn_gap(torch.tensor(weights[name].iloc[:10].tolist())) for name in functions
 ]
 print("cosine gap between positions 1 and 10, temperature 0.01")
 print(gaps.round(4))
@@ -385,11 +370,8 @@ def scale_gradient(cosine_NxN, weight_N, s):
 # %%
 left, right = left.detach(), right.detach()
 cosine_NxN = left @ right.T
-for uneven, start in (
-    (weight_N, 5.0),
-    (torch.ones_like(weight_N), 20.0),
-    (weight_N.flip(0), 1.0),
-):
+cases = (weight_N, 5.0), (torch.ones_like(weight_N), 20.0), (weight_N.flip(0), 1.0)
+for uneven, start in cases:
     s = torch.tensor(start, dtype=torch.float64, requires_grad=True)
     gcl_loss(left, right, uneven, logit_scale=s).backward()
     mine = float(scale_gradient(cosine_NxN, uneven, start))
@@ -417,16 +399,11 @@ assert floors["reciprocal"] < floors["linear"], (
 
 # %%
 all_weights = torch.from_numpy(to_weights(101 - np.arange(1, 101), "reciprocal"))
+S = torch.randn(100, 100, generator=torch.Generator().manual_seed(SEED + 1), requires_grad=True)
 sizes = []
-for normalised in (True, False):
-    S = torch.randn(
-        100, 100, generator=torch.Generator().manual_seed(SEED + 1), requires_grad=True
-    )
-    loss = gcl_loss(
-        S, torch.eye(100), all_weights, logit_scale=1.0, normalise_weights=normalised
-    )
-    loss.backward()
-    sizes.append(S.grad.norm().item())
+for divided in (True, False):
+    loss = gcl_loss(S, torch.eye(100), all_weights, logit_scale=1.0, normalise_weights=divided)
+    sizes.append(torch.autograd.grad(loss, S)[0].norm().item())
 shrinks, mean = sizes[1] / sizes[0], all_weights.mean().item()
 print(f"gradient without normalisation / with it: {shrinks:.4f}; mean weight: {mean:.4f}")
 assert abs(shrinks - mean) < 1e-4, "the mean weight is a hidden learning rate"

@@ -2,7 +2,7 @@
 # # 8. Scale up
 #
 # > **You will learn** what a large batch costs in memory, three ways to train with one anyway, why adding up small batches is not
-# > one of them, and how to plan a training on ten million pairs.
+# > one of them, and how many GPUs share one loss.
 # >
 # > **You need** notebook 2 and the chain rule.
 # >
@@ -15,6 +15,7 @@
 # %%
 import os
 import weakref
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -81,19 +82,12 @@ def kept_bytes(loss, count, dimensions=64):
     return sum(kept.values())
 
 
-def in_tiles(left, right, **settings):
-    """The library's loss for large batches, keeping no tile."""
-    return tiled_gcl_loss(left, right, keep_bytes=0, **settings)
-
-
 # %%
-memory = pd.DataFrame(
-    {"dense": [kept_bytes(gcl_loss, n) for n in SIZES],
-     "in tiles": [kept_bytes(in_tiles, n) for n in SIZES]},
-    index=SIZES,
-)  # fmt: skip
+in_tiles = partial(tiled_gcl_loss, keep_bytes=0)  # the library's loss for large batches
+losses = {"dense": gcl_loss, "in tiles": in_tiles}
+kept = {name: np.array([kept_bytes(loss, n) for n in SIZES]) for name, loss in losses.items()}
 figures.lines(
-    {name: (SIZES, (values / 1e6).tolist()) for name, values in memory.items()},
+    {name: (SIZES, values / 1e6) for name, values in kept.items()},
     "pairs in the batch",
     "megabytes kept",
 ).update_xaxes(type="log", tickvals=SIZES).update_yaxes(type="log")
@@ -103,9 +97,10 @@ figures.lines(
 # four times the memory. The other line is the same loss, computed in tiles.*
 
 # %%
-steeper = memory.iloc[-1] / memory.iloc[-2]
-matrices = (memory["dense"].iloc[-1] - 4 * 2 * SIZES[-1] * 64) / (4 * SIZES[-1] ** 2)
-print("memory with twice the pairs, as a multiple:", steeper.round(2).to_dict())
+steeper = {name: values[-1] / values[-2] for name, values in kept.items()}
+matrices = (kept["dense"][-1] - 4 * 2 * SIZES[-1] * 64) / (4 * SIZES[-1] ** 2)
+for name, multiple in steeper.items():
+    print(f"{name}: twice the pairs keep {multiple:.2f} times the memory")
 print(f"c in (1), without the vectors: {matrices:.2f} matrices of N x N numbers")
 assert steeper["dense"] > 3.3, "the memory of the dense loss grows with the square"
 assert steeper["in tiles"] < 2.1, "in tiles it grows with the batch"
@@ -243,31 +238,28 @@ assert (gradient(lambda: cached_by_library(eight)) - cached).abs().max() < 1e-9,
 
 
 # %%
-def accumulated(parts):
-    """The mean gradient of small batches."""
-    chunks = torch.arange(PAIRS).chunk(parts)
-    return gradient(lambda: [(loss_of(rows) / parts).backward() for rows in chunks])
+def accumulate(chunks):
+    """Add up the gradients of small batches."""
+    for rows in chunks:
+        (loss_of(rows) / len(chunks)).backward()
 
 
-def cosines(parts):
-    """The cosine of each gradient with that of the full batch."""
+def cosine_with_full(backward):
+    """The cosine of the angle between a way's gradient and that of the full batch."""
     full = gradient(lambda: loss_of(everything).backward())
-    others = {
-        "accumulated": accumulated(parts),
-        "cached": gradient(lambda: cached_from_scratch(torch.arange(PAIRS).chunk(parts))),
-    }
-    return {n: torch.cosine_similarity(full, g, dim=0).item() for n, g in others.items()}
+    return torch.cosine_similarity(full, gradient(lambda: backward(eight)), dim=0).item()
 
 
+WAYS = {"accumulated": accumulate, "cached": cached_from_scratch}
+CHECKS, angles = [0, 25, 50, 100, 200, 300], []
 optimizer = torch.optim.Adam([p for encoder in encoders for p in encoder.parameters()])
-CHECKS, angles = [0, 25, 50, 100, 200, 300], {}
 for step in range(CHECKS[-1] + 1):
     if step in CHECKS:
-        angles[step] = cosines(parts=8)
+        angles.append({name: cosine_with_full(backward) for name, backward in WAYS.items()})
     optimizer.zero_grad()
     loss_of(torch.randperm(PAIRS)[:256]).backward()
     optimizer.step()
-angles = pd.DataFrame(angles).T
+angles = pd.DataFrame(angles, index=CHECKS)
 figures.lines(
     {name: (CHECKS, values.tolist()) for name, values in angles.items()},
     "training steps so far",
@@ -321,18 +313,7 @@ assert abs(sum(shares) - gcl_loss(left, right, uneven, logit_scale=20.0).item())
 # The library does this automatically under `torchrun --nproc-per-node 8 -m gcl_toolkit.cli train ...`. Beware: GPUs that each
 # compute the loss of their own pairs only, and then average gradients, make your colleague's mistake.
 #
-# ## MarqoGS-10M, step by step
-#
-# The public data set of the GCL paper has 3.9 million training pairs; notebook 10 fine-tunes on some of them, from the first query to
-# the app. For the full data set you need a GPU. These are the commands, in an order that saves you time:
-#
-# 1. `gcl doctor` shows what your machine has.
-# 2. `gcl data check FOLDER --images -1 --quarantine bad.csv` finds the broken rows now, not at step 9,000.
-# 3. `gcl train --data FOLDER --encoder ViT-B-32 --pretrained laion2b_s34b_b79k --steps 50` takes fifty steps. Look at pairs per
-#    second, memory, and how long the GPU waits for pictures.
-# 4. The complete training: add `--method gcl-linear --batch 32768 --chunk 1024 --cache /fast/disk`. `docs/TRAINING.md` has a plan
-#    with estimates.
-# 5. After a power cut: `gcl train --resume runs/mine` continues after the last checkpoint.
+# Notebook 10 fine-tunes on some of the 3.9 million training pairs of MarqoGS, and plans minutes and gigabytes for all of them.
 #
 # ## Exercises
 #
@@ -381,8 +362,7 @@ def query_gradient(left, right, weight_N, logit_scale, tile):
 
 # %%
 class Memory(TorchDispatchMode):
-    """Inside a `with`, notes the numbers of the largest tensor, and of all tensors that exist
-    at once."""
+    """Notes the numbers of the largest tensor, and of all tensors that exist at once."""
 
     def __init__(self):
         super().__init__()
@@ -406,10 +386,6 @@ for count, tile, logit_scale in ((333, 100, 20.0), (333, 10, 20.0), (40, 7, 5.0)
     row_N = (logit_scale * asked @ products.T).log_softmax(dim=1).diagonal()
     (-(own_weights / own_weights.mean() * row_N).mean() / 2).backward()
     mine, one_tile = torch.as_tensor(mine), count * max(tile, 16)
-    print(
-        f"{count} pairs, tile {tile}: largest tensor {memory_used.largest:,} numbers, "
-        f"{memory_used.most:,} at once"
-    )
     assert mine.shape == queries.shape, "exercise: a gradient for each number of the queries"
     assert (mine - asked.grad).abs().max() < 1e-9, "exercise: the gradient of the queries"
     assert memory_used.largest <= one_tile, "exercise: no tensor larger than a tile"
@@ -463,8 +439,6 @@ for parts, wrong, shift in ((8, 63, 0.0), (3, 1, 0.0), (1, 20, 0.0), (4, 5, 990.
 # **Dropout can break caching.** The second embedding must use the same random numbers as the first, or the gradients belong to
 # other vectors. The library stores the generator's state with each chunk. (Chunks still draw other numbers than a full batch
 # would.)
-#
-# **Check what the GPU waits for.** When it waits for pictures, a faster loss changes nothing. Look for the slowest part first.
 #
 # ## Recap
 #
