@@ -218,6 +218,22 @@ def test_no_tensor_is_as_large_as_the_matrix(monkeypatch):
     assert rows * D <= largest.numbers <= 32 * 32
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_dots_of_cells_leave_no_holes_in_memory():
+    """Kept small tensors between freed large ones: the heap grew by as much as 50 MB."""
+
+    def resident():
+        rows = dict(row.split(":") for row in Path("/proc/self/status").read_text().splitlines())
+        return int(rows["RssAnon"].split()[0])
+
+    left = torch.randn(16384, 512)
+    log_sum_exps._dots(left[:64], left[:64], torch.arange(64).expand(2, -1))
+    before = resident()
+    dots_K = log_sum_exps._dots(left, left, torch.arange(16384).expand(2, -1))
+    assert resident() - before < 10_000
+    torch.testing.assert_close(dots_K, left.double().square().sum(1))
+
+
 # -- float32 -----------------------------------------------------------------------------------------------------------
 
 

@@ -79,8 +79,11 @@ class _LogSumExps(torch.autograd.Function):
 
 def _dots(left: Tensor, right: Tensor, cells: Tensor) -> Tensor:
     """left[i] . right[j] of each cell (i, j), K, in float64."""
-    chunks = cells.split(1 << 16 if left.is_cuda else 64, 1)
-    return torch.cat([(left[i].double() * right[j].double()).sum(1) for i, j in chunks])
+    found_K = left.new_empty(cells.shape[1], dtype=torch.float64)
+    size = 1 << 16 if left.is_cuda else 64
+    for found_C, (i, j) in zip(found_K.split(size), cells.split(size, 1), strict=True):
+        found_C.copy_((left[i].double() * right[j].double()).sum(1))
+    return found_K
 
 
 def tiles_of(left: Tensor, right: Tensor, scale: Tensor, cells: Tensor) -> Tiles:
