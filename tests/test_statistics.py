@@ -4,7 +4,15 @@ import pytest
 import references
 
 from gcl_toolkit.errors import UserError
-from gcl_toolkit.measure.statistics import Difference, Interval, holm, interval, minimal_detectable_effect, paired
+from gcl_toolkit.measure.statistics import (
+    Difference,
+    Interval,
+    holm,
+    interval,
+    mean_of,
+    minimal_detectable_effect,
+    paired,
+)
 
 
 def queries(values, name="NDCG@10"):
@@ -169,6 +177,16 @@ def test_shared_seeds_are_drawn_once_for_all_worlds():
     assert independent.high - independent.low == pytest.approx((one.high - one.low) / np.sqrt(2), rel=0.05)
     opposite = paired([seeds, -seeds], [seeds * 0] * 2, shared_seeds=True)
     assert opposite.high - opposite.low == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_mean_has_the_interval_of_its_difference_from_zero(shared):
+    rng = np.random.default_rng(0)
+    worlds = [queries(rng.random((count, 3))) for count in (40, 9)]
+    against_zero = paired(worlds, [world * 0 for world in worlds], shared_seeds=shared)
+    expected = against_zero.difference, against_zero.low, against_zero.high
+    assert mean_of(worlds, shared_seeds=shared) == pytest.approx(expected, abs=1e-14)
+    assert mean_of([world[::-1] for world in worlds], shared_seeds=shared) == mean_of(worlds, shared_seeds=shared)
 
 
 def test_the_p_value_of_worlds_flips_queries_of_all():

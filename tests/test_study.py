@@ -14,7 +14,7 @@ from gcl_toolkit.methods import Graded
 from gcl_toolkit.studies.candidates import best, read_choices
 from gcl_toolkit.studies.results import MACRO, read_results
 from gcl_toolkit.studies.study import STUDIED, StudyConfig, open_study, read_study, study
-from gcl_toolkit.studies.summary import averages, check_control, gain, strongest_control, summarise
+from gcl_toolkit.studies.summary import Cells, averages, check_control, gain, strongest_control, summarise
 from gcl_toolkit.studies.worlds import World, WorldSpec
 from gcl_toolkit.views.report.cases import query_by_query
 
@@ -183,6 +183,16 @@ def test_the_macro_mean_weighs_splits_not_queries():
     assert found.difference == pytest.approx(by_split["graded"] - by_split["clip"])
     assert 0 < found.low < found.difference < found.high
     assert (found.worlds, found.seeds, found.queries) == (2, 2, 100)
+
+
+def test_cells_are_pivot_tables_in_which_a_query_of_several_folds_counts_once():
+    folds = table(worlds=2).assign(data_set="shop").sample(frac=0.9, random_state=0)
+    cells, test = Cells(folds, "test"), folds[folds["division"] == "test"]
+    for (method, split), part in test.groupby(["method", "split"]):
+        expected = part.pivot_table(index="query_id", columns="seed", values=["AP", "ERR"])
+        for name in ("AP", "ERR"):
+            (found,) = cells.get(method, split, name)
+            pd.testing.assert_frame_equal(found, expected[name], check_names=False)
 
 
 def test_the_strongest_control_is_chosen_on_dev_queries():

@@ -121,6 +121,15 @@ def paired(
     return Difference(_metric_of(a), mean_a, mean_b, *difference, *relative, p_value, queries, seeds, len(pairs))
 
 
+def mean_of(
+    values: Any, *, shared_seeds: bool = False, level: float = 0.95, samples: int = 5000, seed: int = 0
+) -> Interval:
+    """The mean over queries, seeds and worlds, with the interval that `paired` gives for its difference from zero."""
+    worlds = [(values_QxS,) for values_QxS, _ in _pairs(values, values)]
+    means_B = _resampled(worlds, shared_seeds, samples, _Draws(seed))[:, 0]
+    return Interval(float(np.mean([world.mean() for (world,) in worlds])), *_percentiles(means_B, level))
+
+
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """The p-values of several comparisons, in the same order, corrected for their number (Holm 1979).
 
@@ -180,15 +189,18 @@ def _aligned(a: pd.DataFrame, b: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         bad = ~np.isfinite(table.to_numpy(float)).all(axis=1)
         if bad.any():
             raise UserError(f"paired: query {table.index[bad][0]!r} of {side} has no finite value; drop it from both")
-    for side, missing in (("a", b.index.difference(a.index)), ("b", a.index.difference(b.index))):
-        if len(missing):
+    for side, own, other in (("a", a.index, b.index), ("b", b.index, a.index)):
+        if len(missing := () if own.equals(other) else other.difference(own)):
             count = f"{len(missing):,} in all"
             raise UserError(f"paired: query {missing[0]!r} is missing in {side} ({count}); compare the same queries")
     if a.shape[1] != b.shape[1] or (a.shape[1] > 1 and list(a.columns) != list(b.columns)):
         raise UserError(f"paired: a has seeds {list(a.columns)}, b has {list(b.columns)}; give both the same")
     # the draws are by row: sorted by query_id, the result doesn't depend on the order of the tables
-    ids = a.index.sort_values(key=None if a.index.dtype.kind in "iuf" else lambda ids: ids.astype(str))
-    return np.ascontiguousarray(a.loc[ids], float), np.ascontiguousarray(b.loc[ids], float)
+    labels = a.index if a.index.dtype.kind in "iuf" else a.index.astype(str)
+    if not (labels.is_monotonic_increasing and a.index.equals(b.index)):
+        ids = a.index[labels.argsort()]
+        a, b = a.loc[ids], b.loc[ids]
+    return np.ascontiguousarray(a, float), np.ascontiguousarray(b, float)
 
 
 def _metric_of(a: Any) -> str:
@@ -198,18 +210,16 @@ def _metric_of(a: Any) -> str:
     return names.pop() if len(names) == 1 else ""
 
 
-def _resampled(
-    pairs: list[tuple[np.ndarray, np.ndarray]], shared_seeds: bool, samples: int, draws: _Draws
-) -> np.ndarray:
-    """samples x 2: means of a and b over the same resampled queries and seeds, averaged over worlds."""
-    by_query = [np.stack([x_QxS.mean(axis=1) for x_QxS in pair], axis=1) for pair in pairs]
-    means_Bx2 = np.mean([_resampled_means(world_Qx2, samples, draws) for world_Qx2 in by_query], axis=0)
-    by_seed = [np.stack([x_QxS.mean(axis=0) for x_QxS in pair], axis=1) for pair in pairs]
+def _resampled(worlds: Sequence[tuple[np.ndarray, ...]], shared_seeds: bool, samples: int, draws: _Draws) -> np.ndarray:
+    """samples x models: means of each model over the same resampled queries and seeds, averaged over worlds."""
+    by_query = [np.stack([x_QxS.mean(axis=1) for x_QxS in world], axis=1) for world in worlds]
+    means_BxM = np.mean([_resampled_means(world_QxM, samples, draws) for world_QxM in by_query], axis=0)
+    by_seed = [np.stack([x_QxS.mean(axis=0) for x_QxS in world], axis=1) for world in worlds]
     if len(by_seed[0]) == 1:
-        return means_Bx2
+        return means_BxM
     by_seed = [np.mean(by_seed, axis=0)] if shared_seeds else by_seed
-    drawn_Bx2 = [_resampled_means(world_Sx2, samples, draws) - world_Sx2.mean(axis=0) for world_Sx2 in by_seed]
-    return means_Bx2 + np.mean(drawn_Bx2, axis=0)
+    drawn_BxM = [_resampled_means(world_SxM, samples, draws) - world_SxM.mean(axis=0) for world_SxM in by_seed]
+    return means_BxM + np.mean(drawn_BxM, axis=0)
 
 
 def _resampled_means(values_NxC: np.ndarray, samples: int, draws: _Draws) -> np.ndarray:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
 from gcl_toolkit.data.ranked_data import SPLITS, RankedData
 from gcl_toolkit.errors import UserError, unknown
 from gcl_toolkit.measure.evaluate import METRICS
 from gcl_toolkit.measure.metrics import AP, NDCG, Metric
-from gcl_toolkit.measure.statistics import Difference, Interval, interval, paired
+from gcl_toolkit.measure.statistics import Difference, Interval, interval, mean_of, paired
 from gcl_toolkit.methods import CONTROLS, DEFAULT, METHODS, PAPER, Method, name_of
 from gcl_toolkit.studies.results import MACRO, Gain, Results
 from gcl_toolkit.studies.study import KEYS
@@ -80,16 +81,14 @@ def _no_dev_query(controls: Sequence[str]) -> UserError:
 
 
 class Cells:
-    """The values of a study's table by method and split, pivoted once for all metrics."""
+    """The values of a study's table by method, split and metric, pivoted once."""
 
     def __init__(self, table: pd.DataFrame, division: str):
-        rows = table if division == "all" else table[table["division"] == division]
+        self.rows = table if division == "all" else table[table["division"] == division]
         self.methods, self.worlds = list(table["method"].unique()), table["data_set"].nunique()
-        self.metrics = [name for name in table.columns if name not in (*KEYS, "top")]
-        self.rows = dict(list(rows.groupby(["method", "split"], sort=False)))
-        present = set(rows["split"])
+        present = set(self.rows["split"])
         self.splits = [split for split in SPLITS if split in present]
-        self.pivoted: dict[tuple[str, str], list[pd.DataFrame]] = {}
+        self.tables = _pivoted(self.rows)
 
     @classmethod
     def of(cls, table: pd.DataFrame | Cells, division: str) -> Cells:
@@ -101,15 +100,11 @@ class Cells:
         Of `MACRO` two tables a data set, the training queries and the held-out ones: each of these queries is in two
         splits, and counts with its mean over both.
         """
-        if split == MACRO:
+        key = method, split, str(metric)
+        if key not in self.tables and split == MACRO:
             pairs = (("in_domain", "novel_document"), ("novel_query", "zero_shot"))
-            return [table for pair in pairs for table in self._mean_of(method, pair, metric)]
-        if (method, split) not in self.pivoted:
-            by_data_set = self.rows[method, split].groupby("data_set", sort=False)
-            self.pivoted[method, split] = [
-                part.pivot_table(index="query_id", columns="seed", values=self.metrics) for _, part in by_data_set
-            ]
-        return [table[str(metric)] for table in self.pivoted[method, split]]
+            self.tables[key] = [table for pair in pairs for table in self._mean_of(method, pair, metric)]
+        return self.tables[key]
 
     def _mean_of(self, method: str, pair: Sequence[str], metric: Metric | str) -> list[pd.DataFrame]:
         worlds = []
@@ -122,12 +117,27 @@ class Cells:
         return worlds
 
 
+def _pivoted(rows: pd.DataFrame) -> dict[tuple[str, str, str], list[pd.DataFrame]]:
+    """(method, split, metric) -> one table a data set: query_id x seed, the mean over its rows."""
+    metrics = [name for name in rows.columns if name not in (*KEYS, "top")]
+    means = rows.groupby(["method", "split", "data_set", "query_id", "seed"], sort=False)[metrics].mean()
+    tables: dict[tuple[str, str, str], list[pd.DataFrame]] = {}
+    for (method, split, _), part in means.dropna(how="all").groupby(level=[0, 1, 2], sort=False):
+        query, queries = pd.factorize(part.index.get_level_values("query_id"), sort=True)
+        seed, seeds = pd.factorize(part.index.get_level_values("seed"), sort=True)
+        values_MxQxS = np.full((len(metrics), len(queries), len(seeds)), np.nan)
+        values_MxQxS[:, query, seed] = part.to_numpy().T
+        for name, values_QxS in zip(metrics, values_MxQxS, strict=True):
+            tables.setdefault((method, split, name), []).append(pd.DataFrame(values_QxS, queries, seeds))
+    return tables
+
+
 def _interval(worlds: list[pd.DataFrame]) -> Interval:
     """Of the mean over data sets; with several of them, or several seeds, from the paired bootstrap against zero."""
     if len(worlds) == 1 and worlds[0].shape[1] == 1:
         return interval(worlds[0])
-    mean = paired(worlds, [world * 0 for world in worlds], shared_seeds=True, samples=2000)
-    return Interval(mean.difference, max(0.0, mean.low), min(1.0, mean.high))  # as far as a metric goes
+    mean, low, high = mean_of(worlds, shared_seeds=True, samples=2000)
+    return Interval(mean, max(0.0, low), min(1.0, high))  # as far as a metric goes
 
 
 def summarise(table: pd.DataFrame, *, control: str | None = None, division: str = "test") -> Results:
@@ -137,7 +147,7 @@ def summarise(table: pd.DataFrame, *, control: str | None = None, division: str 
         raise unknown("control", control, methods)
     strongest, control = control is None, control or strongest_control(table)
     cells = Cells(table, division)
-    rows = pd.concat(cells.rows.values())
+    queries = cells.rows.drop_duplicates(["split", "data_set", "query_id"]).groupby("split", sort=False).size()
     averaged = {str(metric): averages(cells, metric).to_dict(orient="index") for metric in METRICS}
     gains = [
         Gain(method, name, split, gain(cells, method, name, split=split, metric=metric))
@@ -148,7 +158,7 @@ def summarise(table: pd.DataFrame, *, control: str | None = None, division: str 
         division=division,
         control=control,
         strongest=strongest,
-        queries=rows.drop_duplicates(["split", "data_set", "query_id"]).groupby("split", sort=False).size().to_dict(),
+        queries=queries.to_dict(),
         seeds=int(table["seed"].nunique()),
         worlds=list(table["data_set"].unique()),
         folds=int(table.groupby("data_set")["world"].nunique().max()),
