@@ -10,11 +10,13 @@ from datetime import date
 from gcl_toolkit.machine import machine
 
 
-def arguments(about: str) -> argparse.Namespace:
-    """--small, for CI: every check, at a size where the ratios mean little."""
+def arguments(about: str, **texts: str) -> argparse.Namespace:
+    """--small, for CI: every check, at a size where the ratios mean little. texts: further options with defaults."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--small", action="store_true", help="a size for CI: every check, but ratios mean little")
     parser.add_argument("--rounds", type=int, default=3, help="how often each candidate runs, in turns")
+    for name, default in texts.items():
+        parser.add_argument(f"--{name}", default=default)
     options = parser.parse_args()
     print(f"{date.today()}, {machine()['processor']}, one thread, CPU time, best of {options.rounds} rounds in turns")
     return options
