@@ -51,7 +51,7 @@ def data_of(folder: str) -> RankedData:
 
 
 def check(corpus: pa.Table) -> None:
-    """The same vectors with and without either; texts by quarters, too, as in training."""
+    """The same vectors with and without either, for more products than a block; texts by quarters, as in training."""
     model, vectors = GCLModel("lite"), []
     for chosen in WAYS.values():
         with way(*chosen):
@@ -92,7 +92,7 @@ def main() -> None:
         return
     options = arguments(__doc__.splitlines()[0], data="")
     products, batch = (32, 8) if options.small else (PRODUCTS, BATCH)
-    check(data_of(options.data).corpus.slice(0, 16))
+    check(data_of(options.data).corpus.slice(0, 40))
     found: dict[str, list[dict]] = {name: [] for name in WAYS}
     for _ in range(options.rounds):
         for name, rows in found.items():

@@ -1,6 +1,7 @@
 """The pretrained pair "lite", from packages and without a hub."""
 
 import io
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from PIL import Image
 from gcl_toolkit import NDCG, Fields, GCLModel, MachineConfig, TrainConfig, Tuning, evaluate, train
 from gcl_toolkit.data.ranked_data import IMAGE, RankedData
 from gcl_toolkit.errors import UserError
-from gcl_toolkit.models import lite
+from gcl_toolkit.models import encoders, lite
+from gcl_toolkit.models import model as model_module
 from gcl_toolkit.models.adapt import groups, lock
 from gcl_toolkit.models.encoders import make_encoder
 from gcl_toolkit.training.runs import load_model
@@ -177,3 +179,19 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError, match="set TORCH_HOME"):
         make_encoder("lite")
+
+
+def test_the_benchmark_of_towers_switches_both_ways_and_finds_equal_vectors(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    benchmark, kept, lengths = import_module("towers"), model_module.kept_memory, encoders.by_length
+    with benchmark.way(False, False):
+        assert model_module.kept_memory is not kept
+        assert encoders.by_length is not lengths
+    with benchmark.way(True, True):
+        assert (model_module.kept_memory, encoders.by_length) == (kept, lengths)
+    corpus = coloured(0).corpus.append_column("title", pa.array((TEXTS * 3)[:8]))
+    benchmark.check(pa.concat_tables([corpus] * 5))
+    assert capsys.readouterr().out == "equal vectors of 40 products and of 160 titles by quarters\n"
+    monkeypatch.setattr(encoders, "by_length", lambda encode, tokens, *_: lengths(encode, tokens[:, :4], 0, False))
+    with pytest.raises(AssertionError):
+        benchmark.check(corpus)
