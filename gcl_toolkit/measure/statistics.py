@@ -190,7 +190,7 @@ def _aligned(a: pd.DataFrame, b: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         if bad.any():
             raise UserError(f"paired: query {table.index[bad][0]!r} of {side} has no finite value; drop it from both")
     for side, own, other in (("a", a.index, b.index), ("b", b.index, a.index)):
-        if len(missing := () if own.equals(other) else other.difference(own)):
+        if not own.equals(other) and len(missing := other.difference(own)):
             count = f"{len(missing):,} in all"
             raise UserError(f"paired: query {missing[0]!r} is missing in {side} ({count}); compare the same queries")
     if a.shape[1] != b.shape[1] or (a.shape[1] > 1 and list(a.columns) != list(b.columns)):
