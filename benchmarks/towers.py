@@ -3,7 +3,7 @@ texts that are encoded by their length; CPU seconds (user + system) and the peak
 
     OMP_NUM_THREADS=1 python benchmarks/towers.py [--small] [--data FOLDER]    (the extra `lite` has the weights)
 
-Each measurement is a process of its own: glibc, once told to keep memory, behaves differently afterwards.
+Each measurement is a process of its own, since kept memory changes the settings of glibc for good.
 """
 
 from __future__ import annotations
