@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.status import Status
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # `gcl --help` imports none of them
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """All but tab and newline: a terminal takes them for commands."""
+_INTERVAL = re.compile(r" (\[[^]]*, [^]]*\])")
 
 
 class Terminal(Console):
@@ -119,15 +121,34 @@ def print_notes(data: RankedData) -> None:
 def print_table(
     header: Sequence[object], rows: Iterable[Sequence], *, numeric: bool = False, bold: Collection[str] = (), **options
 ) -> None:
-    """numeric: all columns but the first hold numbers. bold: the first cells of the rows that stand out."""
+    """numeric: all columns but the first hold numbers. bold: the first cells of the rows that stand out.
+
+    In a terminal that is too narrow, intervals get lines of their own, or else are left out.
+    """
+    cells = [[*map(str, row)] for row in rows]
+    wide, narrow = options, {**options, "box": box.SIMPLE, "padding": (0, 1, 0, 0)}
+    for between, layout in ((" ", wide), ("\n", narrow), ("", narrow)):
+        table = _table(header, [[_respaced(cell, between) for cell in row] for row in cells], numeric, bold, layout)
+        if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
+            break
+    console.print(table)
+    if not between and any(_INTERVAL.search(cell) for row in cells for cell in row):
+        console.print(f"intervals are left out: {console.width} columns are too few for them")
+
+
+def _respaced(cell: str, between: str) -> str:
+    """A cell with `between` between a number and its interval; with "", without the interval."""
+    return _INTERVAL.sub(f"{between}\\1" if between else "", cell)
+
+
+def _table(header: Sequence[object], cells: list[list[str]], numeric: bool, bold: Collection[str], layout) -> Table:
     justify: Literal["left", "right"] = "right" if numeric else "left"
     columns = [Column(str(name), justify=justify, overflow="fold") for name in header]
-    cells = [*map(list, rows)]
-    columns[0].justify, columns[0].no_wrap = "left", all(len(str(row[0])) <= 24 for row in cells)  # names stay whole
-    table = Table(*columns, **options)
+    columns[0].justify, columns[0].no_wrap = "left", all(len(row[0]) <= 24 for row in cells)  # names stay whole
+    table = Table(*columns, **layout)
     for row in cells:
-        table.add_row(*map(str, row), style="bold" if row[0] in bold else "")
-    console.print(table)
+        table.add_row(*row, style="bold" if row[0] in bold else "")
+    return table
 
 
 def warn_of_few(queries: Mapping[str, int]) -> None:
