@@ -25,7 +25,10 @@ BAD = {
     "negative": ((QUERIES, CORPUS, replaced(QRELS, "score", [-2.0, 1.0])), ["qrels row 0", "-2", ">= 0"]),
     "text": ((QUERIES, CORPUS, replaced(QRELS, "score", ["3", "good"])), ["qrels row 1", "'good'", "number"]),
     "null score": ((QUERIES, CORPUS, replaced(QRELS, "score", [3.0, None])), ["qrels row 1", "None"]),
-    "double id": ((pa.concat_tables([QUERIES, QUERIES.slice(1)]), CORPUS, QRELS), ["queries row 2", "'b'", "unique"]),
+    "double id": (
+        (pa.concat_tables([QUERIES, QUERIES.slice(1)]), CORPUS, QRELS),
+        ["queries rows 1 and 2", "'b'", "unique"],
+    ),
     "null id": ((QUERIES, CORPUS, replaced(QRELS, "product_id", ["x", None])), ["qrels row 1", "product_id is empty"]),
     "blank id": ((QUERIES, CORPUS, replaced(QRELS, "query_id", ["a", " "])), ["qrels row 1", "query_id", "empty"]),
     "stray product": (
