@@ -27,7 +27,7 @@ BAD = {
     "null score": ((QUERIES, CORPUS, replaced(QRELS, "score", [3.0, None])), ["qrels row 1", "None"]),
     "double id": (
         (pa.concat_tables([QUERIES, QUERIES.slice(1)]), CORPUS, QRELS),
-        ["queries rows 1 and 2", "'b'", "unique"],
+        ["rows 1 and 2", "'b'", "unique"],
     ),
     "null id": ((QUERIES, CORPUS, replaced(QRELS, "product_id", ["x", None])), ["qrels row 1", "product_id is empty"]),
     "blank id": ((QUERIES, CORPUS, replaced(QRELS, "query_id", ["a", " "])), ["qrels row 1", "query_id", "empty"]),

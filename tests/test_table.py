@@ -149,7 +149,7 @@ BAD = {
     "NaN score": (GOOD + "mug,3,Bowl,,nan,in_domain\n", ["qrels line 4", "'3'", "'nan'", ">= 0"]),
     "empty score": (
         GOOD + "mug,3,Bowl,,,in_domain\n",
-        ["qrels line 4", "score is ''", "(1 such row)", "--quarantine FILE"],
+        ["line 4", "score is ''", "(1 such row)", "--quarantine FILE"],
     ),
     "negative score": (GOOD + "mug,3,Bowl,,-1,in_domain\n", ["qrels line 4", "'-1'", ">= 0"]),
     "text score": (GOOD + "mug,3,Bowl,,good,in_domain\n", ["qrels line 4", "'good'", "number"]),

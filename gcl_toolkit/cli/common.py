@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shlex
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import dataclass, replace
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -50,7 +52,41 @@ class Terminal(Console):
 
 
 console = Terminal(quiet=os.environ.get("RANK", "0") != "0")
-app = tyro.extras.SubcommandApp()
+
+
+class Commands(tyro.extras.SubcommandApp):
+    """A tree of commands that `cli` only parses: it returns what is to be called."""
+
+    def command(self, func=None, **options):  # type: ignore[override]
+        if isinstance(func, Commands):
+            return super().command(func, **options)
+        register = super().command
+
+        def add(function: Callable) -> Callable:
+            later = wraps(function)(lambda *arguments, **named: partial(function, *arguments, **named))
+            register(later, **options)
+            return function
+
+        return add if func is None else add(func)
+
+
+app = Commands()
+
+
+def parsed(words: Sequence[str], name: str) -> Callable[[], None]:
+    """What was typed, ready to be called. name: of the command, or "". A value that a setting refuses is a UserError;
+    what can't be parsed is printed, and exits with status 2."""
+    errors, about = io.StringIO(), "Train and measure retrieval models on ranking scores."
+    try:
+        with redirect_stderr(errors):
+            return app.cli(args=words, prog="gcl", description=about)
+    except SystemExit as stop:
+        refused = stop.__context__ and stop.__context__.__context__
+        if isinstance(refused, UserError):
+            raise refused from None
+        footer = re.compile(rf"gcl( --help(?:\x1b\[[\d;]*m)*) {{{len(name) + 1}}}")  # of all commands, not of this one
+        print(footer.sub(rf"gcl {name}\1", errors.getvalue()) if name else errors.getvalue(), end="", file=sys.stderr)
+        raise
 
 
 @dataclass(frozen=True)
