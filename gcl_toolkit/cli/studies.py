@@ -77,7 +77,7 @@ def demo(out: Path = Path("runs/demo"), recipe: str = "shop", jobs: int = 0) -> 
 
 @dataclass(frozen=True)
 class Comparison(Source):
-    """The settings of gcl compare and gcl lab. data may also name a recipe."""
+    """Data, methods and controls. --data may also name a recipe."""
 
     out: Path = Path("runs/compare")
     """Folder of the study; the same command continues a stopped one."""
@@ -117,7 +117,7 @@ class Comparison(Source):
 
 @dataclass(frozen=True)
 class Laboratory(Comparison):
-    """`Comparison` with every method."""
+    """The settings of gcl compare, with every method."""
 
     out: Path = Path("runs/lab")
     methods: tuple[str, ...] = field(default_factory=laboratory)
