@@ -61,6 +61,11 @@ def test_bad_tables_are_refused_with_table_row_and_value(name):
         assert word in str(error.value)
 
 
+def test_one_of_a_kind_is_singular():
+    data = RankedData(QUERIES.slice(0, 1), CORPUS.slice(0, 1), QRELS.slice(0, 1), "tiny")
+    assert repr(data).startswith("RankedData(tiny: 1 query, 1 product, 1 scored pair;")
+
+
 def test_all_kinds_of_mistakes_are_listed_not_only_the_first():
     qrels = pa.table(
         {
