@@ -502,7 +502,7 @@ def test_the_command_reads_ubi_and_writes_qrels(tmp_path, capsys):
         return cli.main([str(argument) for argument in arguments])
 
     run("--qrels", tmp_path / "qrels.txt", "--queries", tmp_path / "ids.csv")
-    assert "qrels.txt: grades of 1 queries; 1 have no id" in capsys.readouterr().out
+    assert "qrels.txt: grades of 1 query; 1 have no id" in capsys.readouterr().out
     graded = read_trec_qrels(tmp_path / "qrels.txt")
     assert graded.keys() == {"q1"}
     assert graded["q1"]["p1"] == 4

@@ -103,7 +103,8 @@ def _print_clicks(report: dict) -> None:
     console.print(f"rows and pairs: {counts}")
     spread = report["pairs per query"]
     console.print(
-        f"{counted(report['queries'], 'query')}, {counted(report['pairs'], 'scored pair')} ({spread['0%']:.0f} to {spread['100%']:.0f} "
+        f"{counted(report['queries'], 'query')}, {counted(report['pairs'], 'scored pair')} "
+        f"({spread['0%']:.0f} to {spread['100%']:.0f} "
         f"a query, median {spread['50%']:g}), {report['share of pairs with an interaction']:.0%} with an interaction",
     )
     rows = [
