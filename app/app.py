@@ -55,9 +55,7 @@ def launch(
     if mcp and importlib.util.find_spec("mcp") is None:
         raise UserError("mcp is not installed; pip install 'gcl-toolkit[mcp]'")
     _share_arenas()
-    page = blocks(service)
-    page.queue(default_concurrency_limit=MAX_RUNNING, max_size=MAX_WAITING, api_open=False)
-    page._queue.sleep_when_free = POLL
+    page = _queued(service)
     app, url, _ = page.launch(
         server_name=host,
         server_port=port,
@@ -81,6 +79,12 @@ def launch(
     if wait:
         page.block_thread()
     return app, url, page
+
+
+def _queued(service: Service) -> gr.Blocks:
+    page = blocks(service).queue(default_concurrency_limit=MAX_RUNNING, max_size=MAX_WAITING, api_open=False)
+    page._queue.sleep_when_free = POLL
+    return page
 
 
 def _warm_up(service: Service) -> None:
