@@ -14,6 +14,7 @@ setup: .venv/base
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) -e .
 	touch $@
+	@echo "Installed. To type gcl in this shell: source $(BIN)/activate"
 
 .venv/%: .venv/base
 	$(INSTALL) -e '.[$*]'
@@ -21,6 +22,7 @@ setup: .venv/base
 
 demo: .venv/base
 	$(BIN)/gcl demo
+	@command -v gcl > /dev/null || echo "gcl is not on the PATH yet: source $(BIN)/activate"
 
 test: .venv/dev
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gcl_toolkit.errors import counted
 from gcl_toolkit.measure.metrics import NDCG, Metric
 
 TOP = 10
@@ -69,7 +70,7 @@ def sentence(a: Ranking, b: Ranking, ranks: Mapping[str, np.ndarray], start: int
     first, second = ({p.item for p in r.products[:TOP]} for r in (a, b))
     if silent := [r.model for r in (a, b) if not r.listed]:
         return f"{silent[0]} ranks no product for this text: it is known by its ranking of the stored queries only."
-    shared = f"Their first {TOP} have {len(first & second)} products in common."
+    shared = f"Their first {TOP} have {counted(len(first & second), 'product')} in common."
     if a.model == b.model:
         return f"{a.model} on both sides; choose another system to compare with."
     if not a.metrics:

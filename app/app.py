@@ -27,6 +27,8 @@ from gcl_toolkit.views.bundle import read_bundle
 
 FONTS: dict = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 """Fonts of the reader's machine; none are loaded from other hosts."""
+POLL = 0.05
+"""Seconds between looks for API calls; gradio's .001 on Linux takes 7 % of a core while nobody asks."""
 
 
 def open_service(bundle: str | Path, judgements: str | Path | None = None) -> Service:
@@ -53,8 +55,8 @@ def launch(
     if mcp and importlib.util.find_spec("mcp") is None:
         raise UserError("mcp is not installed; pip install 'gcl-toolkit[mcp]'")
     _share_arenas()
-    page = blocks(service)
-    app, url, _ = page.queue(default_concurrency_limit=MAX_RUNNING, max_size=MAX_WAITING, api_open=False).launch(
+    page = _queued(service)
+    app, url, _ = page.launch(
         server_name=host,
         server_port=port,
         share=False,
@@ -77,6 +79,12 @@ def launch(
     if wait:
         page.block_thread()
     return app, url, page
+
+
+def _queued(service: Service) -> gr.Blocks:
+    page = blocks(service).queue(default_concurrency_limit=MAX_RUNNING, max_size=MAX_WAITING, api_open=False)
+    page._queue.sleep_when_free = POLL
+    return page
 
 
 def _warm_up(service: Service) -> None:

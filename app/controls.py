@@ -102,12 +102,15 @@ def _query(service: Service, state: State) -> str:
     picture = bool(state.image) and state.tab == "search"
     value = "" if picture else safe(state.query)
     hint = "Searching by picture; type to search by text" if picture else "Type any text"
+    label = "Query: choose one or type any text"
+    if not service.searchable:  # rankings know the stored queries only
+        hint, label = "Choose a query", "Query: choose one of those ranked"
     box = (
         f'<input type="text" {_attributes("query")} value="{value}" list="queries" placeholder="{hint}" '
         'enterkeyhint="search">'
     )
     return (
-        '<div class="control wide-control"><label for="control-query">Query: choose one or type any text</label>'
+        f'<div class="control wide-control"><label for="control-query">{label}</label>'
         f'<div class="row">{box}<datalist id="queries">{offers}</datalist>{_picture(state)}</div></div>'
     )
 

@@ -85,10 +85,15 @@ def heading(mark: str, system: str) -> str:
     return f"<h3>{letter(mark)} {safe(system)}</h3>"
 
 
-def picture(service: Service, item: int) -> str:
-    """The stored picture, by its own route; the title is beside it, so screen readers skip the picture."""
+def picture(service: Service, item: int, title: str = "") -> str:
+    """The stored picture, by its own route; the title is beside it, so screen readers skip the picture.
+
+    title: shown in the place of a missing picture where it isn't beside it. If no product has a picture, no place is
+    left for them.
+    """
     if not service.bundle.items["thumbnail_size"].iat[item]:
-        return '<span class="picture none">no picture</span>'
+        shown = safe(title) if title else "no picture" if service.has_pictures else ""
+        return f'<span class="picture none{" title" if title else ""}">{shown}</span>' if shown else ""
     source = f"gcl/picture/{item}?v={service.version}"
     return f'<img class="picture" alt="" width="96" height="96" loading="lazy" src="{source}">'
 
@@ -174,5 +179,5 @@ def details(service: Service, state: State) -> str:
 
 def _near(service: Service, state: State, near: Product) -> str:
     label = f"{near.title} ({near.product_id})"
-    inside = f'{picture(service, near.item)}<span class="facts">{number(near.cosine)}</span>'
+    inside = f'{picture(service, near.item, near.title)}<span class="facts">{number(near.cosine)}</span>'
     return f'<li data-item="{near.item}">{link(state, inside, item=str(near.item), label=label)}</li>'

@@ -15,7 +15,7 @@ from gcl_toolkit.app import draw
 from gcl_toolkit.app.api import add_api
 from gcl_toolkit.app.controls import controls
 from gcl_toolkit.app.service import Service
-from gcl_toolkit.app.state import TABS, State
+from gcl_toolkit.app.state import MAX_ALSO, TABS, State
 from gcl_toolkit.errors import UserError
 
 HERE = Path(__file__).parent
@@ -69,6 +69,9 @@ def read(service: Service, options: Mapping[str, str]) -> tuple[State, list[str]
     """The state of a URL's parameters, and what is wrong with them: a bad one returns to its default, alone."""
     names = [field.name for field in fields(State) if options.get(field.name) and field.name != "given"]
     good: dict[str, Any] = {name: options[name] for name in names}
+    if not good and service.bundle.manifest["unlisted"] == "unjudged":  # rankings of files: all are to be compared
+        others = [name for name in service.bundle.systems if name not in service.bundle.pair][:MAX_ALSO]
+        good = {"also": ",".join(others)} if others else {}
     problems = []
     try:
         state = service.state(good)

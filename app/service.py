@@ -34,6 +34,10 @@ class Service(Rankings):
         """The largest score, at most 100."""
         return float(np.clip(self.bundle.qrels["score"].max(), 1, 100))
 
+    @cached_property
+    def has_pictures(self) -> bool:
+        return bool(self.bundle.items["thumbnail_size"].any())
+
     @property
     def divisions(self) -> list[str]:
         return ["all", *sorted(self.bundle.queries["division"].dropna().unique())]

@@ -12,7 +12,9 @@ from rich.table import Table
 from test_docs import OTHER_TOOLS, name_of, options_of, parsers
 
 import gcl_toolkit
-from gcl_toolkit.cli.common import Terminal
+from gcl_toolkit.cli import common
+from gcl_toolkit.cli.common import Terminal, print_table
+from gcl_toolkit.measure.statistics import Interval
 from gcl_toolkit.studies.markdown import escaped
 from gcl_toolkit.views import figures
 
@@ -104,6 +106,22 @@ def test_the_terminal_prints_texts_as_they_are(text):
 def test_control_characters_do_not_reach_the_terminal(capsys):
     Terminal(width=80).print("red \x1b[31m mug\x9b1m \x07")
     assert not set(capsys.readouterr().out) & {"\x1b", "\x9b", "\x07"}
+
+
+@pytest.mark.parametrize(("splits", "width"), [(4, 120), (4, 80), (5, 80)])
+def test_tables_break_neither_names_nor_numbers(splits, width, monkeypatch):
+    terminal = Terminal(width=width, file=io.StringIO(), record=True)
+    monkeypatch.setattr(common, "console", terminal)
+    names = ["in_domain", "novel_query", "novel_document", "zero_shot", "macro"][:splits]
+    cells = [Interval(k / 10 + 0.011, k / 10, k / 10 + 0.022) for k in range(splits)]
+    print_table(["method", *names], [("graded-noscores", *cells), ("one", *cells)], numeric=True)
+    shown = terminal.export_text()
+    for name in (*names, "graded-noscores"):
+        assert name in shown
+    for cell in cells:
+        assert shown.count(f"{cell}".split(" ", 1)[0]) >= 2
+        assert (f"{cell}".split(" ", 1)[1] in shown) is (splits == 4)
+    assert ("intervals are left out" in shown) is (splits > 4)
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -452,6 +453,28 @@ def test_other_mistakes(capsys, table, tmp_path):
         assert status == 2, arguments
         assert words in error, (arguments, error)
         assert "\n" not in error
+
+
+@pytest.mark.parametrize("command", ["compare", "train"])
+def test_a_value_that_a_setting_refuses_is_one_line(capsys, command):
+    assert gcl(capsys, command, "--batch", 0) == (2, "", "gcl: batch is 0; it must be an integer >= 2")
+    assert gcl(capsys, command, "--ema", 1.5) == (2, "", "gcl: ema is 1.5; it must be in [0, 1)")
+
+
+@pytest.mark.parametrize(
+    ("words", "help_of"),
+    [
+        (["compare", "--batch", "x"], "gcl compare"),
+        (["compare", "--bach", "3"], "gcl compare"),
+        (["data", "chek"], "gcl data"),
+        (["serch"], "gcl"),
+        ([], "gcl"),
+    ],
+)
+def test_what_cannot_be_parsed_names_the_help_of_its_command(capsys, words, help_of):
+    status, _, error = gcl(capsys, *words)
+    assert status == 2
+    assert re.search(rf"(see|run) {help_of} --help", error)
 
 
 def test_a_broken_table_file(capsys, tmp_path):

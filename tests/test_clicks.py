@@ -123,12 +123,12 @@ def test_support_depth_and_dead_queries(tmp_path):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"position": 0}, r"row 3: position is not an integer >= 1 \(1 such row\)"),
-        ({"position": "top"}, "row 3: position is not an integer"),
-        ({"clicks": -1}, "row 3: clicks is not a number >= 0"),
-        ({"clicks": None}, "row 3: clicks is not a number >= 0"),
-        ({"query": "  "}, "row 3: query is not a text"),
-        ({"product_id": None}, "row 3: product_id is not an id"),
+        ({"position": 0}, r"log.csv line 4: position is not an integer from 1 \(1 such row\); correct or remove"),
+        ({"position": "top"}, "line 4: position is not an integer"),
+        ({"clicks": -1}, "line 4: clicks is not a number >= 0"),
+        ({"clicks": None}, "line 4: clicks is not a number >= 0"),
+        ({"query": "  "}, "line 4: query is not a text"),
+        ({"product_id": None}, "line 4: product_id is not an id"),
         ({"timestamp": "yesterday"}, "timestamp is not a date and time"),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_bad_row_is_one_clear_line(tmp_path, row, words):
 def test_a_bad_file_or_column_is_one_clear_line(tmp_path):
     path = write(tmp_path / "log.csv", [{}])
     for columns, words in (
-        ({"query": "term"}, "column 'term' is missing; it has query, product_id"),
+        ({"query": "term"}, "column 'term' is missing; it has query, product_id.*; name yours, as in --columns"),
         ({"qury": "query"}, "'qury' is not a column of a log; known: query"),
     ):
         with pytest.raises(UserError, match=words):
@@ -153,8 +153,12 @@ def test_a_bad_file_or_column_is_one_clear_line(tmp_path):
         read_clicks(tmp_path / "cut.parquet")
     with pytest.raises(DataError, match="no such file"):
         read_clicks(tmp_path / "none.csv")
-    with pytest.raises(DataError, match="no query has an interaction"):
-        read_clicks(path, config=ClickConfig(propensity="none"))
+    for propensity in ("none", "harvest"):
+        with pytest.raises(DataError, match=r"log.csv: no row has an interaction \(clicks\); a log with clicks"):
+            read_clicks(path, config=ClickConfig(propensity=propensity))
+    (tmp_path / "head.csv").write_text("query,product_id,position,clicks\n")
+    with pytest.raises(DataError, match=r"head.csv: the log has no rows"):
+        read_clicks(tmp_path / "head.csv")
     with pytest.raises(DataError, match="needs a column 'timestamp'"):
         read_clicks(path, config=ClickConfig(half_life=3))
 
@@ -276,6 +280,9 @@ def test_products_that_are_no_longer_sold_are_counted(tmp_path):
     assert sum(data.qrels.num_rows for data in splits.values()) == 1
     assert next(iter(splits.values())).card["pairs with unknown products"] == 1
     parquet.write_table(pa.table({"product_id": ["x"]}), tmp_path / "other.parquet")
+    (tmp_path / "twice.csv").write_text("product_id,title\np1,Mug\nb,Cup\np1,Mug\n")
+    with pytest.raises(DataError, match=r"twice.csv: corpus lines 2 and 4: product_id 'p1' twice"):
+        as_splits(found, tmp_path / "twice.csv")
     with pytest.raises(DataError, match="2 of 2 pairs have products that the catalogue lacks, such as"):
         as_splits(found, tmp_path / "other.parquet")
 
@@ -495,7 +502,7 @@ def test_the_command_reads_ubi_and_writes_qrels(tmp_path, capsys):
         return cli.main([str(argument) for argument in arguments])
 
     run("--qrels", tmp_path / "qrels.txt", "--queries", tmp_path / "ids.csv")
-    assert "qrels.txt: grades of 1 queries; 1 have no id" in capsys.readouterr().out
+    assert "qrels.txt: grades of 1 query; 1 have no id" in capsys.readouterr().out
     graded = read_trec_qrels(tmp_path / "qrels.txt")
     assert graded.keys() == {"q1"}
     assert graded["q1"]["p1"] == 4

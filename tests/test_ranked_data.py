@@ -25,7 +25,10 @@ BAD = {
     "negative": ((QUERIES, CORPUS, replaced(QRELS, "score", [-2.0, 1.0])), ["qrels row 0", "-2", ">= 0"]),
     "text": ((QUERIES, CORPUS, replaced(QRELS, "score", ["3", "good"])), ["qrels row 1", "'good'", "number"]),
     "null score": ((QUERIES, CORPUS, replaced(QRELS, "score", [3.0, None])), ["qrels row 1", "None"]),
-    "double id": ((pa.concat_tables([QUERIES, QUERIES.slice(1)]), CORPUS, QRELS), ["queries row 2", "'b'", "unique"]),
+    "double id": (
+        (pa.concat_tables([QUERIES, QUERIES.slice(1)]), CORPUS, QRELS),
+        ["rows 1 and 2", "'b'", "unique"],
+    ),
     "null id": ((QUERIES, CORPUS, replaced(QRELS, "product_id", ["x", None])), ["qrels row 1", "product_id is empty"]),
     "blank id": ((QUERIES, CORPUS, replaced(QRELS, "query_id", ["a", " "])), ["qrels row 1", "query_id", "empty"]),
     "stray product": (
@@ -56,6 +59,11 @@ def test_bad_tables_are_refused_with_table_row_and_value(name):
         RankedData(*tables, name="mine")
     for word in ["mine: ", *words]:
         assert word in str(error.value)
+
+
+def test_one_of_a_kind_is_singular():
+    data = RankedData(QUERIES.slice(0, 1), CORPUS.slice(0, 1), QRELS.slice(0, 1), "tiny")
+    assert repr(data).startswith("RankedData(tiny: 1 query, 1 product, 1 scored pair;")
 
 
 def test_all_kinds_of_mistakes_are_listed_not_only_the_first():

@@ -154,19 +154,19 @@ TREC_LINE, QREL_LINE = "q1 Q0 d1 1 2.5 tag\n", "q1 0 d1 1\n"
         (read_run, "j.json", json.dumps({"judgmentRatings": OPENSEARCH}), "this is a judgement list"),
         (read_run, "r.json", "[1]", r"it holds a list; a run is \{query: \{product: score\}\}"),
         (read_run, "r.json", '{"q": {"d": 1', "can't be read .* is the file complete"),
-        (read_run, "r.json", '{"q": {"d": "high"}}', "query 'q', product 'd'.*'high' is not a valid number"),
+        (read_run, "r.json", '{"q": {"d": "high"}}', "query 'q', product 'd': a score is expected, not 'high'"),
         (read_run, "r.json", '{"q": {"d": 1, "d": 2}}', "the key 'd' appears twice in an object"),
         (read_run, "r.txt", "", "the file is empty"),
         (read_run, "r.csv", "query_id,product_id,score\n", "the table has no rows"),
         (read_run, "r.csv", "query_id|product_id|score\nq|d|1\n", "separate columns by comma, semicolon or tab"),
-        (read_run, "r.csv", "query_id,score\nq,1\n", "no column holds the product; it has 'query_id', 'score'"),
+        (read_run, "r.csv", "query_id,score\nq,1\n", "no column holds the product; .* rename one to product_id"),
         (read_run, "r.csv", "query_id,product_id\nq,d\n", "there is no column rank or score"),
-        (read_run, "r.csv", "query_id,product_id,score\nq,d,\n", "row 0 .* is not a valid number"),
-        (read_run, "r.csv", "query_id,product_id,score\nq,,1\n", "row 0: column 'product_id' is empty"),
-        (read_run, "r.csv", "query_id,product_id,score\nq,d,1\nq,d,2\n", "row 1: query 'q' lists product 'd' twice"),
-        (read_run, "r.csv", "query_id;product_id;score\nq;d;1,5\n", "row 0 .*'1,5' is not .*; a score is expected"),
+        (read_run, "r.csv", "query_id,product_id,score\nq,d,\n", "line 2: query 'q', .*: a score is expected, not ''"),
+        (read_run, "r.csv", "query_id,product_id,score\nq,,1\n", "line 2: column 'product_id' is empty"),
+        (read_run, "r.csv", "query_id,product_id,score\nq,d,1\nq,d,2\n", "line 3: query 'q' lists product 'd' twice"),
+        (read_run, "r.csv", "query_id;product_id;score\nq;d;1,5\n", "line 2: .*, not '1,5'; write a decimal point"),
         (read_run, "r.csv", "query_id,product_id,rank\nq,d,1\nq,e,1\n", "query 'q' has two products at one rank"),
-        (read_run, "r.csv", "query_id,product_id,rank\nq,d,-1\n", "row 0 .*'-1' is not .*; a rank is expected"),
+        (read_run, "r.csv", "query_id,product_id,rank\nq,d,-1\n", "line 2: .* a rank is expected, not '-1'"),
         (read_run, "r.csv", "query_id,product_id,rank,score\nq,d,1,.1\nq,e,2,.2\n", "scores rise with the ranks"),
         (read_run, "r.txt", "q1 Q0 d1 1 2.5\n" * 2, "a TREC line has 6 columns"),
         (read_run, "r.txt", TREC_LINE * 2, "line 2: query 'q1' lists product 'd1' twice"),
@@ -174,7 +174,8 @@ TREC_LINE, QREL_LINE = "q1 Q0 d1 1 2.5 tag\n", "q1 0 d1 1\n"
         (read_run, "r.txt", TREC_LINE + "q1 Q0 d2 2 1.5\n", "line 2: 5 columns"),
         (read_qrels, "r.trec", TREC_LINE, "this is a run, not qrels"),
         (read_qrels, "r.csv", "query_id,product_id,rank,score\nq,d,1,1\n", "it has a column 'rank': this is a run"),
-        (read_qrels, "q.csv", "query_id,product_id,grade\nq,d,-1\n", "row 0 .*: '-1' is not .*; a grade of 0 or more"),
+        (read_qrels, "q.csv", "query_id,product_id,grade\nq,d,-1\n", "line 2: .* a grade of 0 or more is .* '-1'"),
+        (read_qrels, "q.jsonl", '{"query": "q", "docid": "d", "grade": "x"}\n', "line 1: query 'q', product 'd'"),
         (read_qrels, "q.json", '{"q": 3}', "entry 0 is not a judged query"),
         (read_qrels, "q.json", '{"hits": {"hits": [{"_source": {}}, {"_source": {}}]}}', "it holds 2 judgement lists"),
         (read_qrels, "q.json", '{"judgmentRatings": [{"query": "q", "ratings": [{"rating": 1}]}]}', "has no docId"),
@@ -189,6 +190,18 @@ def test_a_faulty_file_is_named_with_the_problem(tmp_path, read, name, text, pro
     assert "\n" not in str(caught.value)
 
 
+def test_a_faulty_row_of_parquet_counts_from_1(tmp_path):
+    pd.DataFrame({"query": ["q", "q"], "docid": ["d", "d"], "grade": [1, 2]}).to_parquet(tmp_path / "q.parquet")
+    with pytest.raises(DataError, match=r"q.parquet row 2: query 'q' lists product 'd' twice"):
+        read_qrels(tmp_path / "q.parquet")
+
+
+def test_capitals_and_spaces_of_column_names_do_not_count(tmp_path):
+    text = "Query ID;Doc ID;Score\nq;d;1.5\n"
+    assert read_run(written(tmp_path / "r.csv", text)) == {"q": {"d": 1.5}}
+    assert read_qrels(written(tmp_path / "q.csv", text.replace("Score", "Grade"))) == {"q": {"d": 1.5}}
+
+
 @pytest.mark.parametrize("read", [read_run, read_qrels])
 def test_latin_1_and_missing_files_are_reported(tmp_path, read):
     (tmp_path / "latin.csv").write_bytes("query_id,product_id,score\ntête,d,1\n".encode("latin-1"))
@@ -196,6 +209,8 @@ def test_latin_1_and_missing_files_are_reported(tmp_path, read):
         read(tmp_path / "latin.csv")
     with pytest.raises(DataError, match=r"nowhere.txt: no such file"):
         read(tmp_path / "nowhere.txt")
+    with pytest.raises(DataError, match=r": it is a folder; a file is expected"):
+        read(tmp_path)
     (tmp_path / "run.gz").write_bytes(gzip.compress(TREC_LINE.encode()))
     with pytest.raises(DataError, match=r"run.gz: it is compressed .* unpack it"):
         read(tmp_path / "run.gz")
@@ -271,7 +286,7 @@ def test_ids_that_do_not_match_are_named_with_the_reason(run, qrels, problem):
 
 def test_a_faulty_product_table_is_reported(tmp_path):
     for text, problem in (
-        ("product_id,title\np1,a\np1,b\n", "row 1: product 'p1' appears twice"),
+        ("product_id,title\np1,a\np1,b\n", "line 3: product 'p1' appears twice"),
         ("name\nmug\n", "no column holds the product"),
         ("product_id,title\nP1,a\n", "product 'p1' of the qrels is 'P1' in the product table"),
     ):
@@ -283,7 +298,7 @@ def test_texts_that_are_missing_or_not_unique_are_reported(tmp_path):
     path = tmp_path / "queries.csv"
     data, _ = systems({"a": A}, GRADES, queries=written(path, "query_id,query\nq1,mug\n"))
     assert data.card["notes"][1] == "1 of 2 queries have no text, such as 'q2'"
-    with pytest.raises(DataError, match=r"queries.csv: row 1: query 'q1' has two texts"):
+    with pytest.raises(DataError, match=r"queries.csv line 3: query 'q1' has two texts"):
         systems({"a": A}, GRADES, queries=written(path, "query_id,query\nq1,mug\nq1,cup\n"))
     with pytest.raises(DataError, match="two queries are 'mug'; give the qrels by query_id"):
         systems({"a": A}, {"mug": {"p1": 1.0}}, queries=written(path, "query_id,query\nq1,mug\nq2,mug\n"))
@@ -306,9 +321,11 @@ def test_systems_are_named_by_their_files_or_as_asked(tmp_path):
     files = [str(tmp_path / folder / "run.trec") for folder in ("old", "new")]
     assert list(named(files)) == ["old-run", "new-run"]
     assert list(named([files[0], f"Élan 2={files[1]}"])) == ["run", "_lan_2"]
-    with pytest.raises(UserError, match=r"a=.*old/run.trec and a=.*new/run.trec have one name; give each run once"):
+    with pytest.raises(
+        UserError, match=r"a=.*old/run.trec and a=.*new/run.trec have the same name; give each run once"
+    ):
         named([f"a={file}" for file in files])
-    with pytest.raises(UserError, match=r"new/run.trec and .*new/run.trec have one name"):
+    with pytest.raises(UserError, match=r"new/run.trec and .*new/run.trec have the same name"):
         named([*files, files[1]])
     with pytest.raises(UserError, match="1 run given; 2 to 5"):
         named(files[:1])

@@ -204,6 +204,8 @@ def test_a_difference_is_one_plain_line():
     worse = Difference("RR", 0.2, 1.0, -0.8, -1.0, -0.014, np.nan, np.nan, np.nan, 0.0002, 1200, 1, 3)
     assert str(worse) == "RR .200 vs 1.000: -.800 [-1.000, -.014], p < .001, 1,200 queries in 3 data sets"
     assert paired(queries([0.1, 0.2]), queries([0.2, 0.3])).metric == "NDCG@10"
+    assert str(paired(queries([0.2]), queries([0.3]))) == "NDCG@10 .200 vs .300: -.100, -33.3%, p = 1.000, 1 query"
+    assert str(interval([0.3])) == ".300"
     assert str(paired(np.array([0.1, 0.2]), np.array([0.2, 0.3]))).startswith(".150 vs .250: -.100")
 
 

@@ -146,13 +146,16 @@ GOOD = "query,product_id,title,image,score,split\nmug,1,Mug,a.png,3,in_domain\nm
 BAD = {
     "missing column": (GOOD.replace("product_id", "sku"), ["'product_id' is missing", "sku", "columns="]),
     "no score": (GOOD.replace("score", "points"), ["'score' is missing", "points"]),
-    "NaN score": (GOOD + "mug,3,Bowl,,nan,in_domain\n", ["row 2", "'3'", "'nan'", ">= 0"]),
-    "empty score": (GOOD + "mug,3,Bowl,,,in_domain\n", ["row 2", "score is ''", "(1 such row)", "--quarantine FILE"]),
-    "negative score": (GOOD + "mug,3,Bowl,,-1,in_domain\n", ["row 2", "'-1'", ">= 0"]),
-    "text score": (GOOD + "mug,3,Bowl,,good,in_domain\n", ["row 2", "'good'", "number"]),
-    "unknown split": (GOOD + "mug,3,Bowl,,1,train\n", ["row 2", "split is 'train'", "in_domain, novel_query"]),
-    "two scores": (GOOD + "mug,2,Cup,,2,in_domain\n", ["rows 1 and 2", "two scores, 1 and 2", "(1 such pair)"]),
-    "empty query": (GOOD + ",2,Cup,,2,in_domain\n", ["row 2", "query_id is empty"]),
+    "NaN score": (GOOD + "mug,3,Bowl,,nan,in_domain\n", ["qrels line 4", "'3'", "'nan'", ">= 0"]),
+    "empty score": (
+        GOOD + "mug,3,Bowl,,,in_domain\n",
+        ["line 4", "score is ''", "(1 such row)", "--quarantine FILE"],
+    ),
+    "negative score": (GOOD + "mug,3,Bowl,,-1,in_domain\n", ["qrels line 4", "'-1'", ">= 0"]),
+    "text score": (GOOD + "mug,3,Bowl,,good,in_domain\n", ["qrels line 4", "'good'", "number"]),
+    "unknown split": (GOOD + "mug,3,Bowl,,1,train\n", ["qrels line 4", "split is 'train'", "in_domain, novel_query"]),
+    "two scores": (GOOD + "mug,2,Cup,,2,in_domain\n", ["qrels lines 3 and 4", "two scores, 1 and 2", "(1 such pair)"]),
+    "empty query": (GOOD + ",2,Cup,,2,in_domain\n", ["qrels line 4", "query_id is empty"]),
     "column twice": ("query,query,product_id,score\n", ["'query'", "appears twice"]),
     "nothing in it": ("", ["first line is empty"]),
     "no rows": (GOOD.splitlines()[0] + "\n", ["no rows"]),
@@ -194,7 +197,7 @@ def test_what_was_reported_at_the_import_is_no_problem_of_the_folder(folder):
     (folder / "t.csv").write_text(ONLY_CHECKED["two titles"][0])
     facts, problems = check(folder / "t.csv")
     assert len(problems) == 1
-    assert any(fact.startswith("t.csv: rows count from 0: qrels row 0 is line 2;") for fact in facts)
+    assert any(fact.startswith("t.csv: rows of queries and corpus: the distinct ones") for fact in facts)
     write(load(folder / "t.csv"), folder / "saved")
     assert check(folder / "saved")[1] == []
 
@@ -283,7 +286,8 @@ def test_check_names_mistakes_in_three_tables(tmp_path):
     (tmp_path / "corpus.csv").write_text("product_id,title\n7,Mug\n")
     (tmp_path / "qrels.csv").write_text("query_id,product_id,score\n1,7,3\n1,9,3\n")
     _, problems = check(tmp_path)
-    for word in ("queries row 1: query_id '1'", "queries row 2: query_id '2' has no field", "'9' is not in the corpus"):
+    twice, without = "queries lines 2 and 3: query_id '1' twice", "queries line 4: query_id '2' has no field"
+    for word in (twice, without, "qrels line 3: product_id '9' is not in the corpus"):
         assert sum(word in line for line in problems) == 1, (word, problems)
 
 

@@ -103,7 +103,7 @@ def _selection(service: Service, state: State, selection: mapping.Selection | No
 
 
 def _small(service: Service, state: State, product: Product) -> str:
-    shown = f'{picture(service, product.item)}<span class="unseen">{safe(product.title)}</span>'
+    shown = f'{picture(service, product.item, product.title)}<span class="unseen">{safe(product.title)}</span>'
     return (
         f'<li data-item="{product.item}" title="{safe(product.title)}">'
         f"{link(state, shown, item=str(product.item))}</li>"

@@ -115,7 +115,7 @@ def _example(service: Service, state: State, kind: str, row: int) -> str:
         value = service.metrics(name)[state.metric].iat[row]
         first = [int(item) for item in service.system(name).ranking_QxK[row][:PICTURES] if item >= 0]
         products = "".join(
-            f'<span class="small" title="{safe(product.title)}">{picture(service, product.item)}'
+            f'<span class="small" title="{safe(product.title)}">{picture(service, product.item, product.title)}'
             f"{badge(service, product)}</span>"
             for product in (service.judged_product(row, item) for item in first)
         )

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
-from gcl_toolkit.cli.common import app, console
+from gcl_toolkit.cli.common import app, console, parsed
 from gcl_toolkit.errors import UserError
 
 COMMANDS = {
@@ -41,14 +41,15 @@ for _name, (_, _help) in COMMANDS.items():
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. A user's mistake is one line and exit status 2."""
-    name = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    words = sys.argv[1:] if arguments is None else [*arguments]
+    name = next(iter(words), "")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: console.print(f"note: {message}")
             if name in COMMANDS:
                 import_module(f"{__name__}.{COMMANDS[name][0]}")
             try:
-                app.cli(args=arguments, prog="gcl", description="Train and measure retrieval models on ranking scores.")
+                parsed(words, name if name in COMMANDS else "")()
             finally:
                 sys.stdout.flush()
     except UserError as error:

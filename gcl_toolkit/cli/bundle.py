@@ -8,14 +8,14 @@ from typing import Annotated
 
 import tyro
 
-from gcl_toolkit.cli.common import app, console, print_notes, study_worlds
+from gcl_toolkit.cli.common import Commands, app, console, print_notes, study_worlds
 from gcl_toolkit.errors import UserError, unknown
 from gcl_toolkit.files import writable_folder
 from gcl_toolkit.machine import version
 
 FOLDER = Path("runs/app")
 """What the app shows by default."""
-space_app = tyro.extras.SubcommandApp()
+space_app = Commands()
 app.command(space_app, name="space", help="The app as a hosted demo.")
 
 

@@ -12,7 +12,7 @@ from gcl_toolkit.data.formats import write_trec_qrels
 from gcl_toolkit.data.sources import clicks, table
 from gcl_toolkit.data.sources.clicks import ClickConfig, Clicks
 from gcl_toolkit.data.tabular import read_file
-from gcl_toolkit.errors import DataError, UserError
+from gcl_toolkit.errors import DataError, UserError, counted
 from gcl_toolkit.files import writable_folder, write_json
 
 
@@ -87,7 +87,7 @@ def _write_qrels(scored: Clicks, path: Path, queries: Path | None) -> None:
         write_trec_qrels(graded, path)
     unknown = scored.table["query"].nunique() - len(graded)
     lacking = f"; {unknown:,} have no id" if unknown else ""
-    console.print(f"{path}: grades of {len(graded):,} queries{lacking}")
+    console.print(f"{path}: grades of {counted(len(graded), 'query')}{lacking}")
 
 
 def _taus(table: pd.DataFrame, judgements: Path | None) -> dict[str, dict[str, float]]:
@@ -103,7 +103,8 @@ def _print_clicks(report: dict) -> None:
     console.print(f"rows and pairs: {counts}")
     spread = report["pairs per query"]
     console.print(
-        f"{report['queries']:,} queries, {report['pairs']:,} scored pairs ({spread['0%']:.0f} to {spread['100%']:.0f} "
+        f"{counted(report['queries'], 'query')}, {counted(report['pairs'], 'scored pair')} "
+        f"({spread['0%']:.0f} to {spread['100%']:.0f} "
         f"a query, median {spread['50%']:g}), {report['share of pairs with an interaction']:.0%} with an interaction",
     )
     rows = [

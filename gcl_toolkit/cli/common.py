@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shlex
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import dataclass, replace
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.status import Status
@@ -29,6 +32,7 @@ if TYPE_CHECKING:  # `gcl --help` imports none of them
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """All but tab and newline: a terminal takes them for commands."""
+_INTERVAL = re.compile(r" (\[[^]]*, [^]]*\])")
 
 
 class Terminal(Console):
@@ -48,7 +52,41 @@ class Terminal(Console):
 
 
 console = Terminal(quiet=os.environ.get("RANK", "0") != "0")
-app = tyro.extras.SubcommandApp()
+
+
+class Commands(tyro.extras.SubcommandApp):
+    """A tree of commands that `cli` only parses: it returns what is to be called."""
+
+    def command(self, func=None, **options):  # type: ignore[override]
+        if isinstance(func, Commands):
+            return super().command(func, **options)
+        register = super().command
+
+        def add(function: Callable) -> Callable:
+            later = wraps(function)(lambda *arguments, **named: partial(function, *arguments, **named))
+            register(later, **options)
+            return function
+
+        return add if func is None else add(func)
+
+
+app = Commands()
+
+
+def parsed(words: Sequence[str], name: str) -> Callable[[], None]:
+    """What was typed, ready to be called. name: of the command, or "". A value that a setting refuses is a UserError;
+    what can't be parsed is printed, and exits with status 2."""
+    errors, about = io.StringIO(), "Train and measure retrieval models on ranking scores."
+    try:
+        with redirect_stderr(errors):
+            return app.cli(args=words, prog="gcl", description=about)
+    except SystemExit as stop:
+        refused = stop.__context__ and stop.__context__.__context__
+        if isinstance(refused, UserError):
+            raise refused from None
+        footer = re.compile(rf"gcl( --help(?:\x1b\[[\d;]*m)*) {{{len(name) + 1}}}")  # of all commands, not of this one
+        print(footer.sub(rf"gcl {name}\1", errors.getvalue()) if name else errors.getvalue(), end="", file=sys.stderr)
+        raise
 
 
 @dataclass(frozen=True)
@@ -119,15 +157,34 @@ def print_notes(data: RankedData) -> None:
 def print_table(
     header: Sequence[object], rows: Iterable[Sequence], *, numeric: bool = False, bold: Collection[str] = (), **options
 ) -> None:
-    """numeric: all columns but the first hold numbers. bold: the first cells of the rows that stand out."""
+    """numeric: all columns but the first hold numbers. bold: the first cells of the rows that stand out.
+
+    In a terminal that is too narrow, intervals get lines of their own, or else are left out.
+    """
+    cells = [[*map(str, row)] for row in rows]
+    wide, narrow = options, {**options, "box": box.SIMPLE, "padding": (0, 1, 0, 0)}
+    for between, layout in ((" ", wide), ("\n", narrow), ("", narrow)):
+        table = _table(header, [[_respaced(cell, between) for cell in row] for row in cells], numeric, bold, layout)
+        if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
+            break
+    console.print(table)
+    if not between and any(_INTERVAL.search(cell) for row in cells for cell in row):
+        console.print(f"intervals are left out: {console.width} columns are too few for them")
+
+
+def _respaced(cell: str, between: str) -> str:
+    """A cell with `between` between a number and its interval; with "", without the interval."""
+    return _INTERVAL.sub(f"{between}\\1" if between else "", cell)
+
+
+def _table(header: Sequence[object], cells: list[list[str]], numeric: bool, bold: Collection[str], layout) -> Table:
     justify: Literal["left", "right"] = "right" if numeric else "left"
     columns = [Column(str(name), justify=justify, overflow="fold") for name in header]
-    cells = [*map(list, rows)]
-    columns[0].justify, columns[0].no_wrap = "left", all(len(str(row[0])) <= 24 for row in cells)  # names stay whole
-    table = Table(*columns, **options)
+    columns[0].justify, columns[0].no_wrap = "left", all(len(row[0]) <= 24 for row in cells)  # names stay whole
+    table = Table(*columns, **layout)
     for row in cells:
-        table.add_row(*map(str, row), style="bold" if row[0] in bold else "")
-    console.print(table)
+        table.add_row(*row, style="bold" if row[0] in bold else "")
+    return table
 
 
 def warn_of_few(queries: Mapping[str, int]) -> None:

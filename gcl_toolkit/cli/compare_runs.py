@@ -47,7 +47,7 @@ def compare_runs_command(
         category: the products' column to slice the queries by; by default "category".
         out: the folder of the report, verdict.html.
         fail_if_worse: exit with status 1 if a system may be worse than the baseline by more than this: the lower end of
-            the interval is below -fail_if_worse over all queries, or in a slice that is worse after Holm's correction.
+            the interval is below minus this over all queries, or in a slice that is worse after Holm's correction.
     """
     reasons([], fail_if_worse or 0)  # refuses a gate that can't fail
     with console.status("reading"):

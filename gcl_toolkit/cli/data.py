@@ -11,14 +11,14 @@ import tyro
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from gcl_toolkit.cli.common import app, console, print_table, progress
+from gcl_toolkit.cli.common import Commands, app, console, print_table, progress
 from gcl_toolkit.data.fields import is_missing
 from gcl_toolkit.data.ranked_data import RankedData
 from gcl_toolkit.errors import UserError
 from gcl_toolkit.files import writable_folder, write_json
 from gcl_toolkit.options import join_options
 
-data_app = tyro.extras.SubcommandApp()
+data_app = Commands()
 app.command(data_app, name="data", help="Check data, import data, generate data.")
 
 

@@ -95,9 +95,10 @@ def _evaluate(title: str, model: GCLModel, parts: dict[str, RankedData], divisio
     with console.status("evaluating"):
         ranked = rankings(model, scored)
         tables = {name: measure_ranking(rows, part, METRICS).assign(split=name) for name, part, rows in ranked}
-    means = [(name, len(table), *(interval(table[str(each)]) for each in METRICS)) for name, table in tables.items()]
-    print_table(("split", "queries", *METRICS), means, title=title, numeric=True)
-    warn_of_few({name: len(table) for name, table in tables.items()})
+    counts = {name: len(table) for name, table in tables.items()}
+    means = [(str(each), *(interval(table[str(each)]) for table in tables.values())) for each in METRICS]
+    print_table(("metric", *tables), [("queries", *counts.values()), *means], title=title, numeric=True)
+    warn_of_few(counts)
     if empty := [name for name in parts if name not in scored]:
         console.print(f"without scored {division} queries: {', '.join(empty)}")
     if out:

@@ -15,7 +15,7 @@ from gcl_toolkit.cli.common import app, console, print_notes, progress
 from gcl_toolkit.curate.settings import KEYS, PER_REQUEST, ModelConfig, check_model
 from gcl_toolkit.data.judgements import Judgements
 from gcl_toolkit.data.runs import read_systems
-from gcl_toolkit.errors import DataError, UserError
+from gcl_toolkit.errors import DataError, UserError, counted
 from gcl_toolkit.files import writable_folder
 
 if TYPE_CHECKING:  # openai and httpx2 may not be installed
@@ -67,7 +67,7 @@ def _write_for_people(found: list[Open], path: Path) -> None:
 
     writable_folder(path.parent)
     write_open(found, path)
-    size = f"{sum(len(one.products) for one in found):,} products of {len(found):,} queries"
+    size = f"{counted(sum(len(one.products) for one in found), 'product')} of {counted(len(found), 'query')}"
     console.print(f"{path}: {size} to grade from 0 to 4, in the app or here, to import in the app")
 
 
@@ -80,8 +80,8 @@ def _fill(found: list[Open], path: Path, config: ModelConfig) -> None:
     requests = sum(math.ceil(len(one.products) / PER_REQUEST) for one in found)
     pairs = sum(len(one.products) for one in found)
     caps = f"caps: {config.max_requests:,} requests, cost {config.max_cost:g}"
-    size = f"{pairs:,} unjudged products of {len(found):,} queries"
-    console.print(f"{size}; {requests:,} requests, if every answer is usable; {caps}")
+    size = f"{counted(pairs, 'unjudged product')} of {counted(len(found), 'query')}"
+    console.print(f"{size}; {counted(requests, 'request')}, if every answer is usable; {caps}")
     file, ledger_path = Judgements(path), path.with_suffix(".ledger.sqlite")
     writable_folder(ledger_path.parent)
     try:

@@ -77,7 +77,7 @@ def demo(out: Path = Path("runs/demo"), recipe: str = "shop", jobs: int = 0) -> 
 
 @dataclass(frozen=True)
 class Comparison(Source):
-    """The settings of gcl compare and gcl lab. data may also name a recipe."""
+    """Data, methods and controls. --data may also name a recipe."""
 
     out: Path = Path("runs/compare")
     """Folder of the study; the same command continues a stopped one."""
@@ -117,7 +117,7 @@ class Comparison(Source):
 
 @dataclass(frozen=True)
 class Laboratory(Comparison):
-    """`Comparison` with every method."""
+    """The settings of gcl compare, with every method."""
 
     out: Path = Path("runs/lab")
     methods: tuple[str, ...] = field(default_factory=laboratory)
@@ -296,7 +296,7 @@ def _print_study(results: Results) -> None:
     if results.choices:
         print_table(*choices_table(results.choices), title=CHOSEN)
     means = [(method, *row.values()) for method, row in results.averages["NDCG@10"].items()]
-    title = f"NDCG@10 on {results.division} queries, 95% intervals"
+    title = f"NDCG@10 on {results.division} queries, means and 95% intervals"
     print_table(["method", *results.splits], means, title=title, numeric=True, bold=[DEFAULT])
     print_table(*order_and_recall(results), title=f"Order and recall, mean of the splits; gains over {results.control}")
     for method, control in ((DEFAULT, results.control), ("gcl-linear", "clip")):

@@ -14,10 +14,10 @@ from typing import Any
 
 import tyro
 
-from gcl_toolkit.cli.common import app, console, progress
+from gcl_toolkit.cli.common import Commands, app, console, progress
 from gcl_toolkit.errors import UserError
 
-teach_app = tyro.extras.SubcommandApp()
+teach_app = Commands()
 app.command(teach_app, name="teach", help="Grade the exercises of the notebooks.")
 
 COLUMNS = ("file", "notebook", "exercise", "points", "of", "problem")

@@ -104,8 +104,8 @@ def _duplicates(ids: pa.ChunkedArray, name: str, column: str) -> Iterator[str]:
     again = np.flatnonzero((first_row[code] < np.arange(len(code))) & ids.is_valid().to_numpy())
     if len(again):
         yield (
-            f"{name} row {again[0]}: {column} {ids[int(again[0])].as_py()!r} already appears in row "
-            f"{first_row[code[again[0]]]}; ids must be unique ({counted(len(again), 'such row')})"
+            f"{name} rows {first_row[code[again[0]]]} and {again[0]}: {column} {ids[int(again[0])].as_py()!r} twice; "
+            f"ids must be unique ({counted(len(again), 'such row')})"
         )
 
 

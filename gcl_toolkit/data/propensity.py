@@ -141,7 +141,7 @@ def _check_linked(cells: Cells, positions: int) -> None:
             f"propensities: of {positions} positions {len(lost)} can't be compared with position 1 (the first is "
             f"{lost[0]}): no clicked product was shown at both, nor at a chain of positions between them; "
             + (f"leave deep positions out (positions={lost[0] - 1}), or " if lost[0] > 2 else "")
-            + "state the propensities (propensity=1 for 1 / position, none for no correction)"
+            + "state them: --propensity 1 (1 / position) or none (no correction)"
         )
 
 

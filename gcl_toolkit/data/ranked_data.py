@@ -72,8 +72,8 @@ class RankedData:
     def __repr__(self) -> str:
         fields = f"queries by {', '.join(self.query_fields)}; products by {', '.join(self.corpus_fields)}"
         return (
-            f"RankedData({self.name}: {self.queries.num_rows:,} queries, {self.corpus.num_rows:,} products, "
-            f"{self.qrels.num_rows:,} scored pairs; {fields})"
+            f"RankedData({self.name}: {counted(self.queries.num_rows, 'query')}, "
+            f"{counted(self.corpus.num_rows, 'product')}, {counted(self.qrels.num_rows, 'scored pair')}; {fields})"
         )
 
     @property

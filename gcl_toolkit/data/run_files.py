@@ -8,6 +8,7 @@ OpenSearch (judgement lists of the Search Relevance Workbench, rank_eval).
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow as pa
 from gcl_toolkit.data.columns import as_text, number
 from gcl_toolkit.data.findings import field_fault
 from gcl_toolkit.data.formats import Run, read_trec_qrels, read_trec_run
-from gcl_toolkit.data.tabular import FORMATS, lines, read_file
+from gcl_toolkit.data.tabular import FIRST_LINE, FORMATS, lines, place, read_file
 from gcl_toolkit.errors import DataError, UserError, first_line
 
 QUERY = ("query_id", "query-id", "qid", "q_id", "query", "search_term", "_id", "id")
@@ -29,7 +30,7 @@ PRODUCT = (
 RANK = ("rank", "position")
 SCORE = ("score", "similarity", "_score")
 GRADE = ("grade", "rating", "relevance", "judgment", "judgement", "label", "score", "rel")
-"""Names of columns; the first that a table has is taken."""
+"""Names of columns, of which capitals and spaces don't count; the first that a table has is taken."""
 LISTS = ("judgmentRatings", "judgmentScores", "requests", "queries")
 """Keys of judgement lists in JSON."""
 RUN_FORMS = "query_id Q0 product_id rank score tag, or a table with a query, a product and a rank or score"
@@ -77,25 +78,25 @@ def _json_run(path: Path) -> Run:
         is_list = isinstance(found, dict) and {*LISTS, "hits"} & {*found}
         hint = "; this is a judgement list, give it with --qrels" if is_list else ""
         raise DataError(f"{path}: it holds {keys}; a run is {{query: {{product: score}}}}{hint}")
-    return _checked(path, ((q, p, s) for q, row in found.items() for p, s in row.items()), lambda x: x == x, "a score")
+    rows = ((q, p, s) for q, row in found.items() for p, s in row.items())
+    return _checked(path, "json", rows, lambda x: x == x, "a score")
 
 
 def _table_run(path: Path, kind: str) -> Run:
     table, header = read_rows(path, kind), ("query_id", "product_id", "rank")
     query, product = column(path, table, QUERY, "query"), column(path, table, PRODUCT, "product")
-    score, rank = (next((name for name in names if name in table.column_names), None) for names in (SCORE, RANK))
+    score, rank, grade = (column_of(table, names) for names in (SCORE, RANK, GRADE))
     names = table.column_names
     if (score or rank) is None or {"query-id", "corpus-id"} <= set(names):
-        grade = next((name for name in GRADE if name in names), None)
         hint = f"{grade!r} is a grade: give qrels with --qrels" if grade else f"columns such as {', '.join(header)}"
         raise DataError(f"{path}: there is no column rank or score of a run; it has {', '.join(names)}; {hint}")
-    queries, products = ids_of(path, table, query), ids_of(path, table, product)
+    queries, products = (ids_of(path, table, name, kind) for name in (query, product))
     scores, ranks = (table[name].to_pylist() if name else [] for name in (score, rank))
     if score:
-        run = _checked(path, zip(queries, products, scores, strict=True), lambda x: x == x, "a score")
+        run = _checked(path, kind, zip(queries, products, scores, strict=True), lambda x: x == x, "a score")
         _check_order(path, zip(queries, ranks, scores, strict=False))
         return run
-    run = _checked(path, zip(queries, products, ranks, strict=True), lambda x: x >= 0, "a rank")
+    run = _checked(path, kind, zip(queries, products, ranks, strict=True), lambda x: x >= 0, "a rank")
     if twice := next((name for name, row in run.items() if len({*row.values()}) < len(row)), None):
         raise DataError(f"{path}: query {twice!r} has two products at one rank; number its products once, from 1")
     return {name: {product: -at for product, at in row.items()} for name, row in run.items()}
@@ -116,7 +117,7 @@ def read_qrels(path: str | Path) -> Run:
     else:
         read = {"json": lambda: _judgements(path, _json(path)), "quepid": lambda: _quepid(path)}
         rows = read.get(kind, lambda: _table_qrels(path, kind))()
-        qrels = _checked(path, rows, lambda x: 0 <= x < math.inf, "a grade of 0 or more")
+        qrels = _checked(path, kind, rows, lambda x: 0 <= x < math.inf, "a grade of 0 or more")
     if not qrels:
         raise DataError(f"{path}: the qrels are empty; {QRELS_FORMS} are expected")
     return qrels
@@ -125,10 +126,10 @@ def read_qrels(path: str | Path) -> Run:
 def _table_qrels(path: Path, kind: str) -> Iterable[tuple[Any, Any, Any]]:
     table = read_rows(path, kind)
     query, product = column(path, table, QUERY, "query"), column(path, table, PRODUCT, "product")
-    if "rank" in table.column_names:
+    if column_of(table, ("rank",)):
         raise DataError(f"{path}: it has a column 'rank': this is a run, not qrels; {QRELS_FORMS} are expected")
     values = table[column(path, table, GRADE, "grade")].to_pylist()
-    return zip(ids_of(path, table, query), ids_of(path, table, product), values, strict=True)
+    return zip(*(ids_of(path, table, name, kind) for name in (query, product)), values, strict=True)
 
 
 def _quepid(path: Path) -> Iterable[tuple[Any, Any, Any]]:
@@ -173,7 +174,7 @@ def _judgements(path: Path, found: Any) -> Iterable[tuple[Any, Any, Any]]:
 def kind_of(path: Path) -> str:
     """ "trec run", "trec qrels", "json", "quepid", or the ending of a table, by the file's first line."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: {'it is a folder; a file is expected' if path.is_dir() else 'no such file'}")
     with path.open("rb") as file:
         start = file.read(4)
     if start[:2] == b"\x1f\x8b" or start == b"PK\x03\x04":
@@ -228,37 +229,46 @@ def read_rows(path: Path, kind: str = "") -> pa.Table:
     return table
 
 
+def column_of(table: pa.Table, names: Iterable[str]) -> str | None:
+    """The table's column with the first of these names that it has, whatever its capitals and spaces."""
+    ours = {re.sub(r"[\s_]+", "_", name.strip().casefold()): name for name in reversed(table.column_names)}
+    return next((ours[name] for name in names if name in ours), None)
+
+
 def column(path: Path, table: pa.Table, names: tuple[str, ...], what: str) -> str:
-    found = next((name for name in names if name in table.column_names), None)
+    found = column_of(table, names)
     if found is None:
-        cure = f"name one {names[0]} in the first line"
+        cure = f"rename one to {names[0]}"
         if table.num_columns == 1:  # TREC lines, too, of which the first is faulty
             cure = "separate columns by comma, semicolon or tab; a TREC line has 6 columns (a run) or 4 (qrels)"
         seen = ", ".join(map(repr, table.column_names[:8]))
-        raise DataError(f"{path}: no column holds the {what}; it has {seen}; {cure}")
+        raise DataError(f"{path}: no column holds the {what}; the first line names {seen}; {cure}")
     return found
 
 
-def ids_of(path: Path, table: pa.Table, name: str) -> list[str]:
+def ids_of(path: Path, table: pa.Table, name: str, kind: str = "") -> list[str]:
     """A column as text; integers that were stored as floats lose their ".0"."""
     if fault := field_fault(table[name]):
         raise DataError(f"{path}: column {name!r} can't be ids: {fault}")
     values = as_text(table[name]).to_pylist()
     for row, value in enumerate(values):
         if not value or not value.strip():
-            raise DataError(f"{path}: row {row}: column {name!r} is empty; an id is expected")
+            raise DataError(f"{place(path, row, kind)}: column {name!r} is empty; an id is expected")
     return values
 
 
-def _checked(path: Path, rows: Iterable[tuple[Any, Any, Any]], good: Any, expected: str) -> Run:
+def _checked(path: Path, kind: str, rows: Iterable[tuple[Any, Any, Any]], good: Any, expected: str) -> Run:
     found: Run = {}
     for row, (query, product, value) in enumerate(rows):
+        where = place(path, row, kind) if kind in (*FIRST_LINE, ".parquet") else path
         score = number(value)
         if not good(score):
-            where = f"row {row} (query {query!r}, product {product!r})"
-            raise DataError(f"{path}: {where}: {value!r} is not a valid number; {expected} is expected")
+            hint = "; write a decimal point" if re.fullmatch(r"-?\d+,\d+", str(value)) else ""
+            raise DataError(
+                f"{where}: query {query!r}, product {product!r}: {expected} is expected, not {value!r}{hint}"
+            )
         products = found.setdefault(str(query), {})
         if str(product) in products:
-            raise DataError(f"{path}: row {row}: query {query!r} lists product {product!r} twice; keep one row")
+            raise DataError(f"{where}: query {query!r} lists product {product!r} twice; keep one row")
         products[str(product)] = score
     return found

@@ -12,8 +12,9 @@ from gcl_toolkit.data.columns import as_text, put
 from gcl_toolkit.data.formats import Grades
 from gcl_toolkit.data.judgements import GRADES, Judgements
 from gcl_toolkit.data.ranked_data import Pairs, RankedData
-from gcl_toolkit.data.run_files import PRODUCT, QUERY, column, ids_of, read_qrels, read_rows, read_run
+from gcl_toolkit.data.run_files import PRODUCT, QUERY, column, column_of, ids_of, read_qrels, read_rows, read_run
 from gcl_toolkit.data.sources.rows import usable_fields
+from gcl_toolkit.data.tabular import place
 from gcl_toolkit.errors import DataError, UserError, counted, unknown
 
 DEPTH = 1000
@@ -54,7 +55,7 @@ def named(runs: Sequence[str]) -> dict[str, Path]:
     names = [re.sub(r"[^\w.,=-]", "_", name, flags=re.ASCII).lstrip(".,=-") or "run" for name in names]
     if repeated := [name for name in names if names.count(name) > 1]:
         first, second = [run for run, name in zip(runs, names, strict=True) if name == repeated[0]][:2]
-        raise UserError(f"{first} and {second} have one name; give each run once, named as in NAME=path")
+        raise UserError(f"{first} and {second} have the same name; give each run once, named as in NAME=path")
     if not 2 <= len(names) <= MOST:
         raise UserError(f"{counted(len(names), 'run')} given; 2 to {MOST} can be compared")
     return {name: Path(path) for name, (_, path) in zip(names, pairs, strict=True)}
@@ -164,15 +165,14 @@ def _products(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
     table = read_rows(path)
     key = column(path, table, PRODUCT, "product")
     renamed = {key: "product_id"} | {
-        next((c for c in names if c in table.column_names), ours): ours
-        for ours, names in (("title", TITLE), ("image", PICTURE))
+        column_of(table, names) or ours: ours for ours, names in (("title", TITLE), ("image", PICTURE))
     }
     table = table.rename_columns([renamed.get(name, name) for name in table.column_names])
     ids = ids_of(path, table, "product_id")
     first = dict(zip(reversed(ids), range(len(ids) - 1, -1, -1), strict=True))
     if len(first) < len(ids):
         row = next(row for row, product in enumerate(ids) if first[product] < row)
-        raise DataError(f"{path}: row {row}: product {ids[row]!r} appears twice; keep one row a product")
+        raise DataError(f"{place(path, row)}: product {ids[row]!r} appears twice; keep one row a product")
     table = put(table, "product_id", pa.array(ids, pa.string()))
     return usable_fields(table, path.parent)
 
@@ -184,7 +184,7 @@ def _query_texts(path: str | Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for row, (query, words) in enumerate(zip(ids_of(path, table, key), as_text(table[text]).to_pylist(), strict=True)):
         if found.setdefault(query, words) != words:
-            raise DataError(f"{path}: row {row}: query {query!r} has two texts; keep one row a query")
+            raise DataError(f"{place(path, row)}: query {query!r} has two texts; keep one row a query")
     return found
 
 

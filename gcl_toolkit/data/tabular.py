@@ -21,6 +21,8 @@ from pyarrow import parquet
 from gcl_toolkit.errors import DataError, first_line
 
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl")
+FIRST_LINE = {".csv": 2, ".tsv": 2, ".jsonl": 1}
+"""Where the first row of a text file is, counted from 1, if no value holds a line break."""
 BLOCK = 1 << 26
 """Bytes of a CSV file that are parsed at a time; a row must fit."""
 ROWS = 1 << 16
@@ -34,6 +36,12 @@ class Opened(NamedTuple):
     names: list[str]
     schema: pa.Schema
     batches: Iterable[pa.RecordBatch]
+
+
+def place(path: str | Path, row: int, kind: str = "") -> str:
+    """Where a row (from 0) of a table is in its file: "t.csv line 2"; "t.parquet row 1", from 1. kind: as below."""
+    start = FIRST_LINE.get(kind or Path(path).suffix.lower())
+    return f"{path} row {row + 1}" if start is None else f"{path} line {row + start}"
 
 
 def read_file(

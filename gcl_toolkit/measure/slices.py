@@ -91,6 +91,8 @@ def by_slice(
 
 def detectable(a: pd.DataFrame, b: pd.DataFrame, *, power: float = 0.8) -> str:
     """The smallest difference that a comparison on these queries can detect, as a sentence."""
+    if len(a) < 2:
+        return "with one query nothing can be detected"
     effect = minimal_detectable_effect((a - b).mean(axis=1), power=power)
     mean = float(b.mean().mean())
     relative = f" ({effect / mean:.0%})" if mean > 0 else ""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from gcl_toolkit.errors import UserError
+from gcl_toolkit.errors import UserError, counted
 
 KEPT = 1 << 24
 """Numbers of a draw that is kept for other comparisons of the same sizes."""
@@ -28,7 +28,7 @@ class Interval(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{short(self.mean)} [{short(self.low)}, {short(self.high)}]"
+        return f"{short(self.mean)}{between(self.low, self.high)}"
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class Difference:
     worlds: int = 1
 
     def __str__(self) -> str:
-        relative = f"{self.relative:+.1%} [{self.relative_low:+.1%}, {self.relative_high:+.1%}], "
+        ends = "" if np.isnan(self.relative_low) else f" [{self.relative_low:+.1%}, {self.relative_high:+.1%}]"
         p_value = f"p = {short(self.p_value)}" if self.p_value >= 0.001 else "p < .001"
-        size = f"{self.queries:,} queries" + (f" x {self.seeds} seeds" if self.seeds > 1 else "")
+        size = counted(self.queries, "query") + (f" x {self.seeds} seeds" if self.seeds > 1 else "")
         return (
             f"{self.metric} {short(self.mean_a)} vs {short(self.mean_b)}: "
-            f"{short(self.difference, '+')} [{short(self.low, '+')}, {short(self.high, '+')}], "
-            f"{'' if np.isnan(self.relative) else relative}{p_value}, {size}"
+            f"{short(self.difference, '+')}{between(self.low, self.high, '+')}, "
+            f"{'' if np.isnan(self.relative) else f'{self.relative:+.1%}{ends}, '}{p_value}, {size}"
             f"{f' in {self.worlds} data sets' if self.worlds > 1 else ''}"
         ).strip()
 
@@ -293,6 +293,11 @@ def _blocks(samples: int, width: int) -> Iterator[int]:
 def _percentiles(values_B: np.ndarray, level: float) -> tuple[float, float]:
     low, high = np.quantile(values_B, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def between(low: float, high: float, sign: str = "") -> str:
+    """An interval after a space, " [.412, .428]"; "" where there is none, as for a single query."""
+    return "" if np.isnan([low, high]).any() else f" [{short(low, sign)}, {short(high, sign)}]"
 
 
 def short(value: float, sign: str = "") -> str:

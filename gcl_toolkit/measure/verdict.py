@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gcl_toolkit.data.ranked_data import Pairs
-from gcl_toolkit.errors import UserError, unknown
+from gcl_toolkit.errors import UserError, counted, unknown
 from gcl_toolkit.measure import ppi
 from gcl_toolkit.measure import unjudged as holes
 from gcl_toolkit.measure.metrics import NDCG, Metric, measure_ranked, ranked_gains
@@ -120,7 +120,8 @@ class Verdict:
             return "they have the same value on every query"
         if self.needed is None:
             return f"these queries can show differences of {short(self.detectable)} or more"
-        return f"about {self.needed:,} more {'' if self.human is None else 'human-'}judged queries would settle it"
+        kind = "" if self.human is None else "human-"
+        return f"about {counted(self.needed, f'more {kind}judged query')} would settle it"
 
 
 def verdict(

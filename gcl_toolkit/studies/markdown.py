@@ -1,5 +1,6 @@
 """A study's results as Markdown: the tables of docs/RESULTS.md and of model cards."""
 
+import math
 from collections.abc import Iterable
 
 from gcl_toolkit.measure.statistics import Difference
@@ -113,16 +114,21 @@ def _averages(results: Results, metric: str, bold: str = "") -> list[str]:
 
 
 def _gain(gain: Difference) -> tuple[str, str, str]:
-    relative = f"{gain.relative:+.1%} [{gain.relative_low:+.1%}, {gain.relative_high:+.1%}]"
+    relative = f"{gain.relative:+.1%}{_ends(gain.relative_low, gain.relative_high, '+.1%')}"
     return _difference(gain), relative, f"{gain.p_value:.4f}"
 
 
 def _difference(gain: Difference) -> str:
-    return f"{gain.difference:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+    return f"{gain.difference:+.3f}{_ends(gain.low, gain.high, '+.3f')}"
 
 
 def _interval(mean: float, low: float, high: float) -> str:
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{mean:.3f}{_ends(low, high, '.3f')}"
+
+
+def _ends(low: float, high: float, form: str) -> str:
+    """Of an interval; "" for a single query, which has none."""
+    return "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
 
 
 def _table(header: list[str], rows: Iterable[list[str]]) -> list[str]:

@@ -13,7 +13,7 @@ TRACKERS = ("tensorboard", "wandb")
 
 @dataclass(frozen=True)
 class Tuning:
-    """What of the model is trained; by default everything, as plainly as can be."""
+    """Which parts of the model are trained, and how; by default all of them."""
 
     lock: Literal["", "image", "text", "both"] = ""
     """A tower that is not trained, or both."""
@@ -42,14 +42,16 @@ class Tuning:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how fast to train. What is trained towards is the method's (`gcl_toolkit.methods`)."""
+    """How long and how fast to train. The method chooses the loss."""
 
     steps: int = 400
+    """Optimizer steps."""
     batch: int = 192
     """Pairs or products a step, as the method draws them."""
     learning_rate: float | None = None
     """None: the encoder's own (4e-3 for the small one, 1e-5 for pretrained ones)."""
     weight_decay: float = 0.05
+    """Of AdamW."""
     warmup: float = 0.1
     """Share of the steps in which the learning rate rises; after it a cosine falls to zero."""
     accumulate: int = 1
@@ -57,7 +59,9 @@ class TrainConfig:
     augment: bool = True
     """Flip pictures, shift them and change their brightness; drop words."""
     max_logit_scale: float = 100.0
+    """Upper limit of the learnt logit scale, which is 1 / temperature."""
     seed: int = 0
+    """Of the initial weights and the order of the batches."""
     tuning: Tuning = field(default_factory=Tuning)
 
     def __post_init__(self):

@@ -55,3 +55,15 @@ page.close()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert "\n0\n" in done.stdout, done.stderr
+
+
+def test_an_idle_app_seldom_looks_for_calls(folder):
+    """Gradio's default on Linux is 1,000 times a second, which takes 7 % of a core."""
+    code = f"""
+from gcl_toolkit.app.app import launch, open_service
+_, _, page = launch(open_service({str(folder)!r}), wait=False)
+print(page._queue.sleep_when_free)
+page.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "\n0.05\n" in done.stdout, done.stderr

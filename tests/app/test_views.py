@@ -12,7 +12,9 @@ import runs_bundle
 from chrome import in_the_address, visit
 
 from gcl_toolkit.app import grading, verdicts
+from gcl_toolkit.app.controls import controls
 from gcl_toolkit.app.draw import safe
+from gcl_toolkit.app.page import read
 from gcl_toolkit.app.service import Service
 from gcl_toolkit.app.tabs import compare, playground, queries, training, verdict
 from gcl_toolkit.data.judgements import Judgement, Judgements
@@ -73,6 +75,38 @@ def text(html):
 
 def shown(value):
     return f"{'+' if value >= 0.0005 else ''}{value:.3f}".replace("-", "−")
+
+
+@pytest.fixture(scope="module")
+def titled(folder):
+    """The same without a picture."""
+    bundle = read_bundle(folder)
+    return Service(replace(bundle, items=bundle.items.assign(thumbnail_size=0)))
+
+
+def test_a_bundle_without_pictures_shows_titles_in_their_place(titled):
+    drawn = verdict.draw(titled, titled.state({"tab": "verdict"}))
+    assert 'class="picture none title">product &lt;b&gt;' in drawn
+    state = titled.state({"tab": "compare"})
+    for html in (drawn, compare.draw(titled, state)):
+        assert "no picture" not in html
+    assert "picture" not in compare.draw(titled, state).split('class="sides"')[1]
+    some = Service(replace(titled.bundle, items=titled.bundle.items.assign(thumbnail_size=[9] + [0] * 39)))
+    assert "no picture" in compare.draw(some, state)
+
+
+def test_rankings_of_files_open_with_all_systems(service, trained):
+    state, problems = read(service, {})
+    assert (state.also, state.given, problems) == ("third", ("also",), [])
+    assert read(service, {"tab": "verdict"})[0].also == ""  # as after unticking it
+    assert read(trained, {})[0].also == ""
+
+
+def test_only_systems_with_vectors_invite_any_text(service, trained):
+    form = controls(service, service.state({"tab": "compare"}))
+    assert "any text" not in form
+    assert "Query: choose one of those ranked" in form
+    assert "Query: choose one or type any text" in controls(trained, trained.state({"tab": "compare"}))
 
 
 # -- verdict -----------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def check(
         faults += [*known, *_conflicts(part), *pictures.faults(part), *oddities(part)]
         bad = suspects(part, pictures.broken_rows(part))
         faults += _without_field(part, [suspect for suspect in bad if suspect.reason == NO_FIELD])
-        problems += [f"{part.name}: {fault}" for fault in dict.fromkeys(faults)]
+        problems += [part.located(f"{part.name}: {fault}") for fault in dict.fromkeys(faults)]
         facts += [f"{part.name}: {fact}" for fact in _facts(part)]
         left_out += bad
     facts.append(f"images decoded: {len(pictures.decoded):,}, broken: {len(pictures.broken):,}")
@@ -75,7 +75,7 @@ def check(
 def _facts(part: Tables) -> Iterator[str]:
     yield _size(part)
     if part.card.keys() == {"conflicts"}:  # of a flat table
-        yield "rows count from 0: qrels row 0 is line 2; queries and corpus: the distinct ones, as they first appear"
+        yield "rows of queries and corpus: the distinct ones as they first appear, counted from 0"
     for key, noun in (("query_id", "query"), ("product_id", "product")):
         if has_columns(part.qrels, key) and part.qrels.num_rows:
             counts = pc.value_counts(part.qrels[key].combine_chunks()).field("counts").to_numpy()

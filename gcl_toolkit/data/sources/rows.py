@@ -1,7 +1,7 @@
 """Tables: what a source has read, not yet checked; and rows -> usable fields, one row for each id."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,10 +23,12 @@ from gcl_toolkit.data.columns import (
 )
 from gcl_toolkit.data.findings import NOT_FIELDS, field_fault, findings
 from gcl_toolkit.data.ranked_data import RankedData
+from gcl_toolkit.data.tabular import FIRST_LINE
 from gcl_toolkit.errors import DataError
 
 _ROW_NUMBERS = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
 """Names of the columns that pandas adds for its row index."""
+_ROWS = re.compile(r"\b(queries|corpus|qrels) row(s?) (\d+)(?: and (\d+))?")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Tables:
 
     problems: faults found while reading. notes: what was left out or converted, to be shown to the user.
     card["conflicts"]: by field, the count of ids with two different values, and the first such id; the first value is
-    kept. Ids become text, scores and positions numbers, if they can.
+    kept. Ids become text, scores and positions numbers, if they can. kinds: table -> ending of the file that holds its
+    rows, so that faults name the lines of a text file.
     """
 
     queries: pa.Table
@@ -45,6 +48,7 @@ class Tables:
     card: dict = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         for name in ("queries", "corpus", "qrels"):
@@ -59,9 +63,23 @@ class Tables:
 
     def data(self) -> RankedData:
         if self.problems:
-            raise DataError(f"{self.name}: {self.problems[0]}")
+            raise DataError(self.located(f"{self.name}: {self.problems[0]}"))
         card = {**self.card, "notes": [*self.notes]} if self.notes else self.card
-        return RankedData(self.queries, self.corpus, self.qrels, self.name, card)
+        try:
+            return RankedData(self.queries, self.corpus, self.qrels, self.name, card)
+        except DataError as error:
+            raise DataError(self.located(str(error))) from None
+
+    def located(self, fault: str) -> str:
+        """A fault with the lines of a text file in the place of rows: "qrels row 0" may be "qrels line 2"."""
+
+        def lines(match: re.Match) -> str:
+            table, plural, *rows = match.groups()
+            if (start := FIRST_LINE.get(self.kinds.get(table, ""))) is None:
+                return match[0]
+            return f"{table} line{plural} {' and '.join(str(int(row) + start) for row in rows if row)}"
+
+        return _ROWS.sub(lines, fault)
 
 
 def _with_numbers(qrels: pa.Table) -> pa.Table:

@@ -108,7 +108,8 @@ def _read_three(files: dict[str, Path], name: str, columns: dict[str, str], scor
     saved = _card(files["qrels"].parent / "card.json")
     mended = ("conflicts", "repeated_pairs")  # reported when the folder was imported
     card = {key: value for key, value in saved.get("card", {}).items() if key not in mended}
-    return Tables(queries, corpus, qrels, saved.get("name", name), card, problems, query_notes + notes)
+    kinds = {part: file.suffix.lower() for part, file in files.items()}
+    return Tables(queries, corpus, qrels, saved.get("name", name), card, problems, query_notes + notes, kinds)
 
 
 def _card(path: Path) -> dict:
@@ -130,7 +131,7 @@ def _read_flat(file: Path, columns: dict[str, str], score: Score) -> Tables:
     if missing:
         raise DataError(
             f"{file}: column {' and '.join(map(repr, missing))} is missing; it has {_names(rows)}; "
-            f"name the right one, as in columns={{{missing[0]!r}: '...'}}"
+            f"name the right one: columns={{{missing[0]!r}: NAME}}, or gcl data import with --columns {missing[0]} NAME"
         )
     if "query_id" not in rows.column_names:
         rows = rows.append_column("query_id", rows["query"])
@@ -146,7 +147,7 @@ def _read_flat(file: Path, columns: dict[str, str], score: Score) -> Tables:
     queries, query_conflicts = first_values(rows.select(["query_id", *of_query]), "query_id")
     corpus, conflicts = first_values(rows.select(["product_id", *of_product]), "product_id")
     qrels, card = rows.drop_columns(of_query + of_product), {"conflicts": query_conflicts | conflicts}
-    return Tables(queries, corpus, qrels, file.name, card, problems, notes)
+    return Tables(queries, corpus, qrels, file.name, card, problems, notes, {"qrels": file.suffix.lower()})
 
 
 def _names(table: pa.Table) -> str:

@@ -136,7 +136,11 @@ def as_splits(clicks: Clicks, products: str | Path, seed: int = 0) -> dict[str, 
     texts = kept["query_id"].unique()
     card = {"source": "click log", "pairs with unknown products": int((~known).sum()), **clicks.report()}
     notes = (*notes, note) if note else notes
-    data = Tables(pa.table({"query_id": texts, "query": texts}), rows, kept, "clicks", card, notes=notes).data()
+    queries, kinds = pa.table({"query_id": texts, "query": texts}), {"corpus": file.suffix.lower()}
+    try:
+        data = Tables(queries, rows, kept, "clicks", card, notes=notes, kinds=kinds).data()
+    except DataError as error:
+        raise DataError(f"{file}: {str(error).removeprefix('clicks: ')}") from None
     return four_way_split(data, seed=seed)
 
 

@@ -13,7 +13,7 @@ from gcl_toolkit.data.propensity import Cells
 from gcl_toolkit.data.ranked_data import normalise_text
 from gcl_toolkit.data.sources.clicks import ubi
 from gcl_toolkit.data.sources.clicks.ubi import Ubi
-from gcl_toolkit.data.tabular import open_file
+from gcl_toolkit.data.tabular import open_file, place
 from gcl_toolkit.errors import DataError, UserError, counted, first_line
 
 INTERACTIONS = ("clicks", "carts", "purchases")
@@ -103,7 +103,11 @@ def read_log(path: str | Path | Ubi, columns: Mapping[str, str] | None = None, c
     finally:
         engine.close()
     if not added.num_rows:
-        raise DataError(f"{path}: no row is left ({', '.join(f'{n:,} {what}' for what, n in rows.items())})")
+        left = ", ".join(f"{n:,} {what}" for what, n in rows.items() if n)
+        raise DataError(f"{path}: {f'no row is left ({left})' if rows['read'] else 'the log has no rows'}")
+    if not np.any(added["value"].to_numpy()):
+        kinds = ", ".join(name for name in INTERACTIONS if name in present)
+        raise DataError(f"{path}: no row has an interaction ({kinds}); a log with clicks is expected")
     return _as_log(added, rows)
 
 
@@ -120,7 +124,8 @@ def _load(engine, path: Path, columns: dict[str, str]) -> list[str]:
         missing.append(" or ".join(INTERACTIONS))
     if missing:
         names = ", ".join(opened.names)
-        raise DataError(f"{path}: column {missing[0]!r} is missing; it has {names}; name it with columns")
+        cure = "name yours, as in --columns query search_term"
+        raise DataError(f"{path}: column {missing[0]!r} is missing; it has {names}; {cure}")
     present = [name for name in COLUMNS if theirs[name] in opened.names]
     columns_sql = ", ".join(f'"{name}" {_TYPES[name]}' for name in present)
     engine.execute(f"create temp table log ({columns_sql})")
@@ -154,7 +159,7 @@ def _check(engine, path: str | Path | Ubi, present: list[str]) -> None:
     faults = {
         "query": ("query is null or trim(query) = ''", "a text"),
         "product_id": ("product_id is null or trim(product_id) = ''", "an id"),
-        "position": ("position is null or position < 1 or position <> floor(position)", "an integer >= 1"),
+        "position": ("position is null or position < 1 or position <> floor(position)", "an integer from 1"),
         "timestamp": ("timestamp is null", "a date and time"),
     }
     for name in (*INTERACTIONS, "impressions"):
@@ -163,8 +168,9 @@ def _check(engine, path: str | Path | Ubi, present: list[str]) -> None:
         bad, expected = faults.get(name, ("false", ""))  # a session may be unknown
         count, row = ubi.one_row(engine, f"select count(*), min(rowid) from log where {bad}")
         if count:
+            where = f"{path} row {row + 1}" if isinstance(path, Ubi) else place(path, row)
             such = counted(count, "such row")
-            raise DataError(f"{path} row {row + 1}: {name} is not {expected} ({such}); fix or drop them")
+            raise DataError(f"{where}: {name} is not {expected} ({such}); correct or remove")
 
 
 def _clean(engine, present: list[str], config: LogConfig) -> dict[str, int]:
