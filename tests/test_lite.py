@@ -181,6 +181,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
         make_encoder("lite")
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_towers_switches_both_ways_and_finds_equal_vectors(capsys, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
     benchmark, kept, lengths = import_module("towers"), model_module.kept_memory, encoders.by_length

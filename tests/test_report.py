@@ -334,11 +334,14 @@ def test_shows_what_the_results_file_adds(few_copy):
         data={"<toy>": {"made by": "<nobody>"}},
     )
     results.write(folder / "results.json")
+    open_ones = {"open": None, "tuning": {"dimensions": [], "ema": 0}}
+    (folder / "study.json").write_text(json.dumps({"train": {"steps": 7, **open_ones}, "open": None}))
     page, _ = read(write_report(folder, [world], title="Toy"))
-    facts = ("2026-01-02", "4.2 CPU-minutes of training", "processor <abacus>", "torch 9.9", "<nobody>")
+    facts = ("2026-01-02", "4.2 CPU-minutes of training", "processor <abacus>", "torch 9.9", "<nobody>", "steps 7")
     for text in (*facts, "clip, the chosen control"):
         assert text in page.text
-    assert "gone" not in page.text
+    how = page.text.split("How this was made")[1]
+    assert not {"gone", "open", "dimensions"} & {*how.replace(",", " ").split()}
 
 
 def test_pictures_are_kept_or_made_small():

@@ -130,6 +130,13 @@ def _training(steps: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     return {"curves": figures.curves(steps), "by_step": figures.reached(steps, METRIC)} if steps else {"curves": None}
 
 
+def _chosen(settings: Any) -> Any:
+    """Without what was left open: None and empty lists, at every depth."""
+    if not isinstance(settings, dict):
+        return settings
+    return {name: _chosen(value) for name, value in settings.items() if value not in (None, [], {})}
+
+
 def _facts(results: Results, folder: Path, table: pd.DataFrame) -> dict[str, Any]:
     """How the study was made; a dict is shown as its parts."""
     settings, seconds = folder / "study.json", training_seconds(folder, table)
@@ -140,7 +147,7 @@ def _facts(results: Results, folder: Path, table: pd.DataFrame) -> dict[str, Any
         "queries": ", ".join(f"{SPLIT_NAMES[split]} {count:,}" for split, count in results.queries.items()),
         "machine": {name: fact for name, fact in results.machine.items() if name != "versions"},
         "versions": {name: number for name, number in results.machine.get("versions", {}).items() if number},
-        **(json.loads(settings.read_text()) if settings.is_file() else {}),
+        **(_chosen(json.loads(settings.read_text())) if settings.is_file() else {}),
         "processor seconds of training": {
             name: f"{mean:.{mean < 10:d}f}" for name, runs in seconds.items() for mean in [np.mean(runs)]
         },
