@@ -31,7 +31,7 @@ CELLS = 32
 """Cells whose own logits one program makes."""
 JOINED = 128
 """Rows or columns whose sums one program joins."""
-DOTS = 4096, 16
+DOTS = 4096, 4
 """Numbers of a product that one program adds up: how many at a time, and how many times."""
 GROUP = tl.constexpr(16)
 """Rows of blocks that are made column by column, so that their embeddings stay in the cache."""
@@ -73,9 +73,9 @@ class _LogSumExps(torch.autograd.Function):
         rows, columns, width = len(left), len(right), left.shape[1]
         in_rows, in_columns = triton.cdiv(rows, BLOCK[0]), triton.cdiv(columns, BLOCK[1])
         parts = left.new_empty(in_columns * rows + in_rows * columns, dtype=torch.float32)
-        listed = listed or Listed(None, None, None)
+        listed = listed or Listed(None, None, None, None)
         _sums_kernel[(in_rows * in_columns,)](
-            *_operands(left, right), scale, parts, in_columns * rows, *listed, listed.number,
+            *_operands(left, right), scale, parts, in_columns * rows, *listed[1:], listed.number,
             in_rows, in_columns, rows, columns,
             diagonal, width, *BLOCK, BLOCK_D, has_tma(left), **_launch(left),
         )  # fmt: skip
@@ -108,7 +108,7 @@ class _LogSumExps(torch.autograd.Function):
             in_rows, in_columns = triton.cdiv(len(gradient_RxM), BLOCK[0]), triton.cdiv(columns, BLOCK[1])
             _gradient_kernel[(in_rows * in_columns,)](
                 *sides, scale, *factors, _blockwise(gradient_RxM, BLOCK) if tma else gradient_RxM,
-                *listed, listed.number, start // BLOCK[0], in_rows, in_columns, rows, columns, stride,
+                *listed[1:], listed.number, start // BLOCK[0], in_rows, in_columns, rows, columns, stride,
                 ctx.diagonal, left.shape[1], *BLOCK, BLOCK_D, tma, **_launch(left),
             )  # fmt: skip
             torch.mm(gradient_RxM, right, out=by_left[part])
@@ -122,7 +122,7 @@ class _LogSumExps(torch.autograd.Function):
 def _by_scale(by_left: Tensor, left: Tensor, scale: Tensor) -> Tensor:
     parts = left.new_empty(triton.cdiv(left.numel(), DOTS[0] * DOTS[1]), dtype=torch.float32)
     _dots_kernel[(len(parts),)](by_left, left, scale, parts, left.numel(), *DOTS)
-    return parts.sum()
+    return parts.sum().view_as(scale)
 
 
 def has_tma(embeddings: Tensor) -> bool:
@@ -188,14 +188,14 @@ def _product(
 
 
 @triton.jit
-def _is(cell, cells, listed, row_R, column_C):
+def _is(cell, place, listed, row_R, column_C):
     """Where in a block a listed cell is, R x C."""
-    return (row_R == tl.load(cells + cell))[:, None] & (column_C == tl.load(cells + listed + cell))[None, :]
+    return (row_R == tl.load(place + cell))[:, None] & (column_C == tl.load(place + listed + cell))[None, :]
 
 
 @triton.jit
 def _others(
-    left, right, scale, cells, order, starts, listed, block_r, block_c, in_columns, rows, columns,
+    left, right, scale, place, order, starts, listed, block_r, block_c, in_columns, rows, columns,
     DIAGONAL: tl.constexpr, WIDTH: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BLOCK_D: tl.constexpr,
     TMA: tl.constexpr,
 ):  # fmt: skip
@@ -210,7 +210,7 @@ def _others(
     if starts is not None:
         cell, end = tl.load(starts + block), tl.load(starts + block + 1)
         while cell < end:
-            there = _is(tl.load(order + cell), cells, listed, row_R, column_C)
+            there = _is(cell, place, listed, row_R, column_C)
             logits_RxC = tl.where(there, float("-inf"), logits_RxC)
             cell += 1
     return logits_RxC
@@ -218,7 +218,7 @@ def _others(
 
 @triton.jit(do_not_specialize=VARYING)
 def _sums_kernel(
-    left, right, scale, parts, behind, cells, order, starts, listed, in_rows, in_columns, rows, columns,
+    left, right, scale, parts, behind, place, order, starts, listed, in_rows, in_columns, rows, columns,
     DIAGONAL: tl.constexpr, WIDTH: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BLOCK_D: tl.constexpr,
     TMA: tl.constexpr,
 ):  # fmt: skip
@@ -227,7 +227,7 @@ def _sums_kernel(
     block_r, block_c = _block(in_rows, in_columns, 0)
     row_R, column_C = block_r * R + tl.arange(0, R), block_c * C + tl.arange(0, C)
     logits_RxC = _others(
-        left, right, scale, cells, order, starts, listed, block_r, block_c, in_columns, rows, columns,
+        left, right, scale, place, order, starts, listed, block_r, block_c, in_columns, rows, columns,
         DIAGONAL, WIDTH, R, C, BLOCK_D, TMA,
     )  # fmt: skip
     top_R = tl.maximum(tl.max(logits_RxC, 1), NEVER)
@@ -240,7 +240,7 @@ def _sums_kernel(
         tl.store(to, top + tl.log2(sum_C), column_C < columns)
     else:  # some column is so far below the block's top that terms may have been lost
         logits_RxC = _others(
-            left, right, scale, cells, order, starts, listed, block_r, block_c, in_columns, rows, columns,
+            left, right, scale, place, order, starts, listed, block_r, block_c, in_columns, rows, columns,
             DIAGONAL, WIDTH, R, C, BLOCK_D, TMA,
         )  # fmt: skip
         top_C = tl.maximum(tl.max(logits_RxC, 0), NEVER)
@@ -250,7 +250,7 @@ def _sums_kernel(
 
 @triton.jit(do_not_specialize=VARYING)
 def _gradient_kernel(
-    left, right, scale, rest, by_rest, by_own, owned, gradient, cells, order, starts, listed, first, in_rows,
+    left, right, scale, rest, by_rest, by_own, owned, gradient, place, order, starts, listed, first, in_rows,
     in_columns, rows, columns, stride, DIAGONAL: tl.constexpr, WIDTH: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
     BLOCK_D: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
@@ -259,7 +259,7 @@ def _gradient_kernel(
     block_r, block_c = _block(in_rows, in_columns, first)
     row_R, column_C = block_r * R + tl.arange(0, R), block_c * C + tl.arange(0, C)
     logits_RxC = _others(
-        left, right, scale, cells, order, starts, listed, block_r, block_c, in_columns, rows, columns,
+        left, right, scale, place, order, starts, listed, block_r, block_c, in_columns, rows, columns,
         DIAGONAL, WIDTH, R, C, BLOCK_D, TMA,
     )  # fmt: skip
     last_R, last_C = tl.minimum(row_R, rows - 1), rows + tl.minimum(column_C, columns - 1)
@@ -280,7 +280,7 @@ def _gradient_kernel(
         cell, end = tl.load(starts + block), tl.load(starts + block + 1)
         while cell < end:  # added, since a cell may be listed twice
             which = tl.load(order + cell)
-            there = _is(which, cells, listed, row_R, column_C)
+            there = _is(cell, place, listed, row_R, column_C)
             out_RxC += tl.where(there, tl.load(by_own + which, which < owned, 0.0), 0.0)
             cell += 1
     out_RxC = (out_RxC * tl.load(scale)).to(gradient.dtype if TMA else gradient.dtype.element_ty)
@@ -291,7 +291,7 @@ def _gradient_kernel(
         tl.store(to, out_RxC, (row_R < rows)[:, None] & (column_C < columns)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _joined_kernel(parts, rest, behind, in_rows, in_columns, rows, columns, SIZE: tl.constexpr):
     """The log-sum-exps of all rows, then of all columns, from the parts of each sum, logarithms to the base of 2."""
     program, by_row = tl.program_id(0), tl.cdiv(rows, SIZE)

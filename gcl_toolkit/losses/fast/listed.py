@@ -9,7 +9,10 @@ from torch import Tensor
 
 CHUNK = 1024
 """Cells or starts that a program works on at a time."""
-VARYING = "listed", "owned", "count"
+VARYING = (
+    *("listed", "owned", "count", "groups", "programs", "steps"),
+    *("rows", "in_rows", "behind", "first", "first_row", "first_column", "end"),
+)
 """Arguments that differ from batch to batch: no kernel is compiled again for a value of theirs."""
 
 
@@ -18,6 +21,8 @@ class Listed(NamedTuple):
 
     cells: Tensor | None
     """2 x K, rows and columns."""
+    place: Tensor | None
+    """The same in the order of the blocks."""
     order: Tensor | None
     """3 x K, the numbers of the cells."""
     starts: Tensor | None
@@ -37,10 +42,12 @@ def sort_cells(cells: Tensor, shape: tuple[int, int], block: tuple[int, int]) ->
     keys_3xK, order_3xK = keys_3xK.sort()
     first_row = in_rows * in_columns + 1
     starts = keys_3xK.new_empty(first_row + sum(shape) + 2)
-    grid = (triton.cdiv(len(starts), CHUNK),)
+    place_2xK = starts.new_empty(2, count)
+    grid = (triton.cdiv(max(len(starts), count), CHUNK),)
     ends = first_row, first_row + shape[0] + 1, len(starts)
-    _starts_kernel[grid](keys_3xK, starts, count, *ends, count.bit_length(), CHUNK)
-    return Listed(cells, order_3xK, starts)
+    given = keys_3xK, cells, order_3xK, starts, place_2xK
+    _starts_kernel[grid](*given, count, *ends, count.bit_length(), CHUNK)
+    return Listed(cells, place_2xK, order_3xK, starts)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -55,9 +62,15 @@ def _keys_kernel(cells, keys, count, in_columns, R: tl.constexpr, C: tl.constexp
 
 
 @triton.jit(do_not_specialize=VARYING)
-def _starts_kernel(keys, starts, count, first_row, first_column, end, steps, SIZE: tl.constexpr):
-    """Of each block, row and column: how many cells have a smaller key, by halving."""
+def _starts_kernel(
+    keys, cells, order, starts, place, count, first_row, first_column, end, steps, SIZE: tl.constexpr
+):  # fmt: skip
+    """Of each block, row and column: how many cells have a smaller key, by halving. Of each cell in the order of the
+    blocks: its place."""
     at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    cell = tl.load(order + at, at < count, 0)
+    tl.store(place + at, tl.load(cells + cell).to(tl.int32), at < count)
+    tl.store(place + count + at, tl.load(cells + count + cell).to(tl.int32), at < count)
     is_row, is_column = (at >= first_row) & (at < first_column), at >= first_column
     wanted = at - tl.where(is_row, first_row, 0) - tl.where(is_column, first_column, 0)
     keys += tl.where(is_row, count, 0) + tl.where(is_column, 2 * count, 0)

@@ -40,7 +40,8 @@ def cells_loss(
     listed = sort_cells(cells, (len(left), len(right)), BLOCK)
     with torch.autocast(left.device.type, enabled=False):
         rest, own_K = rests(left, right, scale, listed, len(weight_K), False)
-        return _CellsLoss.apply(own_K, rest, *listed, weight_K.float().contiguous(), len(left), r, recall)
+        weight_K = weight_K.float().contiguous()
+        return _CellsLoss.apply(own_K, rest, weight_K, listed.order, listed.starts, len(left), r, recall)
 
 
 # -- the loss of all known cells ---------------------------------------------------------------------------------------
@@ -48,16 +49,16 @@ def cells_loss(
 
 class _CellsLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, own_K, rest, cells, order, starts, weight_K, rows, r, recall):
+    def forward(ctx, own_K, rest, weight_K, order, starts, rows, r, recall):
         lower_2xK = own_K.new_empty(2, len(own_K))
         totals_3xG = own_K.new_empty(3, len(rest))
         ctx.numbers = len(own_K), len(starts) - len(rest) - 2, rows, recall or 0.0
         ctx.launch = recall is not None, CELLS
         given = own_K, rest, weight_K, order, starts, lower_2xK, totals_3xG
         _cells_kernel[(len(rest),)](*given, len(rest), *ctx.numbers, *ctx.launch, num_warps=1)
-        out = _mean(totals_3xG[0], totals_3xG[1], rows, r, True)
-        ctx.save_for_backward(*given, out)
-        return out[0]
+        loss, factors = _mean(totals_3xG, rows, r, True)
+        ctx.save_for_backward(*given, factors)
+        return loss
 
     @staticmethod
     @once_differentiable
@@ -67,35 +68,36 @@ class _CellsLoss(torch.autograd.Function):
         _cells_gradient_kernel[(len(rest),)](
             own_K, rest, *given, by_loss, by_own_2xK, by_rest, len(rest), *ctx.numbers, *ctx.launch, num_warps=1
         )
-        return by_own_2xK.sum(0), by_rest, *[None] * 7
+        return by_own_2xK.sum(0), by_rest, *[None] * 6
 
 
-def _mean(losses: Tensor, totals: Tensor, first: int, r: float, counted: bool) -> Tensor:
-    """(r * the mean of the first losses + (1 - r) * that of the others, the factor of each of the former, of the
-    latter): the sum over the sum of the totals, or with `counted` the number of positive ones."""
-    out = losses.new_empty(3)
-    _mean_kernel[(1,)](losses, totals, out, first, len(losses), r, counted, CHUNK)
-    return out
+def _mean(totals: Tensor, first: int, r: float, counted: bool) -> tuple[Tensor, Tensor]:
+    """(r * the mean of the first losses + (1 - r) * that of the others, the factors of a loss among the former and
+    among the latter). Totals hold losses, then what each is divided by: by its sum, or with `counted` by the number of
+    positive ones."""
+    loss, factors = totals.new_empty(()), totals.new_empty(2)
+    _mean_kernel[(1,)](totals, loss, factors, first, totals.shape[1], r, counted, CHUNK)
+    return loss, factors
 
 
-@triton.jit
-def _mean_kernel(losses, totals, out, first, count, r, COUNTED: tl.constexpr, SIZE: tl.constexpr):
+@triton.jit(do_not_specialize=VARYING)
+def _mean_kernel(totals, mean, factors, first, count, r, COUNTED: tl.constexpr, SIZE: tl.constexpr):
     loss_a, total_a = tl.zeros((SIZE,), tl.float32), tl.zeros((SIZE,), tl.float32)
     loss_b, total_b, start = loss_a, total_a, 0
     while start < count:
         at = start + tl.arange(0, SIZE)
-        loss, total = tl.load(losses + at, at < count, 0.0), tl.load(totals + at, at < count, 0.0)
+        loss, total = tl.load(totals + at, at < count, 0.0), tl.load(totals + count + at, at < count, 0.0)
         total = tl.where(total > 0, 1.0, 0.0) if COUNTED else total
         loss_a += tl.where(at < first, loss, 0.0)
         total_a += tl.where(at < first, total, 0.0)
         loss_b += tl.where(at < first, 0.0, loss)
         total_b += tl.where(at < first, 0.0, total)
         start += SIZE
-    a = r / tl.maximum(tl.sum(total_a, 0), TINY)
-    b = (1 - r) / tl.maximum(tl.sum(total_b, 0), TINY)
-    tl.store(out, a * tl.sum(loss_a, 0) + b * tl.sum(loss_b, 0))
-    tl.store(out + 1, a)
-    tl.store(out + 2, b)
+    least = 1.0 if COUNTED else TINY
+    a, b = r / tl.maximum(tl.sum(total_a, 0), least), (1 - r) / tl.maximum(tl.sum(total_b, 0), least)
+    tl.store(mean, a * tl.sum(loss_a, 0) + b * tl.sum(loss_b, 0))
+    tl.store(factors, a)
+    tl.store(factors + 1, b)
 
 
 @triton.jit
@@ -186,14 +188,14 @@ def _cells_kernel(
 
 @triton.jit(do_not_specialize=VARYING)
 def _cells_gradient_kernel(
-    own, rest, weights, order, starts, lower, totals, out, by_loss, by_own, by_rest, groups, count, first_row, rows,
+    own, rest, weights, order, starts, lower, totals, factors, by_loss, by_own, by_rest, groups, count, first_row, rows,
     recall, GRADED: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """by_own: rows before columns, of each cell."""
     way, order, start, end = _group(order, starts, count, first_row, rows)
     group, chunk, rest_of = tl.program_id(0), tl.arange(0, SIZE), tl.load(rest + tl.program_id(0))
     total, known = tl.load(totals + groups + group), tl.load(totals + 2 * groups + group)
-    factor = tl.load(by_loss) * tl.load(out + 1 + way)
+    factor = tl.load(by_loss) * tl.load(factors + way)
     lower += way * count
     by_rest_K, first = tl.zeros((SIZE,), tl.float32), start
     while first < end:
@@ -227,16 +229,16 @@ class _PairsLoss(torch.autograd.Function):
         count, ctx.grid = len(own_N), (triton.cdiv(len(own_N), CHUNK),)
         totals_2xP = own_N.new_empty(2, *ctx.grid)
         _pairs_kernel[ctx.grid](own_N, rest, weights, totals_2xP, ctx.grid[0], count, normalise, CHUNK)
-        out = _mean(totals_2xP[0], totals_2xP[1], ctx.grid[0], 0.5, False)
-        ctx.save_for_backward(own_N, rest, weights, out)
-        return out[0]
+        loss, factors = _mean(totals_2xP, ctx.grid[0], 0.5, False)
+        ctx.save_for_backward(own_N, rest, weights, factors)
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx, by_loss):
-        own_N, rest, weights, out = ctx.saved_tensors
+        own_N, rest, weights, factors = ctx.saved_tensors
         by_own_N, by_rest = torch.empty_like(own_N), torch.empty_like(rest)
-        _pairs_gradient_kernel[ctx.grid](own_N, rest, weights, out, by_loss, by_own_N, by_rest, len(own_N), CHUNK)
+        _pairs_gradient_kernel[ctx.grid](own_N, rest, weights, factors, by_loss, by_own_N, by_rest, len(own_N), CHUNK)
         return by_own_N, by_rest, None, None
 
 
@@ -251,7 +253,7 @@ def _pairs(own, rest, weights, count, SIZE: tl.constexpr):
     return at, there, weight, by_row - own_N, by_column - own_N
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _pairs_kernel(own, rest, weights, totals, programs, count, NORMALISE: tl.constexpr, SIZE: tl.constexpr):
     _at, there, weight, row, column = _pairs(own, rest, weights, count, SIZE)
     total = weight if NORMALISE else tl.where(there, 1.0, 0.0)
@@ -260,10 +262,10 @@ def _pairs_kernel(own, rest, weights, totals, programs, count, NORMALISE: tl.con
     tl.store(totals + programs + tl.program_id(0), tl.sum(total, 0))
 
 
-@triton.jit
-def _pairs_gradient_kernel(own, rest, weights, out, by_loss, by_own, by_rest, count, SIZE: tl.constexpr):
+@triton.jit(do_not_specialize=VARYING)
+def _pairs_gradient_kernel(own, rest, weights, factors, by_loss, by_own, by_rest, count, SIZE: tl.constexpr):
     at, there, weight, row, column = _pairs(own, rest, weights, count, SIZE)
-    factor = tl.load(by_loss) * tl.load(out + 1) * weight
+    factor = tl.load(by_loss) * tl.load(factors) * weight
     by_row, by_column = factor * tl.sigmoid(row), factor * tl.sigmoid(column)
     tl.store(by_rest + at, by_row, there)
     tl.store(by_rest + count + at, by_column, there)
